@@ -1,0 +1,82 @@
+"""Where things live and how the process runs: one frozen dataclass, read from the environment once.
+
+Every field has an environment variable `TUTEE_<NAME>`; command-line flags override it. Knows no other module.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tutee.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one process of tutee needs to know of its surroundings."""
+
+    home: Path = Path("~/.tutee")
+    """Everything that must survive: database, models, versions, files, backups."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    database_url: str = ""
+    """An SQLAlchemy URL; empty means SQLite at `home/tutee.db`."""
+    model: str = "smollm2-135m-instruct"
+    """Name of the base model in `home/models`; the default one is fetched on first use."""
+    dtype: str = "bfloat16"
+    """Compute precision of the matrices: `bfloat16` (fast) or `float32` (exact: company never changes a number)."""
+    threads: int = 0
+    """CPU threads for the model; 0 means one a core."""
+    max_batch: int = 32
+    """Most sequences decoded in one step."""
+    cache_tokens: int = 32768
+    """Tokens of keys and values kept in memory (running requests and cached prefixes)."""
+    admin_key: str = ""
+    """Key with all rights; required before a host other than loopback is served."""
+    max_body_bytes: int = 64 * 1024 * 1024
+
+    @property
+    def url(self) -> str:
+        """The database URL with the default filled in."""
+        return self.database_url or f"sqlite:///{self.home / 'tutee.db'}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether `host` can only be reached from this machine."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Settings from `TUTEE_*` variables, then `overrides` that are not None.
+
+    Raises:
+        InvalidInput: an unknown `TUTEE_*` variable, or a value of the wrong kind.
+    """
+    environment = os.environ if environment is None else environment
+    kinds = {field.name: type(getattr(Settings(), field.name)) for field in fields(Settings)}
+    values: dict[str, Any] = {}
+    for key, text in environment.items():
+        if not key.startswith("TUTEE_"):
+            continue
+        name = key.removeprefix("TUTEE_").lower()
+        if name not in kinds:
+            raise InvalidInput(f"{key} is not a setting. Settings: {', '.join(sorted(kinds))}.", param=key)
+        try:
+            values[name] = kinds[name](text) if kinds[name] is int else text
+        except ValueError:
+            raise InvalidInput(f"{key}={text!r} must be a whole number.", param=key) from None
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    values["home"] = Path(values.get("home") or Settings().home).expanduser().resolve()
+    settings = Settings(**values)
+    if settings.dtype not in ("bfloat16", "float32"):
+        raise InvalidInput(f"dtype is {settings.dtype!r}; it must be bfloat16 or float32.", param="TUTEE_DTYPE")
+    return settings
