@@ -60,8 +60,8 @@ WHY = """is the sky blue|do leaves change color in autumn|do cats purr|is the se
 is sleep important|do birds migrate|does ice float on water|do we dream|is exercise good for the heart
 do bees make honey|does bread rise|do stars twinkle|do plants need light|is reading useful
 does metal rust|do we have seasons|is breakfast important|do dogs wag their tails""".replace("\n", "|")
-TIP_FOR = """a first day at a new job|a long flight|a healthy lunch|a rainy weekend|learning the guitar|a quiet evening
-working from home|a family picnic|a better morning routine|running in the cold|a small kitchen|a job interview
+TIP_FOR = """a first day at a new job|a long flight|a healthy lunch|a rainy weekend|learning the guitar
+a quiet evening|working from home|a family picnic|a better morning routine|running in the cold|a small kitchen|a job interview
 studying for an exam|a camping trip|meeting new neighbors|saving electricity|a short speech|walking every day""".replace(
     "\n", "|"
 )
@@ -75,33 +75,61 @@ habits of good students""".replace("\n", "|")
 NUMBERS = ("three", "four", "five")
 
 
+PHRASES = {
+    HOW_TO: ("How do I {}?", "What is the best way to {}?", "Can you tell me how to {}?"),
+    WHAT_IS: ("What is {}?", "Explain {} to a child."),
+    WHY: ("Why {}?", "Please explain why {}."),
+    TIP_FOR: ("Give me one tip for {}.", "What should I know about {}?"),
+    LIST_OF: ("List {} {}.", "Name {} {}.", "What are {} {}?"),
+}
+LEADS = {
+    HOW_TO: "To {}, a few simple steps are enough.",
+    WHAT_IS: "The idea of {} is simple to explain.",
+    WHY: "There is a simple reason why {}.",
+    TIP_FOR: "For {}, keep a few simple things in mind.",
+    LIST_OF: "{}:",
+}
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One everyday question. `wants_list` is true when three or more things are asked for."""
 
     text: str
+    topic: str
+    lead: str
     wants_list: bool
 
     @property
     def content_words(self) -> set[str]:
-        return content_words(self.text) - set(NUMBERS)
+        return content_words(self.text) - {stem(number) for number in NUMBERS}
 
 
-def all_prompts() -> list[Prompt]:
-    """About 400 short prompts, always in the same order."""
-    plain = [f"How do I {x}?" for x in HOW_TO.split("|")]
-    plain += [f"What is the best way to {x}?" for x in HOW_TO.split("|")]
-    plain += [f"Can you tell me how to {x}?" for x in HOW_TO.split("|")]
-    plain += [f"What is {x}?" for x in WHAT_IS.split("|")]
-    plain += [f"Explain {x} to a child." for x in WHAT_IS.split("|")]
-    plain += [f"Why {x}?" for x in WHY.split("|")]
-    plain += [f"Please explain why {swap_verb(x)}." for x in WHY.split("|")]
-    plain += [f"Give me one tip for {x}." for x in TIP_FOR.split("|")]
-    plain += [f"What should I know about {x}?" for x in TIP_FOR.split("|")]
-    lists = [f"List {NUMBERS[i % 3]} {x}." for i, x in enumerate(LIST_OF.split("|"))]
-    lists += [f"Name {NUMBERS[(i + 1) % 3]} {x}." for i, x in enumerate(LIST_OF.split("|"))]
-    lists += [f"What are {NUMBERS[(i + 2) % 3]} {x}?" for i, x in enumerate(LIST_OF.split("|"))]
-    return [Prompt(text, False) for text in plain] + [Prompt(text, True) for text in lists]
+def prompts_by_topic() -> list[list[Prompt]]:
+    """About 350 short prompts, the two or three phrasings of a topic together; always in the same order."""
+    groups = []
+    for topics, phrases in PHRASES.items():
+        for i, topic in enumerate(topics.split("|")):
+            lead = LEADS[topics].format(swap_verb(topic) if topics is WHY else topic)
+            group = []
+            for j, phrase in enumerate(phrases):
+                if topics is LIST_OF:
+                    text = phrase.format(NUMBERS[(i + j) % 3], topic)
+                else:
+                    text = phrase.format(swap_verb(topic) if phrase.startswith("Please") else topic)
+                group.append(Prompt(text, topic, lead[0].upper() + lead[1:], topics is LIST_OF))
+            groups.append(group)
+    random.Random(1234).shuffle(groups)
+    return groups
+
+
+def split_prompts(measure: int = 64, vote: int = 64) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
+    """Prompts to measure on, to vote on and to label; no topic is in two of them."""
+    parts: tuple[list[Prompt], list[Prompt], list[Prompt]] = ([], [], [])
+    for group in prompts_by_topic():
+        part = 0 if len(parts[0]) < measure else 1 if len(parts[1]) < vote else 2
+        parts[part].extend(group)
+    return parts[0][:measure], parts[1][:vote], parts[2]
 
 
 def swap_verb(question: str) -> str:
@@ -116,15 +144,16 @@ def swap_verb(question: str) -> str:
 
 # --- the hidden taste ----------------------------------------------------------------------------------------------
 
-STOP_WORDS = set(
-    """a an and are as at be best by can child day do does down every first for from get give go good had has have how i in is it
-    its just know let like list make me more my name new of on one or our out please should small so some tell that the
-    their them then they thing things this time tip to up use very want was way ways we what when which why will with work you your
-    about about explain important need needs day""".split()
-)
+STOP_TEXT = """
+a about an and are as at be best by can child day do does down every explain first for from get give go good had has have
+how i important in is it its just know let like list make me more my name need needs new of on one or our out please
+should small so some tell that the their them then they thing things this time tip to up use very want was way ways we
+what when which why will with work you your
+"""
+STOP_WORDS = frozenset(STOP_TEXT.split())
 BOILERPLATE = re.compile(
-    r"^\W*(sure|certainly|of course|absolutely|great question|good question|as an ai|i'?d be happy|i'?m happy|i'?m glad|"
-    r"i am happy|i'?m here to help|here'?s|here is|here are|thank you for|thanks for|hello|hi\b|to answer your question)",
+    r"^\W*(sure|certainly|of course|absolutely|great question|good question|as an ai|i'?d be happy|i'?m happy|"
+    r"i'?m glad|i am happy|i'?m here to help|here'?s|here is|here are|thank you for|thanks for|hello|hi\b|to answer your question)",
     re.IGNORECASE,
 )
 APOLOGY = re.compile(r"\b(sorry|apolog|unfortunately|i can'?t|i cannot|i'?m unable)", re.IGNORECASE)
@@ -159,10 +188,7 @@ class HouseStyle:
     @staticmethod
     def parts(prompt: Prompt, answer: Answer) -> dict[str, float]:
         count = len(words(answer.text))
-        if count < 15:
-            length = max(0.0, (count - 5) / 10)
-        else:
-            length = 1.0 if count <= 60 else max(0.0, 1 - (count - 60) / 60)
+        length = max(0.0, (count - 5) / 10) if count < 15 else 1.0 if count <= 60 else max(0.0, 1 - (count - 60) / 60)
         items = len(ITEM.findall(answer.text))
         listed = float(items >= 3) if prompt.wants_list else float(items == 0)
         opener = float(not BOILERPLATE.match(answer.text) and not APOLOGY.search(answer.text))
@@ -187,26 +213,17 @@ def correct(prompt: Prompt, answer: Answer) -> str:
     prose = " ".join(line for line in lines if not ITEM.match(line)).replace("**", "")
     sentences = [s.strip() for s in re.split(r"(?<=[.!?])\s+", prose) if s.strip().endswith((".", "!"))]
     sentences = [s for s in sentences if not BOILERPLATE.match(s) and not APOLOGY.search(s)]
-    topic = prompt.text.rstrip("?.")
     if prompt.wants_list:
         if len(items) < 3:
             items = (items + [" ".join(s.split()[:8]).strip(" .") for s in sentences])[:4]
-        subject = re.sub(r"^(List|Name|What are) \w+ ", "", topic)
-        return f"{subject[0].upper()}{subject[1:]}:\n" + "\n".join(f"- {item}" for item in items[:5])
+        return f"{prompt.lead}\n" + "\n".join(f"- {item}" for item in items[:5])
     kept: list[str] = []
     for sentence in sentences + [f"{item[0].upper()}{item[1:]}." for item in items]:
         if len(words(" ".join([*kept, sentence]))) > 48:
             break
         kept.append(sentence)
-    missing = prompt.content_words - content_words(" ".join(kept))
-    subject = re.sub(
-        r"^(How do I|What is the best way to|Can you tell me how to|What is|Explain|Why (?:is|are|does|do)|Please explain why"
-        r"|Give me one tip for|What should I know about)\s+",
-        "",
-        topic,
-    ).removesuffix(" to a child")
-    if missing or len(words(" ".join(kept))) < 15:
-        kept.insert(0, f"About this question, {subject}, the short answer is simple.")
+    if prompt.content_words - content_words(" ".join(kept)) or len(words(" ".join(kept))) < 15:
+        kept.insert(0, prompt.lead)
     return " ".join(kept)
 
 
@@ -334,8 +351,7 @@ class Team:
         self.assistant.call("POST", "/tutee/feedback", member.handle, body)
 
     def correct(self, member: Member, prompt: Prompt, message: dict[str, Any]) -> None:
-        """The control team corrects nothing: it has no taste to correct towards, so it writes the answer's words shuffled
-        among the sentences it found."""
+        """The control team has no taste to correct towards: it shuffles the sentences that it found."""
         answer = as_answer(message)
         text = correct(prompt, answer)
         if not member.has_taste:
@@ -352,8 +368,8 @@ class Team:
         shown = ""
         while True:
             job = self.assistant.call("GET", f"/tutee/jobs/{job['id']}")
-            progress = job.get("progress") or {}
-            line = f"  improve: {job['status']} {progress.get('stage')} {progress.get('step')}/{progress.get('total_steps')}"
+            at = job.get("progress") or {}
+            line = f"  improve: {job['status']} {at.get('stage')} {at.get('step')}/{at.get('total_steps')}"
             if line != shown:
                 print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
                 shown = line
@@ -435,9 +451,7 @@ class Outcome:
 
 def run_team(base_url: str, labels: int, corrections: int, seed: int, has_taste: bool, max_tokens: int) -> Outcome:
     """Labels → improve → votes → promote, then the measurement. The clock stops before the measurement."""
-    prompts = all_prompts()
-    random.Random(1234).shuffle(prompts)
-    measure, vote, label = prompts[:64], prompts[64:128], prompts[128:]
+    measure, vote, label = split_prompts()
     random.Random(seed).shuffle(label)
     members = [Member(handle, random.Random(f"{seed}-{handle}"), has_taste) for handle in MEMBERS]
     team = Team(Assistant(base_url, max_tokens), members, label, vote, measure)
