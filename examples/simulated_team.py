@@ -61,10 +61,9 @@ is sleep important|do birds migrate|does ice float on water|do we dream|is exerc
 do bees make honey|does bread rise|do stars twinkle|do plants need light|is reading useful
 does metal rust|do we have seasons|is breakfast important|do dogs wag their tails""".replace("\n", "|")
 TIP_FOR = """a first day at a new job|a long flight|a healthy lunch|a rainy weekend|learning the guitar
-a quiet evening|working from home|a family picnic|a better morning routine|running in the cold|a small kitchen|a job interview
-studying for an exam|a camping trip|meeting new neighbors|saving electricity|a short speech|walking every day""".replace(
-    "\n", "|"
-)
+a quiet evening|working from home|a family picnic|a better morning routine|running in the cold|a small kitchen
+a job interview|studying for an exam|a camping trip|meeting new neighbors
+saving electricity|a short speech|walking every day""".replace("\n", "|")
 LIST_OF = """fruits that grow on trees|ways to save water at home|animals that live in the forest|healthy snacks
 things to pack for the beach|hobbies for winter|tools every home needs|vegetables for a soup|board games for families
 ways to say thank you|books for children|reasons to learn a language|breakfast ideas|sports you can play indoors
@@ -145,15 +144,16 @@ def swap_verb(question: str) -> str:
 # --- the hidden taste ----------------------------------------------------------------------------------------------
 
 STOP_TEXT = """
-a about an and are as at be best by can child day do does down every explain first for from get give go good had has have
-how i important in is it its just know let like list make me more my name need needs new of on one or our out please
-should small so some tell that the their them then they thing things this time tip to up use very want was way ways we
+a about an and are as at be best by can child day do does down every explain first for from get give go good had has
+have how i important in is it its just know let like list make me more my name need needs new of on one or our out
+please should small so some tell that the their them then they thing things this time tip to up use very want was way ways we
 what when which why will with work you your
 """
 STOP_WORDS = frozenset(STOP_TEXT.split())
 BOILERPLATE = re.compile(
     r"^\W*(sure|certainly|of course|absolutely|great question|good question|as an ai|i'?d be happy|i'?m happy|"
-    r"i'?m glad|i am happy|i'?m here to help|here'?s|here is|here are|thank you for|thanks for|hello|hi\b|to answer your question)",
+    r"i'?m glad|i am happy|i'?m here to help|here'?s|here is|here are|thank you for|"
+    r"thanks for|hello|hi\b|to answer your question)",
     re.IGNORECASE,
 )
 APOLOGY = re.compile(r"\b(sorry|apolog|unfortunately|i can'?t|i cannot|i'?m unable)", re.IGNORECASE)
