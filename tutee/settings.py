@@ -78,5 +78,5 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     values["home"] = Path(values.get("home") or Settings().home).expanduser().resolve()
     settings = Settings(**values)
     if settings.dtype not in ("bfloat16", "float32"):
-        raise InvalidInput(f"dtype is {settings.dtype!r}; it must be bfloat16 or float32.", param="TUTEE_DTYPE")
+        raise InvalidInput(f"TUTEE_DTYPE is {settings.dtype!r}; it must be bfloat16 or float32.", param="TUTEE_DTYPE")
     return settings
