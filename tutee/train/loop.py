@@ -1,0 +1,230 @@
+"""The one training loop: order, schedule, accumulation, validation, checkpoints, exact resume, and what it tells the world.
+
+A run is a pure function of (groups, loss, config, trainer seed): the order of the groups comes from the seed and the epoch alone,
+so the step number is the whole data cursor. Knows no method and no file format of the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tutee.errors import Diverged, InvalidInput
+from tutee.train.batch import Group, check_groups, pack_groups, split_groups, totals
+from tutee.train.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
+from tutee.train.metrics import Metrics
+from tutee.train.options import require
+from tutee.train.progress import Clock, Progress, Report, silent
+from tutee.train.trainer import Loss, Trainer
+
+RUNAWAY_LOSS = 20.0
+"""Nats. A uniform guess over 250,000 tokens costs 12.4, so a step above this has forgotten language, not learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopConfig:
+    """How groups become steps."""
+
+    epochs: int = 1
+    batch_size: int = 4
+    """Rows in one optimizer step."""
+    learning_rate: float = 4e-4
+    """Peak of the schedule."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rate falls after warm-up; linear and cosine end at 0."""
+    warmup: float = 0.1
+    """Share of the steps in which the rate rises from 0."""
+    token_budget: int = 2048
+    """Tokens of one microbatch: memory, never the result."""
+    checkpoint_every: int = 10
+    """Steps between checkpoints to resume from (the newest two are kept)."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(1 <= self.epochs <= 50, "epochs", "'epochs' must be between 1 and 50.")
+        require(1 <= self.batch_size <= 256, "batch_size", "'batch_size' must be between 1 and 256.")
+        require(self.learning_rate > 0, "learning_rate", "'learning_rate' must be above 0.")
+        require(
+            self.schedule in ("linear", "cosine", "constant"), "schedule", "'schedule' is linear, cosine or constant."
+        )
+        require(0 <= self.warmup < 1, "warmup", "'warmup' must be in [0, 1).")
+        require(self.token_budget >= 1, "token_budget", "'token_budget' must be at least 1.")
+        require(self.checkpoint_every >= 1, "checkpoint_every", "'checkpoint_every' must be at least 1.")
+
+
+@dataclass(frozen=True, slots=True)
+class LoopResult:
+    """How a run ended. `history` has one dict of metrics a step, counted from 1."""
+
+    steps: int
+    trained_tokens: int
+    skipped: int
+    history: tuple[dict[str, float], ...]
+
+
+def num_steps(groups: int, config: LoopConfig) -> int:
+    """Optimizer steps of the whole run; the last step of an epoch may be short."""
+    return math.ceil(groups / config.batch_size) * config.epochs
+
+
+def learning_rate_at(step: int, total: int, config: LoopConfig) -> float:
+    """The rate of step `step` (from 0) of `total`: linear warm-up to the peak, then the schedule."""
+    warmup = math.ceil(total * config.warmup) if config.warmup else 0
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    if config.schedule == "linear":
+        return config.learning_rate * (1 - done)
+    if config.schedule == "cosine":
+        return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
+    return config.learning_rate
+
+
+def groups_of_step(groups: Sequence[Group], step: int, config: LoopConfig) -> list[Group]:
+    """The groups of one step: a fresh shuffle each epoch, a function of (seed, epoch) only."""
+    per_epoch = math.ceil(len(groups) / config.batch_size)
+    epoch, within = divmod(step, per_epoch)
+    order = np.random.default_rng([config.seed, epoch]).permutation(len(groups))
+    return [groups[i] for i in order[within * config.batch_size : (within + 1) * config.batch_size]]
+
+
+@dataclass
+class _Run:
+    """What changes while the loop runs; `step`, `tokens` and `history` go into the checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def train(
+    trainer: Trainer,
+    groups: Sequence[Group],
+    loss: Loss,
+    config: LoopConfig,
+    folder: Path,
+    *,
+    report: Report = silent,
+    stage: str = "train",
+    after_epoch: Callable[[int, int, dict[str, float]], dict[str, float]] | None = None,
+) -> LoopResult:
+    """Train to the end, from the last checkpoint in `folder` if there is one.
+
+    Args:
+        folder: holds the checkpoints `step-000010` …; a folder of another run (other groups or config) is refused.
+        after_epoch: called with (epoch from 1, step, the step's metrics) after each epoch; what it returns joins them.
+
+    Raises:
+        InvalidInput: nothing to learn from, or the checkpoints belong to another run.
+        Diverged: non-finite or runaway loss; the last good checkpoint stays in `folder`.
+    """
+    check_groups(groups)
+    fingerprint = _fingerprint(groups, config, trainer)
+    run = _resume(trainer, folder, fingerprint)
+    total = num_steps(len(groups), config)
+    per_epoch = total // config.epochs
+    clock = Clock(run.step)
+    while run.step < total:
+        values = _one_step(trainer, groups_of_step(groups, run.step, config), loss, config, run.step, total)
+        _refuse_runaway(values)
+        run.tokens += int(values.pop("tokens"))
+        run.step += 1
+        if run.step % per_epoch == 0 and after_epoch is not None:
+            values |= after_epoch(run.step // per_epoch, run.step, values)
+        run.history.append(values)
+        report(Progress(stage, run.step, total, values, clock.eta(run.step, total), _health(run.history)))
+        if run.step % config.checkpoint_every == 0 or run.step == total:
+            _save(trainer, folder, fingerprint, run)
+    return LoopResult(run.step, run.tokens, trainer.skipped, tuple(run.history))
+
+
+def _one_step(
+    trainer: Trainer, groups: Sequence[Group], loss: Loss, config: LoopConfig, step: int, total: int
+) -> dict[str, float]:
+    denominators = totals(groups)
+    metrics = Metrics()
+    for part in split_groups(groups, config.token_budget):
+        metrics += trainer.forward_backward(pack_groups(part), loss, denominators)
+    rate = learning_rate_at(step, total, config)
+    done = trainer.optim_step(rate)
+    values = metrics.values()
+    values["loss"] = metrics.parts["loss"][0]  # the microbatches share one denominator, so their losses add
+    values |= {"learning_rate": rate, "grad_norm": done.grad_norm, "skipped_steps": float(trainer.skipped)}
+    values["tokens"] = float(sum(group.num_tokens for group in groups))
+    return values
+
+
+def evaluate_loss(trainer: Trainer, groups: Sequence[Group], loss: Loss, token_budget: int) -> dict[str, float]:
+    """The loss and its metrics over all groups at once, without learning."""
+    denominators = totals(groups)
+    metrics = Metrics()
+    for part in split_groups(groups, token_budget):
+        metrics += trainer.forward(pack_groups(part), loss, denominators)
+    return {**metrics.values(), "loss": metrics.parts["loss"][0]}
+
+
+def _refuse_runaway(values: dict[str, float]) -> None:
+    if math.isfinite(values["loss"]) and values["loss"] > RUNAWAY_LOSS:
+        raise Diverged(
+            f"The loss ran away to {values['loss']:.1f}; training stopped. The last good checkpoint is kept. "
+            "Lower the learning rate.",
+            param="learning_rate",
+        )
+
+
+def _health(history: Sequence[dict[str, float]]) -> str:
+    """One plain sentence on the last steps, the most worrying first."""
+    last = history[-1]
+    recent = history[-10:]
+    if not math.isfinite(last["grad_norm"]):
+        return "This step was not finite and was skipped; nothing was learned from it."
+    if last["skipped_steps"]:
+        return f"{int(last['skipped_steps'])} steps were not finite and were skipped. Lower the learning rate if it goes on."
+    if "reward_accuracy" in last and len(recent) == 10:
+        accuracy = float(np.mean([values.get("reward_accuracy", 1.0) for values in recent]))
+        return f"The model tells chosen from rejected in {accuracy:.0%} of the last pairs."
+    if len(history) >= 20:
+        before = float(np.mean([values["loss"] for values in history[:10]]))
+        now = float(np.mean([values["loss"] for values in recent]))
+        return f"The loss went from {before:.2f} to {now:.2f}." if now < before else "The loss is not falling."
+    return ""
+
+
+def _fingerprint(groups: Sequence[Group], config: LoopConfig, trainer: Trainer) -> str:
+    """Hash of all that decides the run's numbers, so that a resumed run is the same run."""
+    digest = hashlib.sha256(trainer.model.weights_sha256.encode())
+    digest.update(json.dumps([asdict(config), asdict(trainer.config)], sort_keys=True).encode())
+    for group in groups:
+        digest.update(repr((group.weight, [(example.tokens, example.mask) for example in group.examples])).encode())
+    return digest.hexdigest()
+
+
+def _resume(trainer: Trainer, folder: Path, fingerprint: str) -> _Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    newest = latest_checkpoint(folder)
+    if newest is None:
+        return _Run()
+    tensors, state = read_checkpoint(newest)
+    if state["fingerprint"] != fingerprint:
+        raise InvalidInput(
+            f"The checkpoints in {folder.name} belong to another run (other data, settings or base model).",
+            code="wrong_checkpoint",
+        )
+    trainer.load(tensors, state["trainer"])
+    return _Run(state["step"], state["tokens"], state["history"])
+
+
+def _save(trainer: Trainer, folder: Path, fingerprint: str, run: _Run) -> None:
+    tensors, counters = trainer.state()
+    state: dict[str, Any] = {"fingerprint": fingerprint, "trainer": counters, **asdict(run)}
+    write_checkpoint(folder / f"step-{run.step:06d}", tensors, state)
+    for old in sorted(folder.glob("step-*"))[:-2]:
+        shutil.rmtree(old, ignore_errors=True)

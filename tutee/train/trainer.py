@@ -1,0 +1,215 @@
+"""The five verbs under every method: forward_backward, optim_step, sample, save, load.
+
+Owns what is hard once: which parameters learn (a LoRA, or all weights through float32 masters when the decoder computes in
+bfloat16), gradient accumulation, clipping, the guard against non-finite steps, and the files. Knows no loss, no schedule,
+no data: a loss is any function of log-probs and streams (`sft.py`, `dpo.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutee.engine.engine import Engine
+from tutee.engine.request import Completion, SamplingParams
+from tutee.errors import Diverged, InvalidInput
+from tutee.model.layout import Layout
+from tutee.model.logprobs import score, token_logprobs
+from tutee.model.lora import Lora, LoraConfig
+from tutee.model.pretrained import Pretrained, save_version
+from tutee.train.batch import Batch, Totals
+from tutee.train.metrics import Metrics
+from tutee.train.options import require
+
+Loss = Callable[[Tensor, Batch, Totals], tuple[Tensor, Metrics]]
+"""(log-probs of the counted tokens [N], batch, the step's denominators) -> (scalar to differentiate, what to report)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerConfig:
+    """What learns and how one step is taken."""
+
+    full: bool = False
+    """All weights instead of a LoRA."""
+    rank: int = 16
+    alpha: float = 32.0
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    """Decoupled (AdamW); norms and other vectors are never decayed."""
+    max_grad_norm: float = 1.0
+    """Clip the accumulated gradient to this norm."""
+    max_skipped: int = 3
+    """This many non-finite steps in a row stop the run."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(1 <= self.rank <= 1024, "rank", "'rank' must be between 1 and 1024.")
+        require(self.alpha > 0, "alpha", "'alpha' must be above 0.")
+        require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "beta1", "'beta1' and 'beta2' must be in [0, 1).")
+        require(self.max_grad_norm > 0, "max_grad_norm", "'max_grad_norm' must be above 0.")
+        require(self.max_skipped >= 1, "max_skipped", "'max_skipped' must be at least 1.")
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What an optimizer step did. `grad_norm` is before clipping; a skipped step changed nothing."""
+
+    grad_norm: float
+    skipped: bool
+
+
+class Trainer:
+    """One policy in training on one base model. Without a LoRA it trains `model.decoder` itself, in place."""
+
+    def __init__(self, model: Pretrained, config: TrainerConfig | None = None) -> None:
+        self.model = model
+        self.config = config or TrainerConfig()
+        self.lora: Lora | None = None
+        self.skipped = 0
+        self._skipped_in_a_row = 0
+        model.decoder.requires_grad_(self.config.full)
+        if self.config.full:
+            self._live = dict(model.decoder.named_parameters())
+        else:
+            generator = torch.Generator().manual_seed(self.config.seed)
+            lora = LoraConfig(rank=self.config.rank, alpha=self.config.alpha)
+            self.lora = Lora(model.config, lora, generator=generator)
+            self._live = dict(self.lora.named_parameters())
+        # The optimizer moves float32 masters; a bfloat16 weight would lose updates smaller than 1/256 of itself.
+        self._masters = {
+            name: live if live.dtype == torch.float32 else live.detach().float().requires_grad_()
+            for name, live in self._live.items()
+        }
+        matrices = [master for master in self._masters.values() if master.ndim >= 2]
+        vectors = [master for master in self._masters.values() if master.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": self.config.weight_decay}]
+        groups += [{"params": vectors, "weight_decay": 0.0}] if vectors else []
+        betas = (self.config.beta1, self.config.beta2)
+        self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=self.config.eps)
+
+    def forward_backward(self, batch: Batch, loss: Loss, totals: Totals) -> Metrics:
+        """Add the gradient of `loss` over one microbatch; call again for the next one of the same step."""
+        value, metrics = loss(self._logprobs(batch), batch, totals)
+        value.backward()  # type: ignore[no-untyped-call]
+        for name, live in self._live.items():
+            master = self._masters[name]
+            if live is not master and live.grad is not None:
+                grad = live.grad.float()
+                master.grad = grad if master.grad is None else master.grad.add_(grad)
+                live.grad = None
+        return metrics + Metrics.ratio("loss", value.detach(), 1.0)
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, loss: Loss, totals: Totals) -> Metrics:
+        """What `forward_backward` would report, without a gradient: validation."""
+        value, metrics = loss(self._logprobs(batch), batch, totals)
+        return metrics + Metrics.ratio("loss", value, 1.0)
+
+    def _logprobs(self, batch: Batch) -> Tensor:
+        layout = Layout.packed(batch.lengths, lora=self.lora)
+        hidden_TD = self.model.decoder(batch.tokens_T, batch.positions_T, layout)
+        return token_logprobs(self.model.decoder, hidden_TD[batch.sources_N], batch.targets_N)
+
+    def optim_step(self, learning_rate: float) -> StepReport:
+        """Clip the accumulated gradient, step, clear it. A non-finite gradient is dropped and counted instead.
+
+        Raises:
+            Diverged: `max_skipped` non-finite steps came in a row.
+        """
+        parameters = list(self._masters.values())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            self._skipped_in_a_row = 0
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm)
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate
+            self._optimizer.step()
+            self._publish()
+        else:
+            self.skipped += 1
+            self._skipped_in_a_row += 1
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._skipped_in_a_row >= self.config.max_skipped:
+            raise Diverged(
+                f"The gradient was not a finite number in {self._skipped_in_a_row} steps in a row; training stopped. "
+                "The last good checkpoint is kept. Lower the learning rate.",
+                param="learning_rate",
+            )
+        return StepReport(float(norm), not finite)
+
+    @torch.no_grad()
+    def _publish(self) -> None:
+        for name, live in self._live.items():
+            if live is not self._masters[name]:
+                live.copy_(self._masters[name])
+
+    def sample(
+        self,
+        engine: Engine,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        n: int = 1,
+        version: str = "policy",
+    ) -> list[list[Completion]]:
+        """Answers of the policy as it is now. `engine` must be on the same base model."""
+        if self.lora is None:
+            engine.weights_changed()
+            return engine.generate(prompts, params, n=n)
+        engine.add_version(version, self.lora)
+        try:
+            return engine.generate(prompts, params, version=version, n=n)
+        finally:
+            engine.remove_version(version)
+
+    def score(self, sequences: Sequence[Sequence[int]], reference: bool = False) -> list[Tensor]:
+        """Log-probs of tokens[1:] of each sequence under the policy, or under the base it started from (LoRA only)."""
+        if reference and self.lora is None:
+            raise ValueError("full fine-tuning keeps no copy of its base; score the reference before training")
+        return score(self.model, sequences, lora=None if reference else self.lora)
+
+    def save(self, folder: Path) -> None:
+        """Write the policy for serving: PEFT adapter files, or a whole Hugging Face folder."""
+        save_version(self.model, folder, lora=self.lora)
+
+    def load(self, state: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
+        """Take up where `state()` was taken: parameters, optimizer moments, RNG, counters.
+
+        Raises:
+            InvalidInput: the state is of another model or another kind of training.
+        """
+        names = {name.removeprefix("parameter.") for name in state if name.startswith("parameter.")}
+        shapes = {name: tuple(master.shape) for name, master in self._masters.items()}
+        if {name: tuple(state[f"parameter.{name}"].shape) for name in names} != shapes:
+            raise InvalidInput("This checkpoint is of another model or another rank.", code="wrong_checkpoint")
+        with torch.no_grad():
+            for name, master in self._masters.items():
+                master.copy_(state[f"parameter.{name}"])
+        self._publish()
+        self._optimizer.state.clear()
+        for name, master in self._masters.items():
+            moments = {key: state[f"{key}.{name}"].clone() for key in _MOMENTS if f"{key}.{name}" in state}
+            if moments:
+                self._optimizer.state[master] = moments
+        torch.set_rng_state(state["rng"])
+        self.skipped = int(counters["skipped"])
+        self._skipped_in_a_row = int(counters["skipped_in_a_row"])
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything `load` needs to go on bit for bit: tensors, and counters for JSON."""
+        tensors = {f"parameter.{name}": master.detach() for name, master in self._masters.items()}
+        for name, master in self._masters.items():
+            for key, value in self._optimizer.state.get(master, {}).items():
+                tensors[f"{key}.{name}"] = value
+        tensors["rng"] = torch.get_rng_state()
+        return tensors, {"skipped": self.skipped, "skipped_in_a_row": self._skipped_in_a_row}
+
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
