@@ -1,0 +1,140 @@
+"""The outermost layer: what holds for every request and every response, whatever the route.
+
+Gives each response an `x-request-id` and the security headers (a strict Content-Security-Policy with Trusted Types),
+refuses foreign Host headers (DNS rebinding), writes started by other web sites, and bodies over the limit, and turns an
+exception that nobody caught into OpenAI's error shape. A plain ASGI middleware, so streams pass through unbuffered.
+Does not know routes, keys or people.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import time
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tutee.errors import Forbidden, TooLarge
+from tutee.serve.metrics import Metrics
+from tutee.serve.replies import error_reply
+from tutee.settings import Settings
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "media-src 'self' blob:",
+        "frame-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+        "object-src 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types dompurify",
+    )
+)
+SECURITY_HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "x-frame-options": "DENY",
+}
+UPLOAD_PATH = "/v1/files"
+UPLOAD_LIMIT = 512 * 1024 * 1024
+"""Bytes of a file upload (OpenAI's limit); other bodies are limited by `Settings.max_body_bytes`."""
+READING_METHODS = {"GET", "HEAD", "OPTIONS"}
+
+
+class Edge:
+    """ASGI middleware around the whole app."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self.app = app
+        self.settings = settings
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = f"req_{os.urandom(16).hex()}"
+        started = time.perf_counter()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                headers["x-request-id"] = request_id
+                headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
+                headers["openai-version"] = "2020-10-01"
+            await send(message)
+
+        try:
+            limit = UPLOAD_LIMIT if scope["path"] == UPLOAD_PATH else self.settings.max_body_bytes
+            self._refuse_strangers(scope, limit)
+            await self.app(scope, _limited(receive, limit), send_with_headers)
+        except Exception as error:
+            if status:  # the response is under way: all that is left is to close the connection
+                raise
+            await error_reply(error)(scope, receive, send_with_headers)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            self.metrics.requests.labels(scope["method"], route, str(status)).inc()
+
+    def _refuse_strangers(self, scope: Scope, limit: int) -> None:
+        """Checks that need only the request line and the headers."""
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self.settings.loopback and not _names_loopback(host):
+            raise Forbidden(f"Host {host!r} is not this machine. Use 127.0.0.1 or localhost.", code="host_not_allowed")
+        if scope["method"] not in READING_METHODS:
+            site = headers.get("sec-fetch-site")
+            origin = headers.get("origin")
+            if site not in (None, "same-origin", "none") or (origin is not None and urlsplit(origin).netloc != host):
+                raise Forbidden("Requests started by another web site are refused.", code="cross_site_request")
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > limit:
+            raise _too_large(limit)
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """Count the body as it arrives: a chunked body has no Content-Length to check."""
+    seen = 0
+
+    async def receive_counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise _too_large(limit)
+        return message
+
+    return receive_counted
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The body is over the limit of {limit:,} bytes.")
+
+
+def _names_loopback(host: str) -> bool:
+    name = urlsplit(f"//{host}").hostname or ""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
