@@ -46,12 +46,12 @@ class Layout:
         slots_T: Tensor | None = None,
         adapters: Adapters = (),
     ) -> Layout:
-        """New tokens of B sequences that also see what the cache holds of them: prefill, chunked prefill, decode, any mix.
+        """New tokens of B sequences that also see their past in the cache: prefill, chunks of it, decode, any mix.
 
         Args:
             cache: holds earlier tokens; the forward pass writes the new ones into it.
             starts: B+1 offsets of the new tokens in [T]; a decode step has one new token a sequence.
-            block_tables: B rows of block numbers, padded with any valid number up to a common width (ragged lists are fine).
+            block_tables: B rows of block numbers, padded with any number to a common width (or ragged lists).
             context_lengths: tokens of each sequence including the new ones.
             slots_T: where each new token's key and value go; None: worked out from the block tables.
             adapters: which rows of [T] go through which adapter.
@@ -59,11 +59,11 @@ class Layout:
         raise NotImplementedError
 
     @property
-    def positions_T(self) -> Tensor:
-        """Each new token's position in its own sequence, int64: what `Decoder.forward` usually wants."""
+    def positions(self) -> Tensor:
+        """Each new token's position in its own sequence, int64 [T]: what `Decoder.forward` usually wants."""
         raise NotImplementedError
 
     @property
-    def last_rows_B(self) -> Tensor:
-        """Row of each sequence's last new token, whose hidden state predicts what comes next."""
+    def last_rows(self) -> Tensor:
+        """Row of each sequence's last new token, int64 [B], whose hidden state predicts what comes next."""
         raise NotImplementedError
