@@ -6,45 +6,44 @@ model once, sample, hand out chunks. Does not know chat, messages or HTTP: promp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 
-from tutee.engine.request import Chunk, Completion, Request, SamplingParams
+import torch
 
-if TYPE_CHECKING:
-    from tutee.model.lora import Lora
-    from tutee.model.pretrained import Pretrained
+from tutee.engine.batch import make_batch
+from tutee.engine.blocks import BlockPool
+from tutee.engine.request import Chunk, Completion, FinishReason, Request, SamplingParams, TopLogprobs
+from tutee.engine.sampler import Sampled, SamplerState, sample
+from tutee.engine.scheduler import Scheduled, Scheduler
+from tutee.engine.sequence import Sequence, Version
+from tutee.engine.stats import Counters, EngineStats
+from tutee.engine.text import TextStream
+from tutee.errors import Busy, InvalidInput, NotFound, Unavailable
+from tutee.model.kv_cache import KVCache
+from tutee.model.lora import Lora
+from tutee.model.pretrained import Pretrained
+from tutee.model.tokenizer import Detokenizer
 
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """One moment of the engine, for metrics; totals count from its start."""
-
-    running: int
-    waiting: int
-    blocks_used: int
-    blocks_total: int
-    tokens_per_second: float
-    """Generated tokens, over the last few seconds."""
-    prompt_tokens_total: int
-    cached_tokens_total: int
-    generated_tokens_total: int
-    requests_total: int
-    preemptions_total: int
-    steps_total: int
+_log = logging.getLogger(__name__)
 
 
 class Engine:
     """Continuous batching over a paged cache, for one base model and any number of adapters.
 
     Args:
-        model: base model, tokenizer and chat format.
+        model: base model, tokenizer and chat format; used as it is, so a trainer's live weights work
+            (`weights_changed`).
         max_batch: most sequences in one step.
         cache_tokens: tokens of keys and values kept in memory.
         version: name of the base; what requests without a version get.
-        max_step_tokens: most tokens in one step: the size of a prefill chunk beside running streams.
+        max_step_tokens: most tokens in one step: the size of a piece of prompt beside running streams.
         max_waiting: requests in the queue before `submit` raises `Busy`.
+        block_size: tokens in a block of the cache; prefixes are shared in whole blocks.
         autostart: start the thread; otherwise the caller drives `step()` (and `generate` does so itself).
     """
 
@@ -57,27 +56,63 @@ class Engine:
         version: str = "base",
         max_step_tokens: int = 512,
         max_waiting: int = 1024,
+        block_size: int = 16,
         autostart: bool = True,
     ) -> None:
-        raise NotImplementedError
+        self._model = model
+        self._device = next(model.decoder.parameters()).device
+        num_blocks = -(-cache_tokens // block_size) + 1
+        self._cache = KVCache(model.config, num_blocks, block_size, model.decoder.dtype, self._device)
+        self._pool = BlockPool(num_blocks, block_size)
+        self._scheduler = Scheduler(self._pool, max_batch=max_batch, max_step_tokens=max_step_tokens)
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._base = Version(version, None, self._pool.new_root())
+        self._versions = {version: self._base}
+        self._arrivals = itertools.count()
+        self._counters = Counters()
+        self._news = threading.Condition()
+        self._inbox: deque[Sequence] = deque()
+        self._errands: deque[tuple[Callable[[], None], threading.Event]] = deque()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        if autostart:
+            self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+            self._thread.start()
 
     @property
     def context_length(self) -> int:
         """Most tokens of prompt and answer together."""
-        raise NotImplementedError
+        return min(self._model.config.max_position_embeddings, self._pool.capacity * self._pool.block_size)
 
     @property
     def versions(self) -> tuple[str, ...]:
         """Names that `submit` accepts now, the base first."""
-        raise NotImplementedError
+        return tuple(self._versions)
 
     @property
     def stats(self) -> EngineStats:
-        raise NotImplementedError
+        """A snapshot; the parts may be one step apart."""
+        counters = self._counters
+        return EngineStats(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting) + len(self._inbox),
+            blocks_used=self._pool.held,
+            blocks_cached=self._pool.cached,
+            blocks_total=self._pool.capacity,
+            tokens_per_second=counters.rate(),
+            requests_total=counters.requests,
+            prompt_tokens_total=counters.prompt_tokens,
+            cached_tokens_total=counters.cached_tokens,
+            generated_tokens_total=counters.generated_tokens,
+            preemptions_total=self._scheduler.preemptions,
+            steps_total=counters.steps,
+            failures_total=counters.failures,
+        )
 
     def submit(
         self,
-        prompt: Sequence[int],
+        prompt: Seq[int],
         params: SamplingParams,
         *,
         version: str | None = None,
@@ -86,20 +121,35 @@ class Engine:
     ) -> Request:
         """Queue a prompt and return at once. Lower `priority` numbers are served first (chat 0, background work 10).
 
-        `on_chunk` is called from the engine's thread, at most once a step; it must not block.
+        `on_chunk` is called from the engine's thread, at most once a step; it must not block. If it raises, the request
+        ends with "error" and the others go on.
 
         Raises:
-            InvalidInput: an empty prompt, an id outside the vocabulary, or no room in the context (`context_length_exceeded`).
-            NotFound: no such version.
+            InvalidInput: an empty prompt, an id outside the vocabulary, or no room in the context
+            (`context_length_exceeded`). NotFound: no such version.
             Busy: the queue is full.
             Unavailable: the engine is closed.
         """
-        raise NotImplementedError
+        tokens = [int(token) for token in prompt]
+        self._check(tokens, params)
+        found = self._base if version is None else self._versions.get(version)
+        if found is None:
+            raise NotFound(f"The model {version!r} is not loaded.", param="model", code="model_not_found")
+        request = Request(tuple(tokens), params, version=found.name, priority=priority, on_chunk=on_chunk)
+        sequence = self._sequence(request, found, tokens)
+        with self._news:
+            if self._closed:
+                raise Unavailable("The engine is closed.")
+            if len(self._inbox) + len(self._scheduler.waiting) >= self._max_waiting:
+                raise Busy(f"{self._max_waiting} requests are waiting already; try again later.")
+            self._inbox.append(sequence)
+            self._news.notify_all()
+        return request
 
     def generate(
         self,
-        prompts: Sequence[Sequence[int]],
-        params: SamplingParams | Sequence[SamplingParams],
+        prompts: Seq[Seq[int]],
+        params: SamplingParams | Seq[SamplingParams],
         *,
         version: str | None = None,
         n: int = 1,
@@ -108,16 +158,43 @@ class Engine:
     ) -> list[list[Completion]]:
         """`n` completions of every prompt, in order; waits until all are there. Each prompt's prefill is done once.
 
-        `progress(done, total)` is called as completions finish. Ctrl-C (or an error) aborts what is still running.
+        Sample i of a seeded prompt gets the seed `params.for_sample(i)`. `progress(done, total)` is called, in the
+        caller's thread, as completions finish. Ctrl-C (or an error) aborts what is still running.
 
         Raises:
-            Unavailable: a step failed, so at least one completion is missing.
+            InvalidInput, NotFound: as `submit`; and if there is not one `params` for all or for each prompt.
+            Unavailable: a step failed or the engine was closed, so at least one completion is missing.
         """
-        raise NotImplementedError
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        if len(each) != len(prompts) or n < 1:
+            raise InvalidInput("'params' must be one, or one for each prompt, and 'n' at least 1.", param="params")
+        wanted = [(prompt, p.for_sample(i)) for prompt, p in zip(prompts, each, strict=True) for i in range(n)]
+        finished = _Tally(len(wanted), progress)
+        requests: list[Request] = []
+        try:
+            for prompt, one in wanted:
+                # Twice the batch keeps it full without filling the queue that others use.
+                self._until(finished, len(requests) - 2 * self._max_batch + 1)
+                requests.append(
+                    self.submit(prompt, one, version=version, priority=priority, on_chunk=finished.on_chunk)
+                )
+            self._until(finished, len(wanted))
+        except BaseException:
+            for request in requests:
+                request.abort()
+            raise
+        results = [request.result() for request in requests]
+        bad = next((request for request in requests if request.missing), None)
+        if bad is not None:
+            raise Unavailable(f"A generation did not finish: {bad.error or 'it was aborted'}.")
+        return [results[start : start + n] for start in range(0, len(results), n)]
 
     def add_version(self, version: str, lora: Lora) -> None:
         """Serve an adapter under a name, from the next step on. Raises InvalidInput if the name is taken."""
-        raise NotImplementedError
+        with self._news:
+            if version in self._versions:
+                raise InvalidInput(f"The version {version!r} is loaded already.", param="version", code="invalid_value")
+            self._versions[version] = Version(version, lora, self._pool.new_root())
 
     def remove_version(self, version: str) -> None:
         """Take no new requests for an adapter; those running finish on it, then its memory is freed.
@@ -126,16 +203,227 @@ class Engine:
             NotFound: no such version.
             InvalidInput: the base cannot be removed.
         """
-        raise NotImplementedError
+        with self._news:
+            if version == self._base.name:
+                raise InvalidInput("The base cannot be removed from its engine.", param="version", code="invalid_value")
+            if self._versions.pop(version, None) is None:
+                raise NotFound(f"The version {version!r} is not loaded.", param="version", code="model_not_found")
 
     def weights_changed(self) -> None:
-        """Forget every cached key and value, because the weights behind them are not the same any more."""
-        raise NotImplementedError
+        """Forget every cached key and value, because the weights behind them are not the same any more.
+
+        Returns when that is done; running requests go on with the new weights, their past computed again.
+        """
+
+        def forget() -> None:
+            self._scheduler.preempt_all()
+            self._pool.forget_all()
+
+        if self._thread is None or threading.current_thread() is self._thread:
+            forget()
+            return
+        done = threading.Event()
+        with self._news:
+            if self._closed:
+                raise Unavailable("The engine is closed.")
+            self._errands.append((forget, done))
+            self._news.notify_all()
+        done.wait()
 
     def step(self) -> bool:
-        """Run one step by hand (`autostart=False` only); False when there was nothing to do."""
-        raise NotImplementedError
+        """One step: news in, one forward pass, chunks out. False when there was nothing to do. Called by the thread, or
+        by the owner of an engine without one."""
+        self._take_news()
+        work = self._scheduler.schedule()
+        if not work:
+            return False
+        try:
+            sampled, choice = self._forward(work)
+        except Exception as error:
+            _log.exception("A step of %d requests failed", len(work))
+            for item in work:
+                self._fail(item.sequence, error)
+            return True
+        self._scheduler.computed(work)
+        self._counters.count_step(len(sampled))
+        for sequence, token, logprob, top in zip(
+            sampled, choice.tokens, choice.logprobs, choice.top_logprobs, strict=True
+        ):
+            self._extend(sequence, token, logprob, top)
+        return True
 
     def close(self) -> None:
         """Abort what is running and end the thread. A closed engine raises `Unavailable` on `submit`."""
-        raise NotImplementedError
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+        if self._thread is None:
+            self._abort_all()
+        elif threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _check(self, tokens: list[int], params: SamplingParams) -> None:
+        vocabulary = self._model.config.vocab_size
+        if not tokens:
+            raise InvalidInput("The prompt is empty.", param="prompt", code="invalid_value")
+        if min(tokens) < 0 or max(tokens) >= vocabulary:
+            raise InvalidInput(f"The prompt holds a token id outside 0…{vocabulary - 1}.", param="prompt")
+        if len(tokens) >= self.context_length:
+            raise InvalidInput(
+                f"The prompt has {len(tokens)} tokens; prompt and answer share a context of {self.context_length}.",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        if any(token >= vocabulary for token in params.logit_bias):
+            raise InvalidInput(f"'logit_bias' names a token id outside 0…{vocabulary - 1}.", param="logit_bias")
+
+    def _sequence(self, request: Request, version: Version, tokens: list[int]) -> Sequence:
+        params = request.params
+        ends = self._model.chat_format.stop_ids
+        length = self.context_length if params.max_tokens is None else len(tokens) + params.max_tokens
+        return Sequence(
+            request=request,
+            version=version,
+            sampler=SamplerState(params, request.seed, tokens, ends),
+            text=TextStream(Detokenizer(self._model.tokenizer), params.stop),
+            arrival=next(self._arrivals),
+            stop_ids=frozenset() if params.ignore_eos else ends,
+            max_length=min(length, self.context_length),
+            tokens=tokens,
+            prompt_length=len(tokens),
+        )
+
+    def _until(self, finished: _Tally, count: int) -> None:
+        """Wait for `count` finished requests, stepping ourselves if no thread does."""
+        while not finished.wait(count, block=self._thread is not None):
+            self.step()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._news:
+                    self._news.wait_for(lambda: self._closed or self._inbox or self._errands or self._unfinished)
+                    if self._closed:
+                        return
+                try:
+                    self.step()
+                except Exception as error:
+                    _log.exception("The engine failed outside the model; its requests end")
+                    for sequence in self._unfinished:
+                        self._fail(sequence, error)
+        finally:
+            self._closed = True
+            self._abort_all()
+
+    @property
+    def _unfinished(self) -> list[Sequence]:
+        return self._scheduler.running + self._scheduler.waiting
+
+    def _take_news(self) -> None:
+        while self._errands:
+            errand, done = self._errands.popleft()
+            errand()
+            done.set()
+        while self._inbox:
+            sequence = self._inbox.popleft()
+            self._counters.requests += 1
+            self._scheduler.add(sequence)
+        for sequence in [sequence for sequence in self._unfinished if sequence.request.aborted]:
+            self._end(sequence, "abort")
+
+    @torch.inference_mode()
+    def _forward(self, work: list[Scheduled]) -> tuple[list[Sequence], Sampled]:
+        decoder = self._model.decoder
+        batch = make_batch(work, self._cache, self._pool.block_size, self._device)
+        hidden_TD = decoder(batch.tokens, batch.layout.positions, batch.layout)
+        if not batch.sampled:
+            return [], Sampled([], [], [])
+        logits_BV = decoder.logits(hidden_TD[batch.sample_rows])
+        return batch.sampled, sample(logits_BV, [sequence.sampler for sequence in batch.sampled])
+
+    def _extend(self, sequence: Sequence, token: int, logprob: float | None, top: TopLogprobs) -> None:
+        """Append one sampled token, and end the sequence if it ends here."""
+        if token < 0:
+            self._fail(
+                sequence, Unavailable(f"The version {sequence.version.name!r} gave numbers that are not finite.")
+            )
+            return
+        params = sequence.request.params
+        if sequence.generated == 0:
+            self._counters.prompt_tokens += sequence.prompt_length
+            self._counters.cached_tokens += sequence.request.cached_tokens
+        sequence.tokens.append(token)
+        sequence.sampler.accept(token)
+        reason: FinishReason | None = None
+        if token in sequence.stop_ids:
+            text, reason = sequence.text.finish(), "stop"
+        else:
+            text = sequence.text.push(token, look_for_stop=sequence.generated >= params.min_tokens)
+            if sequence.text.stopped:
+                reason = "stop"
+            elif len(sequence.tokens) >= sequence.max_length:
+                text, reason = text + sequence.text.finish(), "length"
+        if reason is not None:
+            self._scheduler.remove(sequence)
+        chunk = Chunk(
+            text=text,
+            token_ids=(token,),
+            version=sequence.version.name,
+            logprobs=() if logprob is None else (logprob,),
+            top_logprobs=(top,) if params.logprobs else (),
+            finish_reason=reason,
+        )
+        self._deliver(sequence, chunk)
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        """End a sequence that has no new token."""
+        self._scheduler.remove(sequence)
+        chunk = Chunk(sequence.text.finish(), (), sequence.version.name, finish_reason=reason)
+        self._deliver(sequence, chunk)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        self._counters.failures += 1
+        sequence.request.error = error
+        self._end(sequence, "error")
+
+    def _deliver(self, sequence: Sequence, chunk: Chunk) -> None:
+        try:
+            sequence.request.deliver(chunk)
+        except Exception as error:
+            _log.exception("A request's on_chunk raised; the request ends")
+            if chunk.finish_reason is None:
+                self._fail(sequence, error)
+
+    def _abort_all(self) -> None:
+        self._take_news()
+        for sequence in self._unfinished:
+            self._end(sequence, "abort")
+
+
+class _Tally:
+    """Counts finished requests and tells whoever waits for them."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self._total = total
+        self._progress = progress
+        self._done = self._told = 0
+        self._news = threading.Condition()
+
+    def on_chunk(self, chunk: Chunk) -> None:
+        if chunk.finish_reason is not None:
+            with self._news:
+                self._done += 1
+                self._news.notify_all()
+
+    def wait(self, count: int, *, block: bool) -> bool:
+        """Whether `count` are finished; with `block`, waits until they are. Reports progress on the way."""
+        while True:
+            with self._news:
+                while block and self._done < count and self._done == self._told:
+                    self._news.wait()
+                done = self._done
+            if self._progress is not None and done > self._told:
+                self._progress(done, self._total)
+            self._told = done
+            if done >= count or not block:
+                return done >= count

@@ -1,11 +1,14 @@
-"""What is asked of the engine and what it answers: sampling parameters, chunks, completions, and the handle of a request.
+"""What is asked of the engine and what it answers: sampling parameters, chunks, completions, and the handle of a
+request.
 
-Knows how each sampling parameter is checked and what a caller may do with a running request (read it, wait for it, stop it).
-Does not know how tokens are scheduled (`scheduler.py`), chosen (`sampler.py`) or turned into text (`text.py`).
+Knows how each sampling parameter is checked and what a caller may do with a running request (read it, wait for it,
+stop it). Does not know how tokens are scheduled (`scheduler.py`), chosen (`sampler.py`) or turned into text
+(`text.py`).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import secrets
 import threading
@@ -28,8 +31,9 @@ MAX_TOP_LOGPROBS = 100
 class SamplingParams:
     """How the next token is chosen, and when to stop. A value out of range raises `InvalidInput` naming the parameter.
 
-    The distribution is built in this order: repetition penalty, presence and frequency penalties, logit bias, temperature,
-    top-k, top-p (over what top-k left), min-p. Ties at a cut stay in, so a cut never depends on the order of the vocabulary.
+    The distribution is built in this order: repetition penalty, presence and frequency penalties, logit bias,
+    temperature, top-k, top-p (over what top-k left), min-p. Ties at a cut stay in, so a cut never depends on the
+    order of the vocabulary.
     """
 
     temperature: float = 1.0
@@ -98,7 +102,8 @@ class SamplingParams:
             )
 
     def for_sample(self, index: int) -> SamplingParams:
-        """The parameters of sample `index` of a group: the same, with a seed of its own (the first keeps the given one)."""
+        """The parameters of sample `index` of a group: the same, with a seed of its own (the first keeps the given
+        one)."""
         if self.seed is None or index == 0:
             return self
         return replace(self, seed=self.seed + index if self.seed + index < 2**63 else self.seed + index - 2**64)
@@ -107,19 +112,22 @@ class SamplingParams:
 def _check_number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidInput(f"'{name}' must be a number.", param=name, code="invalid_type")
-    if value < low:
-        raise InvalidInput(f"'{name}' is {value}; it must be at least {low}.", param=name, code="decimal_below_min_value")
-    if value > high:
-        raise InvalidInput(f"'{name}' is {value}; it must be at most {high}.", param=name, code="decimal_above_max_value")
+    _check_range("decimal", name, value, low, high)
 
 
 def _check_whole(name: str, value: object, low: int, high: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidInput(f"'{name}' must be a whole number.", param=name, code="invalid_type")
+    _check_range("integer", name, value, low, high)
+
+
+def _check_range(kind: str, name: str, value: float, low: float, high: float | None) -> None:
     if value < low:
-        raise InvalidInput(f"'{name}' is {value}; it must be at least {low}.", param=name, code="integer_below_min_value")
+        code = f"{kind}_below_min_value"
+        raise InvalidInput(f"'{name}' is {value}; it must be at least {low}.", param=name, code=code)
     if high is not None and value > high:
-        raise InvalidInput(f"'{name}' is {value}; it must be at most {high}.", param=name, code="integer_above_max_value")
+        code = f"{kind}_above_max_value"
+        raise InvalidInput(f"'{name}' is {value}; it must be at most {high}.", param=name, code=code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +135,9 @@ class Chunk:
     """What one step gave one request.
 
     `text` may be empty while a code point is incomplete or a stop string may be beginning; `token_ids` never waits. End
-    tokens and the tokens of a stop string are in `token_ids` (a trainer needs them) but not in `text`. `logprobs` are the
-    model's own (temperature 1, no penalty, nothing cut off), one per token, the number that `model.logprobs.score` gives.
+    tokens and the tokens of a stop string are in `token_ids` (a trainer needs them) but not in `text`. `logprobs` are
+    the model's own (temperature 1, no penalty, nothing cut off), one per token, the number that
+    `model.logprobs.score` gives.
     """
 
     text: str
@@ -193,8 +202,14 @@ class Request:
         """Whether the last chunk is there."""
         return self._finished is not None
 
+    @property
+    def missing(self) -> bool:
+        """Whether it ended without an answer that can be used (failed or aborted)."""
+        return self.done and self._chunks[-1].finish_reason in ("error", "abort")
+
     def abort(self) -> None:
-        """Stop as soon as the current step ends; the last chunk then says "abort". Does nothing to a finished request."""
+        """Stop as soon as the current step ends; the last chunk then says "abort". Does nothing to a finished
+        request."""
         self.aborted = True
 
     def result(self, timeout: float | None = None) -> Completion:
@@ -207,7 +222,8 @@ class Request:
             if not self._news.wait_for(lambda: self.done, timeout):
                 raise TimeoutError(f"The request did not finish within {timeout} seconds.")
         finish_reason = self._chunks[-1].finish_reason
-        assert finish_reason is not None and self._finished is not None
+        assert finish_reason is not None
+        assert self._finished is not None
         return Completion(
             text="".join(chunk.text for chunk in self._chunks),
             token_ids=tuple(token for chunk in self._chunks for token in chunk.token_ids),
@@ -222,18 +238,17 @@ class Request:
         )
 
     def __iter__(self) -> Iterator[Chunk]:
-        position = 0
-        while True:
+        for position in itertools.count():
             with self._news:
-                self._news.wait_for(lambda: len(self._chunks) > position)
-            chunk = self._chunks[position]
-            yield chunk
-            if chunk.finish_reason is not None:
+                while len(self._chunks) <= position:
+                    self._news.wait()
+            yield self._chunks[position]
+            if self._chunks[position].finish_reason is not None:
                 return
-            position += 1
 
     def deliver(self, chunk: Chunk) -> None:
-        """Hand over one chunk (the engine's side). What the caller's `on_chunk` raises comes through, after delivery."""
+        """Hand over one chunk (the engine's side). What the caller's `on_chunk` raises comes through, after
+        delivery."""
         now = time.monotonic()
         with self._news:
             if chunk.token_ids and self._first_token is None:
