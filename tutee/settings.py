@@ -26,7 +26,7 @@ class Settings:
     database_url: str = ""
     """An SQLAlchemy URL; empty means SQLite at `home/tutee.db`."""
     model: str = "smollm2-135m-instruct"
-    """Name of the base model in `home/models`; the default one is fetched on first use."""
+    """Name of the base model in `home/models` (the default one is fetched on first use), or the absolute path of a folder."""
     dtype: str = "bfloat16"
     """Compute precision of the matrices: `bfloat16` (fast) or `float32` (exact: company never changes a number)."""
     threads: int = 0
@@ -39,10 +39,20 @@ class Settings:
     """Key with all rights; required before a host other than loopback is served."""
     max_body_bytes: int = 64 * 1024 * 1024
 
+    def __post_init__(self) -> None:
+        if self.dtype not in ("bfloat16", "float32"):
+            raise InvalidInput(f"TUTEE_DTYPE is {self.dtype!r}; it must be bfloat16 or float32.", param="TUTEE_DTYPE")
+
     @property
     def url(self) -> str:
         """The database URL with the default filled in."""
         return self.database_url or f"sqlite:///{self.home / 'tutee.db'}"
+
+    @property
+    def base_folder(self) -> Path:
+        """Folder of the base model: on the shelf in `home/models`, or the folder that `model` names."""
+        given = Path(self.model).expanduser()
+        return given.resolve() if given.is_absolute() else self.home / "models" / self.model
 
     @property
     def loopback(self) -> bool:
@@ -76,7 +86,4 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
             raise InvalidInput(f"{key}={text!r} must be a whole number.", param=key) from None
     values.update({name: value for name, value in overrides.items() if value is not None})
     values["home"] = Path(values.get("home") or Settings().home).expanduser().resolve()
-    settings = Settings(**values)
-    if settings.dtype not in ("bfloat16", "float32"):
-        raise InvalidInput(f"TUTEE_DTYPE is {settings.dtype!r}; it must be bfloat16 or float32.", param="TUTEE_DTYPE")
-    return settings
+    return Settings(**values)

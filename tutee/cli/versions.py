@@ -1,0 +1,159 @@
+"""`tutee versions`, `promote`, `reject`, `rollback` and `trace`: what there is, what is live, and whence."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from tutee.cli.output import out, show_json, show_table, when
+from tutee.cli.place import find_version, open_store, settings_of
+from tutee.store import Store
+from tutee.store.schema import Feedback, Gate
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MARKS = {"pass": "[green]✓[/]", "fail": "[red]✗[/]", "insufficient": "[yellow]?[/]"}
+
+
+def show_gate(gate: Gate) -> None:
+    """The verdict and what every check said."""
+    out.print(f"Gate: [bold]{gate.verdict}[/]")
+    for check in gate.checks:
+        out.print(f"  {MARKS[check['verdict']]} {check['name']}: {check['reason']}")
+
+
+def versions(context: typer.Context, json: JsonOption = False) -> None:
+    """Every version with its lineage: parent, snapshot, job, scores, verdict."""
+    with open_store(settings_of(context)) as store:
+        rows = store.versions.list()
+        ids = [row.id for row in rows]
+        scores, gates = store.evaluations.for_versions(ids), store.gates.latest_for(ids)
+        counts = store.versions.feedback_counts()
+        numbers = {row.id: row.number for row in rows}
+    if json:
+        fields = (
+            "id",
+            "number",
+            "name",
+            "kind",
+            "state",
+            "parent_id",
+            "snapshot_sha",
+            "job_id",
+            "weights_sha256",
+            "created_at",
+        )
+        show_json(
+            [
+                {field: getattr(row, field) for field in fields}
+                | {"feedback_count": counts.get(row.id, 0)}
+                | {"scores": {s.suite: s.estimate for s in scores.get(row.id, [])}}
+                | {"verdict": gates[row.id].verdict if row.id in gates else None}
+                for row in rows
+            ]
+        )
+        return
+    cells = [
+        (
+            f"[bold]{row.number}[/]" if row.state == "live" else row.number,
+            row.state,
+            row.name,
+            numbers.get(row.parent_id or "", ""),
+            (row.snapshot_sha or "")[:10],
+            (row.job_id or "")[-8:],
+            counts.get(row.id, 0),
+            gates[row.id].verdict if row.id in gates else "",
+            when(row.created_at),
+        )
+        for row in rows
+    ]
+    show_table("Versions", ["", "state", "name", "parent", "snapshot", "job", "feedback", "gate", "made"], cells)
+
+
+def promote(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(help="Id, number or name.")],
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the audit log.")] = None,
+    override: Annotated[
+        bool, typer.Option("--override", help="Although the gate did not pass; needs --reason.")
+    ] = False,
+) -> None:
+    """Put a version live. A running server moves within a second; answers that stream now finish on the old one."""
+    with open_store(settings_of(context)) as store:
+        row = find_version(store, version)
+        gate = store.gates.latest(row.id)
+        owner = store.actors.get_or_create("owner").id
+        store.promotions.promote(row.id, owner, why=reason, override=override, gate_id=gate.id if gate else None)
+    out.print(f"live: version {row.number}, {row.name}")
+
+
+def reject(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(help="Id, number or name.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the audit log.")],
+) -> None:
+    """Say no to a candidate."""
+    with open_store(settings_of(context)) as store:
+        row = find_version(store, version)
+        store.versions.set_state(row.id, "rejected")
+        store.audit.add("reject", row.id, store.actors.get_or_create("owner").id, {"reason": reason})
+    out.print(f"rejected: version {row.number}, {row.name}")
+
+
+def rollback(
+    context: typer.Context, reason: Annotated[str | None, typer.Option(help="Why; kept in the audit log.")] = None
+) -> None:
+    """Take the last promotion back: the version before it is live again."""
+    with open_store(settings_of(context)) as store:
+        promotion = store.promotions.rollback(store.actors.get_or_create("owner").id, why=reason)
+        row = store.versions.get(promotion.to_version)
+    out.print(f"live: version {row.number}, {row.name}")
+
+
+def trace(
+    context: typer.Context,
+    id_: Annotated[str, typer.Argument(metavar="ID", help="A feedback id (fb-…), or a version's id, number or name.")],
+    json: JsonOption = False,
+) -> None:
+    """Which versions learned from a piece of feedback, or which feedback made a version."""
+    with open_store(settings_of(context)) as store:
+        if id_.startswith("fb-"):
+            trace_feedback(store, id_, json)
+        else:
+            trace_version(store, id_, json)
+
+
+def trace_feedback(store: Store, feedback_id: str, json: bool) -> None:
+    row = store.feedback.get(feedback_id)
+    learned = store.versions.learned_from(feedback_id)
+    frozen = store.snapshots.containing(feedback_id)
+    if json:
+        snapshots = [{"sha": snapshot.sha, "split": item.split, "kind": item.kind} for snapshot, item in frozen]
+        show_json({"feedback": describe(row), "rows": snapshots, "versions": [v.name for v in learned]})
+        return
+    out.print(f"{row.id}: {row.kind} {row.payload}", markup=False)
+    cells = [(snapshot.sha[:16], item.split, item.kind) for snapshot, item in frozen]
+    show_table(
+        "In snapshots", ["snapshot", "split", "as"], cells, "none: it was not usable, or is newer than every snapshot"
+    )
+    show_table(
+        "Versions that learned from it", ["", "name", "state"], [(v.number, v.name, v.state) for v in learned], "none"
+    )
+
+
+def trace_version(store: Store, name: str, json: bool) -> None:
+    version = find_version(store, name)
+    rows = [store.feedback.get(feedback_id) for feedback_id in store.versions.feedback_ids(version.id)]
+    if json:
+        show_json({"version": version.name, "feedback": [describe(row) for row in rows]})
+        return
+    people = {actor.id: actor.handle for actor in store.actors.list()}
+    cells = [(row.id, when(row.created_at), people[row.actor_id], row.kind, str(row.payload)[:60]) for row in rows]
+    show_table(
+        f"Feedback that made version {version.number}, {version.name}", ["id", "when", "who", "kind", "what"], cells
+    )
+
+
+def describe(row: Feedback) -> dict[str, Any]:
+    fields = ("id", "kind", "actor_id", "message_id", "presentation_id", "payload", "created_at")
+    return {field: getattr(row, field) for field in fields}
