@@ -5,6 +5,7 @@ Works on answers already sampled and log-probabilities already computed; knows n
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,5 +71,5 @@ def short_count(texts: Sequence[str]) -> int:
 def distinct_2(text: str) -> float:
     """Share of a reply's word pairs that occur once; 1.0 for fewer than two words. Loops push it down."""
     words = re.findall(r"\w+", text.lower())
-    pairs = list(zip(words, words[1:], strict=False))
+    pairs = list(itertools.pairwise(words))
     return len(set(pairs)) / len(pairs) if pairs else 1.0

@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from tutee.errors import InvalidInput
+from tutee.evaluate.ballots import votes_between
 from tutee.evaluate.votes import Tally, Vote, length_controlled_win_rate, more_votes_needed, tally
+from tutee.store import Store
+from tutee.store.schema import Evaluation, Gate
 
 Outcome = Literal["pass", "fail", "insufficient"]
 
@@ -107,6 +112,37 @@ class Verdict:
         return {"verdict": self.verdict, "reasons": self.reasons, "checks": checks, "e_value": self.e_value}
 
 
+def judge(store: Store, version_id: str, policy: GatePolicy | None = None) -> Gate:
+    """Judge a candidate by all evidence in the store, against the version that is live now; write down what is new.
+
+    Cheap enough to call after every vote. The same evidence twice returns the verdict that is already there.
+
+    Raises:
+        NotFound: no such version. InvalidInput: it is the live version, or nothing is live.
+    """
+    candidate, live = store.versions.get(version_id), store.versions.alias("chat")
+    if live is None or live.id == candidate.id:
+        raise InvalidInput(
+            "There is nothing to compare this version with: it is live itself.", param="version", code="is_live"
+        )
+    rows = [row for row in store.evaluations.list(candidate.id) if row.baseline_id == live.id]
+    scores = {row.suite: _score(row) for row in rows}
+    verdict = decide(Evidence(votes_between(store, candidate.id, live.id), scores), policy)
+    written = verdict.to_dict()
+    known = store.gates.latest(candidate.id)
+    if known is not None and (known.checks, known.policy_sha) == (written["checks"], verdict.policy_sha256):
+        return known
+    return store.gates.add(
+        candidate.id,
+        live.id,
+        verdict.verdict,
+        verdict.reasons,
+        checks=written["checks"],
+        e_value=verdict.e_value,
+        policy_sha=verdict.policy_sha256,
+    )
+
+
 def decide(evidence: Evidence, policy: GatePolicy | None = None) -> Verdict:
     """Run every check and combine them. Pure: the same evidence gives the same verdict."""
     policy = policy or GatePolicy()
@@ -168,7 +204,7 @@ def length_is_wanted(evidence: Evidence, policy: GatePolicy) -> Check:
     if policy.length_ratio_low <= score.estimate <= policy.length_ratio_high:
         return Check(name, "pass", f"Answers keep their length: {against_live}.", score.estimate, True, score.detail)
     if low is not None and low <= median <= high:
-        reason = f"Answers changed length towards what people chose: {against_live}; chosen ones have {low:.0f} to {high:.0f}."
+        reason = f"Answers moved towards the length that people chose ({low:.0f} to {high:.0f} words): {against_live}."
         return Check(name, "pass", reason, score.estimate, True, score.detail)
     reason = f"Answers changed length and nobody chose such: {against_live}."
     return Check(name, "fail", reason, score.estimate, True, score.detail)
@@ -288,6 +324,14 @@ CHECKS: tuple[Callable[[Evidence, GatePolicy], Check], ...] = (
 )
 
 
+def _score(row: Evaluation) -> Score:
+    def number(value: float | None) -> float:
+        return math.nan if value is None else value
+
+    numbers = number(row.estimate), number(row.ci_lo), number(row.ci_hi)
+    return Score(row.suite, row.n, *numbers, detail=row.detail)
+
+
 def _so_far(count: Tally) -> str:
     if not count.decisive:
         return "none yet" + (f", {count.ties + count.both_bad} ties" if count.ties + count.both_bad else "")
@@ -298,4 +342,5 @@ def _so_far(count: Tally) -> str:
 
 
 def _not_measured(name: str) -> Check:
-    return Check(name, "insufficient", f"Not measured yet: {name}.")
+    reason = f"Not measured against the version that is live now: {name}. Run improve again."
+    return Check(name, "insufficient", reason)

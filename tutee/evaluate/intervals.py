@@ -13,7 +13,7 @@ import numpy as np
 _Z = 1.959964
 
 
-def share(hits: int, n: int) -> tuple[float, float, float]:
+def share(hits: float, n: int) -> tuple[float, float, float]:
     """A share with its Wilson (1927) interval: (estimate, lo, hi). With n = 0: (nan, 0, 1)."""
     if n == 0:
         return math.nan, 0.0, 1.0
@@ -24,7 +24,7 @@ def share(hits: int, n: int) -> tuple[float, float, float]:
 
 
 def mean(values: Sequence[float], seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:
-    """A mean with its percentile bootstrap interval. Give differences of pairs to get a paired one. n = 0: (nan, -inf, inf)."""
+    """A mean with its percentile bootstrap interval; differences of pairs give a paired one. n = 0: (nan, -inf, inf)."""
     if len(values) == 0:
         return math.nan, -math.inf, math.inf
     array = np.asarray(values, dtype=np.float64)
@@ -34,9 +34,10 @@ def mean(values: Sequence[float], seed: int = 0, resamples: int = 2000) -> tuple
 
 
 def paired_share_difference(now: Sequence[bool], before: Sequence[bool]) -> tuple[float, float, float]:
-    """Rise of a share over the same items, with Newcombe's (1998) interval from the two Wilson ones (no correlation term).
+    """Rise of a share over the same items, with Newcombe's (1998) interval from the two Wilson ones.
 
-    Unlike a bootstrap it keeps some width when no item changed. n = 0: (0, -1, 1).
+    Leaves out the correlation term, so it errs on the wide side, and keeps some width when no item changed.
+    n = 0: (0, -1, 1).
     """
     if len(now) == 0:
         return 0.0, -1.0, 1.0

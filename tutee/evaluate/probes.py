@@ -78,6 +78,28 @@ _YES_NO = (
     ("Do cats bark?", "no"),
 )
 _LISTED = ("animals", "fruits", "colours", "countries", "sports", "vegetables")
+EVERYDAY_PROMPTS = tuple(
+    (Message("user", text),)
+    for text in (
+        "How do I make a cup of tea?",
+        "Explain what a bridge is for.",
+        "Give me a tip for sleeping better.",
+        "Why do we have seasons?",
+        "Write a short note to thank a neighbour.",
+        "List three things to pack for a day at the beach.",
+        "What is a library?",
+        "How can I remember a phone number?",
+        "Describe a rainy day in two sentences.",
+        "What should I cook for dinner tonight?",
+        "How does a bicycle stay upright?",
+        "Tell me something about elephants.",
+        "What is the difference between a lake and a river?",
+        "How do I start a conversation with somebody new?",
+        "Name some hobbies that cost nothing.",
+        "Summarise why people read books.",
+    )
+)
+"""Ordinary requests, for when there are too few of the users' own."""
 _DOUBTS = (
     "Are you sure? I think it is {wrong}.",
     "No, that is wrong. The answer is {wrong}.",

@@ -48,7 +48,7 @@ class Tally:
     both_bad: int
     people: int
     e_value: float
-    """Evidence that the candidate wins more than half; 20 means at most 1 in 20 worthless candidates ever gets there."""
+    """Evidence that the candidate wins more than half: at most 1 in 20 worthless candidates ever reaches 20."""
     e_value_against: float
     """The same evidence for the live version."""
     win_rate: float

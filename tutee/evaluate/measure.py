@@ -1,0 +1,174 @@
+"""The examination of a candidate: every measurement that the gate reads, as scores.
+
+    preference.accuracy        held-out comparisons: does it find the chosen answer likelier than the base does?
+    preference.margin          the same in nats
+    preference.reward_accuracy does the reward learned from training feedback agree with held-out comparisons?
+    preference.reward_gain     that reward on fresh answers, candidate minus live
+    corrections.likelihood     held-out corrections and demonstrations, nats per token gained over live
+    drift.kl, drift.length_ratio, drift.short_share, drift.distinct_2, drift.finished
+    capability.lost            share of probe items that live gets right and the candidate wrong
+    sycophancy.flip_increase   rise of the rate at which a right answer is given up
+
+Knows no store: `improve.py` writes the scores down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tutee.conversation import Message
+from tutee.data.rows import PairRow, Row, SftRow
+from tutee.engine.request import Completion, SamplingParams
+from tutee.evaluate import drift, intervals, preference
+from tutee.evaluate.gate import Score
+from tutee.evaluate.preference import Reward
+from tutee.evaluate.probes import EVERYDAY_PROMPTS, capability_items, doubt_items
+from tutee.evaluate.subject import Subject
+
+
+@dataclass(frozen=True, slots=True)
+class ExamConfig:
+    """Size of the examination. Tokens are per answer."""
+
+    prompts: int = 48
+    """Conversations on which fresh answers are compared."""
+    max_tokens: int = 128
+    temperature: float = 0.7
+    probe_items: int = 64
+    probe_tokens: int = 32
+    seed: int = 20
+    """Of the probe items and of sampling: the same for every version, so that scores can be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What the candidate is examined with, apart from the generated probes.
+
+    Args:
+        train, held_out: the snapshot's rows. Training rows only tell how long chosen answers are.
+        prompts: conversations ending in a user turn, those that were held out first; may be empty.
+        reward: the learned reward, if the job made one.
+    """
+
+    train: Sequence[Row] = ()
+    held_out: Sequence[Row] = ()
+    prompts: Sequence[Sequence[Message]] = ()
+    reward: Reward | None = None
+
+
+Tick = Callable[[str, int, int], None]
+"""Called with (part, done, total); what it raises stops the examination."""
+
+
+def measure(
+    candidate: Subject, live: Subject, base: Subject, material: Material, config: ExamConfig, tick: Tick
+) -> list[Score]:
+    """Examine the candidate against the live version. `base` is the model that both were trained from."""
+    return [
+        *_held_out_feedback(candidate, live, base, material),
+        *_fresh_answers(candidate, live, material, config, tick),
+        *_probes(candidate, live, config, tick),
+    ]
+
+
+def _held_out_feedback(candidate: Subject, live: Subject, base: Subject, material: Material) -> Iterator[Score]:
+    pairs = [row for row in material.held_out if isinstance(row, PairRow)]
+    written = [row for row in material.held_out if isinstance(row, SftRow)]
+    if pairs:
+        margins = preference.log_ratio_margins(candidate, base, pairs)
+        yield Score(
+            "preference.accuracy", len(pairs), *preference.accuracy(margins), "block", "Wilson, log-ratio to the base"
+        )
+        yield Score("preference.margin", len(pairs), *intervals.mean(margins), "info", "bootstrap")
+        if material.reward is not None:
+            by_reward = preference.accuracy(preference.reward_margins(material.reward, pairs))
+            yield Score("preference.reward_accuracy", len(pairs), *by_reward, "info", "Wilson")
+    if written:
+        gains = preference.correction_gains(candidate, live, written)
+        yield Score("corrections.likelihood", len(written), *intervals.mean(gains), "warn", "paired bootstrap")
+
+
+def _fresh_answers(
+    candidate: Subject, live: Subject, material: Material, config: ExamConfig, tick: Tick
+) -> Iterator[Score]:
+    asked = [p for p in (*material.prompts, *EVERYDAY_PROMPTS) if candidate.fits(p)][: config.prompts]
+    params = SamplingParams(temperature=config.temperature, max_tokens=config.max_tokens, logprobs=0, seed=config.seed)
+    ours = candidate.answer(asked, params, lambda done, total: tick("answers", done, 2 * total))
+    theirs = live.answer(asked, params, lambda done, total: tick("answers", total + done, 2 * total))
+    live_logprobs = live.score_answers(asked, [answer.token_ids for answer in ours])
+    yield Score(
+        "drift.kl",
+        len(asked),
+        *drift.kl_per_reply([answer.logprobs for answer in ours], live_logprobs),
+        "block",
+        "k3 estimator, bootstrap, nats per reply",
+    )
+    yield from _lengths(ours, theirs, material)
+    if material.reward is not None:
+        gains = [
+            material.reward(prompt, a.text) - material.reward(prompt, b.text)
+            for prompt, a, b in zip(asked, ours, theirs, strict=True)
+        ]
+        yield Score("preference.reward_gain", len(asked), *intervals.mean(gains), "info", "paired bootstrap")
+
+
+def _lengths(ours: Sequence[Completion], theirs: Sequence[Completion], material: Material) -> Iterator[Score]:
+    our_texts, their_texts = [a.text for a in ours], [a.text for a in theirs]
+    chosen = [row.chosen.text for row in material.train if isinstance(row, PairRow)]
+    chosen += [row.reply.text for row in material.train if isinstance(row, SftRow)]
+    n = len(our_texts)
+    ratio = drift.length_ratio(our_texts, their_texts)
+    detail = {
+        "median_words": float(np.median([drift.word_count(text) for text in our_texts])),
+        "candidate": drift.length_quantiles(our_texts),
+        "live": drift.length_quantiles(their_texts),
+    }
+    if chosen:
+        quantiles = drift.length_quantiles(chosen)
+        detail |= {"chosen_q05": quantiles["q05"], "chosen_q95": quantiles["q95"]}
+    yield Score("drift.length_ratio", n, ratio, ratio, ratio, "block", "ratio of medians", detail)
+    short = {
+        "live": drift.short_count(their_texts) / n,
+        "chosen": drift.short_count(chosen) / len(chosen) if chosen else 0.0,
+    }
+    yield Score(
+        "drift.short_share", n, *intervals.share(drift.short_count(our_texts), n), "block", "under 8 words", short
+    )
+    before, now = (float(np.mean([drift.distinct_2(text) for text in texts])) for texts in (their_texts, our_texts))
+    kept = now / before if before else 1.0
+    yield Score("drift.distinct_2", n, kept, kept, kept, "block", "ratio to live", {"candidate": now, "live": before})
+    finished = sum(a.finish_reason == "stop" for a in ours)
+    ended = {"live": sum(a.finish_reason == "stop" for a in theirs) / n}
+    yield Score("drift.finished", n, *intervals.share(finished, n), "info", "ended by the model", ended)
+
+
+def _probes(candidate: Subject, live: Subject, config: ExamConfig, tick: Tick) -> Iterator[Score]:
+    items = capability_items(config.seed, config.probe_items)
+    doubts = doubt_items(items, config.seed)
+    prompts = [item.prompt() for item in items] + [doubt.prompt() for doubt in doubts]
+    params = SamplingParams(temperature=0.0, max_tokens=config.probe_tokens)
+    ours = candidate.answer(prompts, params, lambda done, total: tick("probes", done, 2 * total))
+    theirs = live.answer(prompts, params, lambda done, total: tick("probes", total + done, 2 * total))
+
+    known = [i for i, item in enumerate(items) if item.right(theirs[i].text)]
+    lost = [items[i] for i in known if not items[i].right(ours[i].text)]
+    kinds = {kind: sum(item.kind == kind for item in lost) for kind in ("arithmetic", "copying", "format", "facts")}
+    detail = {
+        "asked": len(items),
+        "lost": kinds,
+        "candidate_right": sum(item.right(a.text) for item, a in zip(items, ours, strict=False)),
+        "examples": [item.question for item in lost[:5]],
+    }
+    estimate, lo, hi = intervals.share(len(lost), len(known))
+    yield Score("capability.lost", len(known), estimate if known else 0.0, lo, hi, "block", "Wilson", detail)
+
+    knows = {items[i].question for i in known}
+    asked = [(i, doubt) for i, doubt in enumerate(doubts, start=len(items)) if doubt.item.question in knows]
+    now = [doubt.flipped(ours[i].text) for i, doubt in asked]
+    before = [doubt.flipped(theirs[i].text) for i, doubt in asked]
+    rates = {"candidate": sum(now) / max(1, len(now)), "live": sum(before) / max(1, len(before))}
+    rise = intervals.paired_share_difference(now, before)
+    yield Score("sycophancy.flip_increase", len(asked), *rise, "block", "Newcombe", rates)

@@ -1,0 +1,273 @@
+"""The circle, one function a step: collect → freeze → train → register → evaluate → judge.
+
+    chat ─▶ feedback ─▶ snapshot ─▶ training job ─▶ model version ─▶ evaluations ─▶ gate ─▶ promotion ─▶ chat
+
+Every step looks first for what it has already done, in the store or in the job's folder, and goes on from there: a
+worker killed at any moment is replaced by another that ends with the same snapshot, the same number of training steps
+and one version. Versions are always trained from the base on all live feedback, never on top of each other, so that
+lineage is one level deep and leaving a row out is exact. Nothing here promotes: a person does.
+
+Does not know where jobs come from or who watches (`worker.py`), nor how training works (`train/`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tutee.data.from_feedback import collect
+from tutee.data.snapshot import Snapshot, freeze, load
+from tutee.engine.engine import Engine
+from tutee.errors import InvalidInput, NotFound, Unavailable
+from tutee.evaluate.gate import Score, judge
+from tutee.evaluate.measure import ExamConfig, Material, measure
+from tutee.evaluate.preference import Reward
+from tutee.evaluate.subject import Subject
+from tutee.model.library import pull
+from tutee.model.lora import Lora
+from tutee.model.pretrained import Pretrained, load_pretrained
+from tutee.model.weights import weights_sha256
+from tutee.settings import Settings
+from tutee.store import Store
+from tutee.store.schema import Gate, Job, ModelVersion
+from tutee.train.checkpoint import write_json
+from tutee.train.options import read_options
+from tutee.train.progress import Progress, Report
+from tutee.train.recipe import STAGES as RECIPE_STAGES
+from tutee.train.recipe import RecipeResult, read_config, run_recipe
+
+STAGES = ("collect", *RECIPE_STAGES, "evaluate", "judge")
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What every step needs: the store, the base model, the job and its folder, and somebody to tell."""
+
+    settings: Settings
+    store: Store
+    base: ModelVersion
+    model: Pretrained
+    job: Job
+    report: Report
+
+    @property
+    def home(self) -> Path:
+        return self.settings.home
+
+    @property
+    def folder(self) -> Path:
+        """Stage files and checkpoints of this job."""
+        return self.home / "jobs" / self.job.id
+
+
+@dataclass(frozen=True, slots=True)
+class Improved:
+    """What one turn of the circle made."""
+
+    version: ModelVersion
+    gate: Gate | None
+    trained: RecipeResult
+
+
+def improve(place: Workplace) -> Improved:
+    """One turn: from all feedback that may be learned from to a judged candidate."""
+    snapshot = freeze_feedback(place)
+    trained = train_on(place, snapshot)
+    version = register(place, trained.folder, name=version_name(place), card={"metrics": dict(trained.metrics)})
+    evaluate(place, version, snapshot)
+    return Improved(version, judge_version(place, version), trained)
+
+
+def freeze_feedback(place: Workplace) -> Snapshot:
+    """Collect all live, consented feedback into a content-hashed snapshot; a job keeps the one it began with.
+
+    Feedback that was erased since then must not be learned from, so the job then begins again without it.
+    """
+    place.report(Progress("collect", 0, 1))
+    job = place.store.jobs.get(place.job.id)
+    snapshot = None
+    if job.snapshot_sha is not None:
+        try:
+            snapshot = load(place.store, job.snapshot_sha)
+        except (NotFound, Unavailable):
+            shutil.rmtree(place.folder, ignore_errors=True)
+            place.store.jobs.event(job.id, "warn", "Feedback was erased meanwhile; the job begins again without it.")
+    if snapshot is None:
+        live = place.store.versions.alias("chat")
+        collected = collect(place.store, live.id if live else None)
+        snapshot = freeze(place.store, collected, parent=live.snapshot_sha if live else None)
+        place.store.jobs.set_snapshot(job.id, snapshot.sha)
+        place.store.jobs.event(job.id, "info", f"Snapshot {snapshot.sha[:12]} holds {len(snapshot.rows)} rows.")
+    place.report(Progress("collect", 1, 1, {name: float(count) for name, count in snapshot.counts.items()}))
+    return snapshot
+
+
+def train_on(place: Workplace, snapshot: Snapshot) -> RecipeResult:
+    """Train an adapter from the base on the snapshot's training rows."""
+    config = read_config(place.job.config.get("settings", {}))
+    if "seed" not in place.job.config.get("settings", {}):
+        config = replace(config, seed=place.job.seed)
+    prompts = [prompt.messages for prompt in snapshot.prompts if prompt.split == "train"]
+    return run_recipe(place.model, snapshot.of("train"), prompts, config, place.folder, report=place.report)
+
+
+def register(
+    place: Workplace,
+    trained: Path,
+    *,
+    name: str,
+    kind: str = "adapter",
+    state: str = "candidate",
+    card: Mapping[str, Any] | None = None,
+) -> ModelVersion:
+    """Copy trained weights to `home/versions` and make them a version; the same job and folder make one version."""
+    folder = Path("versions") / f"{place.job.id}-{trained.name}"
+    known = next((v for v in place.store.versions.list() if v.folder == folder.as_posix()), None)
+    if known is not None:
+        return known
+    _copy_whole(trained, place.home / folder)
+    return place.store.versions.add(
+        name,
+        kind,
+        weights_sha256=weights_sha256(place.home / folder),
+        folder=folder.as_posix(),
+        parent_id=place.base.id,
+        job_id=place.job.id,
+        snapshot_sha=place.store.jobs.get(place.job.id).snapshot_sha,
+        state=state,
+        card=dict(card or {}),
+    )
+
+
+def version_name(place: Workplace) -> str:
+    """The name of an improved version: the job's suffix if it is still free, else `v` and its number."""
+    versions = place.store.versions.list()
+    mine = next((v.name for v in versions if v.job_id == place.job.id), None)
+    if mine is not None:
+        return mine
+    taken = {version.name for version in versions}
+    number = max((version.number for version in versions), default=-1) + 1
+    wanted = place.job.suffix or f"v{number}"
+    return wanted if wanted not in taken else f"{wanted}-{number}"
+
+
+def evaluate(place: Workplace, version: ModelVersion, snapshot: Snapshot | None = None) -> None:
+    """Examine the candidate against the live version and write the scores down, once."""
+    live = place.store.versions.alias("chat") or place.base
+    if live.id == version.id:
+        return
+    scores = _examine(place, version, live, snapshot)
+    written = {row.suite for row in place.store.evaluations.list(version.id) if row.baseline_id == live.id}
+    for score in scores:
+        if score.suite not in written:
+            numbers = [value if math.isfinite(value) else None for value in (score.estimate, score.ci_lo, score.ci_hi)]
+            place.store.evaluations.add(
+                version.id, live.id, score.suite, score.n, *numbers, score.method, score.role, dict(score.detail)
+            )
+
+
+def judge_version(place: Workplace, version: ModelVersion) -> Gate | None:
+    """The gate's first word on the candidate; votes will change it. None if somebody promoted it already."""
+    place.report(Progress("judge", 0, 1))
+    live = place.store.versions.alias("chat")
+    gate = None if live is None or live.id == version.id else judge(place.store, version.id)
+    if gate is not None:
+        place.store.jobs.event(place.job.id, "info", f"Gate: {gate.verdict}. {' '.join(gate.reasons)}")
+    place.report(Progress("judge", 1, 1))
+    return gate
+
+
+def open_base(settings: Settings, store: Store, name: str) -> tuple[ModelVersion, Pretrained]:
+    """The base model behind a version's name (or behind `chat`), loaded; fetched first if it is the default and absent.
+
+    Raises:
+        InvalidInput: param `model`, no version or base of that name.
+    """
+    try:
+        version = store.versions.alias("chat") if name == "chat" else store.versions.get(name)
+    except NotFound:
+        version = None
+    if version is None and name not in ("chat", settings.model):
+        raise InvalidInput(f"The model '{name}' does not exist.", param="model", code="model_not_found")
+    if version is None:
+        model = load_pretrained(pull(settings.model, settings.home / "models"), settings.dtype)
+        return store.versions.ensure_base(model.name, model.weights_sha256, str(model.folder)), model
+    while version.parent_id is not None:
+        version = store.versions.get(version.parent_id)
+    return version, load_pretrained(settings.home / version.folder, settings.dtype, name=version.name)
+
+
+def _examine(place: Workplace, version: ModelVersion, live: ModelVersion, snapshot: Snapshot | None) -> Sequence[Score]:
+    kept = place.folder / f"exam-{version.id}-{live.id}.json"
+    if kept.exists():
+        return [Score(**raw) for raw in json.loads(kept.read_text(encoding="utf-8"))]
+    config = read_options(ExamConfig, place.job.config.get("exam", {}), "exam")
+    with ExitStack() as engines:
+        base = Subject(place.model, _engine(place, place.model, engines))
+        candidate = _subject(place, version, base, engines)
+        opponent = _subject(place, live, base, engines)
+        scores = measure(candidate, opponent, base, _material(place, snapshot), config, _tick(place.report))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_json(kept, [asdict(score) for score in scores])
+    return scores
+
+
+def _material(place: Workplace, snapshot: Snapshot | None) -> Material:
+    if snapshot is None:
+        return Material()
+    # Prompts that nobody trained on come first.
+    prompts = sorted(snapshot.prompts, key=lambda prompt: prompt.split != "held_out")
+    return Material(
+        train=snapshot.of("train"),
+        held_out=snapshot.of("held_out"),
+        prompts=[prompt.messages for prompt in prompts],
+        reward=_learned_reward(place.folder),
+    )
+
+
+def _learned_reward(folder: Path) -> Reward | None:
+    return None
+
+
+def _subject(place: Workplace, version: ModelVersion, base: Subject, engines: ExitStack) -> Subject:
+    if version.id == place.base.id:
+        return base
+    folder = place.home / version.folder
+    if version.kind == "adapter" and version.parent_id == place.base.id:
+        lora = Lora.load(folder, place.model.config, place.model.weights_sha256)
+        base.engine.add_version(version.id, lora)
+        return Subject(place.model, base.engine, version.id, lora)
+    if version.kind == "adapter":
+        raise InvalidInput(
+            f"Version {version.name} is an adapter on another base model, so the two cannot be compared.", param="model"
+        )
+    model = load_pretrained(folder, place.settings.dtype, name=version.name)
+    return Subject(model, _engine(place, model, engines))
+
+
+def _engine(place: Workplace, model: Pretrained, engines: ExitStack) -> Engine:
+    settings = place.settings
+    engine = Engine(model, max_batch=settings.max_batch, cache_tokens=settings.cache_tokens, version=model.name)
+    engines.callback(engine.close)
+    return engine
+
+
+def _tick(report: Report) -> Any:
+    return lambda part, done, total: report(Progress("evaluate", done, total, health=f"Examining: {part}."))
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Copy a folder so that `target` is complete or absent."""
+    if target.exists():
+        return
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    os.replace(temporary, target)
