@@ -76,7 +76,7 @@ class SftRow:
 
 @dataclass(frozen=True, slots=True)
 class PairRow:
-    """Prefer `chosen` to `rejected` after `prompt`; `margin` 1 (a vote) to 3 (a correction) is how much better it is."""
+    """Prefer `chosen` to `rejected` after `prompt`; `margin` says how much better: 1 (a vote) to 3 (a correction)."""
 
     prompt: tuple[Message, ...]
     chosen: Reply
