@@ -58,7 +58,7 @@ simulate: install
 
 # Kills server and worker at 30 random moments of a whole walk and counts what was lost.
 crash: install-test
-	$(BIN)/python -m pytest tests/test_crash.py --kills 30
+	CRASH_KILLS=30 $(BIN)/python -m pytest tests/test_crash.py
 
 # The peers of the benchmarks live in an environment of their own.
 bench-env:
