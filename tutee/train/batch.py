@@ -1,15 +1,16 @@
 """Examples, groups and packed batches: what every loss reads.
 
-An example is one token sequence with streams beside it, one number a token. A group is what one piece of data says: a single
-example is to be imitated, two examples are a preference (the first is preferred). A batch is groups laid end to end, without
-padding. Knows nothing of chat, of models, or of what a loss does with the streams.
+An example is one token sequence with streams beside it, one number a token. A group is what one piece of data says: a
+single example is to be imitated, two examples are a preference (the first is preferred). A batch is groups laid end
+to end, without padding. Knows nothing of chat, of models, or of what a loss does with the streams.
 
-Axes: T tokens of the packed batch, N tokens that the loss counts, E examples, P pairs (groups of two), S singles (groups of
-one).
+Axes: T tokens of the packed batch, N tokens that the loss counts, E examples, P pairs (groups of two), S singles
+(groups of one).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -25,8 +26,9 @@ class Example:
 
     Args:
         tokens: ids, prompt and answer.
-        mask: weight of each token in the loss; 0 for prompts, users and tools. The first token has no past and must be 0.
-        reference_logprobs: log-probs of the tokens under the reference policy, in nats; None when the loss needs none.
+        mask: weight of each token in the loss; 0 for prompts, users and tools. The first token has no past and must
+            be 0. reference_logprobs: log-probs of the tokens under the reference policy, in nats; None when the loss
+            needs none.
     """
 
     tokens: tuple[int, ...]
@@ -60,7 +62,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over all groups of one optimizer step: the denominators, so that splitting a step never changes its gradient."""
+    """Sums over all groups of one optimizer step: the denominators, so that splitting a step never changes its
+    gradient."""
 
     groups: float
     """Sum of group weights."""
@@ -87,8 +90,8 @@ class Batch:
     """Example numbers (chosen, rejected) of the groups of two."""
     singles_S: Tensor
     """Example numbers of the groups of one."""
-    reference_N: Tensor | None
-    """Reference log-probs, or None unless every example has them."""
+    reference_N: Tensor
+    """Reference log-probs; NaN for examples that have none, so that a loss that needs them cannot go unnoticed."""
 
     def sum_by_example(self, value_N: Tensor) -> Tensor:
         """Sums of a per-token stream, one per example [E]."""
@@ -107,8 +110,8 @@ def pack_groups(groups: Sequence[Group]) -> Batch:
                 targets_N.append(example.tokens[t])
                 mask_N.append(example.mask[t])
                 example_N.append(number)
-                if example.reference_logprobs is not None:
-                    reference_N.append(example.reference_logprobs[t])
+                reference = example.reference_logprobs
+                reference_N.append(math.nan if reference is None else reference[t])
         start += len(example.tokens)
     pairs, singles, number = [], [], 0
     for group in groups:
@@ -128,7 +131,7 @@ def pack_groups(groups: Sequence[Group]) -> Batch:
         weight_E=torch.tensor([group.weight for group in groups for _ in group.examples], dtype=torch.float32),
         pairs_P2=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
         singles_S=torch.tensor(singles, dtype=torch.int64),
-        reference_N=torch.tensor(reference_N) if len(reference_N) == len(sources_N) else None,
+        reference_N=torch.tensor(reference_N, dtype=torch.float32),
     )
 
 
@@ -142,7 +145,8 @@ def totals(groups: Iterable[Group]) -> Totals:
 
 
 def split_groups(groups: Sequence[Group], token_budget: int) -> list[list[Group]]:
-    """Cut a step's groups, in order, into microbatches of at most `token_budget` tokens (one group may exceed it alone)."""
+    """Cut a step's groups, in order, into microbatches of at most `token_budget` tokens (one group may exceed it
+    alone)."""
     parts: list[list[Group]] = []
     used = 0
     for group in groups:

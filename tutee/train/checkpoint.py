@@ -1,6 +1,7 @@
 """Checkpoints as folders that are complete or absent.
 
-A checkpoint is written beside its place under a temporary name, every file is hashed and flushed, and one rename puts it
+A checkpoint is written beside its place under a temporary name, every file is hashed and flushed, and one rename puts
+it
 there: a crash at any moment leaves either the whole folder or none. Knows tensors and numbers, not what they mean.
 """
 

@@ -1,7 +1,7 @@
-"""The one training loop: order, schedule, accumulation, validation, checkpoints, exact resume, and what it tells the world.
+"""The one training loop: order, schedule, accumulation, checkpoints, exact resume, and what it tells the world.
 
-A run is a pure function of (groups, loss, config, trainer seed): the order of the groups comes from the seed and the epoch alone,
-so the step number is the whole data cursor. Knows no method and no file format of the data.
+A run is a pure function of (groups, loss, config, trainer seed): the order of the groups comes from the seed and the
+epoch alone, so the step number is the whole data cursor. Knows no method and no file format of the data.
 """
 
 from __future__ import annotations
@@ -114,13 +114,13 @@ def train(
     *,
     report: Report = silent,
     stage: str = "train",
-    after_epoch: Callable[[int, int, dict[str, float]], dict[str, float]] | None = None,
+    after_epoch: Callable[[int, int], dict[str, float]] | None = None,
 ) -> LoopResult:
     """Train to the end, from the last checkpoint in `folder` if there is one.
 
     Args:
         folder: holds the checkpoints `step-000010` …; a folder of another run (other groups or config) is refused.
-        after_epoch: called with (epoch from 1, step, the step's metrics) after each epoch; what it returns joins them.
+        after_epoch: called with (epoch, step), both from 1, after each epoch; what it returns joins the step's metrics.
 
     Raises:
         InvalidInput: nothing to learn from, or the checkpoints belong to another run.
@@ -138,7 +138,7 @@ def train(
         run.tokens += int(values.pop("tokens"))
         run.step += 1
         if run.step % per_epoch == 0 and after_epoch is not None:
-            values |= after_epoch(run.step // per_epoch, run.step, values)
+            values |= after_epoch(run.step // per_epoch, run.step)
         run.history.append(values)
         report(Progress(stage, run.step, total, values, clock.eta(run.step, total), _health(run.history)))
         if run.step % config.checkpoint_every == 0 or run.step == total:
@@ -187,7 +187,7 @@ def _health(history: Sequence[dict[str, float]]) -> str:
     if not math.isfinite(last["grad_norm"]):
         return "This step was not finite and was skipped; nothing was learned from it."
     if last["skipped_steps"]:
-        return f"{int(last['skipped_steps'])} steps were not finite and were skipped. Lower the learning rate if it goes on."
+        return f"{int(last['skipped_steps'])} steps were not finite and were skipped: lower the learning rate."
     if "reward_accuracy" in last and len(recent) == 10:
         accuracy = float(np.mean([values.get("reward_accuracy", 1.0) for values in recent]))
         return f"The model tells chosen from rejected in {accuracy:.0%} of the last pairs."

@@ -1,4 +1,7 @@
-"""Numbers that a step reports, kept as numerator and denominator so that microbatches add up to the step's own value."""
+"""Numbers that a step reports, kept as numerator and denominator so that microbatches add up to the step's value.
+
+Knows no loss and no model.
+"""
 
 from __future__ import annotations
 

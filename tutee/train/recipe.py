@@ -1,27 +1,54 @@
 """The default of `improve`: from tens of noisy votes and corrections to one adapter, in minutes on two cores.
 
-The recipe (measured in research on 150 votes and 20 corrections): votes teach a small head on surface features of answers;
-the head picks the best and the worst of several answers that the base samples now; one LoRA run learns from those pairs
-(DPO, the sampler's own log-probs are the reference) together with people's corrections and demonstrations (as pairs and as
-answers to imitate); then the adapter is scaled back as far as its distance to the base demands. Stages write their result
-into the job folder, complete or absent, and a restarted job goes on after the last one.
+Votes teach a small head on surface features of answers (`preference_head.py`). Where the head has proved that it
+predicts votes, it picks the best and the worst of several answers that the model samples now, and one LoRA run learns
+from those pairs (DPO; the sampler's own log-probs are the reference) mixed with what people wrote themselves:
+corrections and demonstrations, as pairs and as answers to imitate. Then the adapter is scaled back as far as the
+guard demands.
 
-Knows rows and models; nothing of the store, of HTTP, or of who may promote the result.
+Every stage that costs time leaves its result in the job folder, complete or absent; the rest is a function of those, so
+a restarted job goes on where it was and ends the same. Knows rows and models; nothing of the store, of HTTP, or of who
+may promote the result.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tutee.conversation import Message
-from tutee.data.rows import Row
-from tutee.model.pretrained import Pretrained
-from tutee.train.progress import Report, silent
+from torch import Tensor
 
-STAGES = ("candidates", "head", "pairs", "train", "guard")
+from tutee.conversation import Message
+from tutee.data.rows import Row, sha256_of, to_payload
+from tutee.engine.engine import Engine
+from tutee.engine.request import Completion, SamplingParams
+from tutee.errors import InvalidInput
+from tutee.model.lora import Lora
+from tutee.model.pretrained import Pretrained
+from tutee.train.batch import Batch, Totals
+from tutee.train.candidates import CHUNK, Candidate, SamplingPlan, sample_candidates, training_prompts
+from tutee.train.checkpoint import write_json
+from tutee.train.dpo import dpo_loss, with_references
+from tutee.train.features import NAMES
+from tutee.train.guard import SCALES, Drift, Limits, complaints, drift
+from tutee.train.lessons import Lessons, head_pairs, learn_head, read_lessons
+from tutee.train.loop import LoopConfig, train
+from tutee.train.metrics import Metrics
+from tutee.train.options import read_options, require
+from tutee.train.preference_head import PreferenceHead
+from tutee.train.progress import Clock, Progress, Report, silent
+from tutee.train.sft import sequence_mean_loss
+from tutee.train.trainer import Trainer, TrainerConfig
+
+STAGES = ("head", "candidates", "pairs", "train", "guard")
+GUARD_PROMPTS = 24
+GUARD_SAMPLES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +67,35 @@ class RecipeConfig:
     learning_rate: float = 4e-4
     batch_size: int = 4
     beta: float = 0.1
-    sft_weight: float = 1.0
+    """DPO's tie to the reference."""
     sft_repeats: int = 4
     """How often each correction or demonstration is imitated in the run."""
     rounds: int = 1
     """2 samples once more, from the first round's policy, and goes on from there."""
     max_kl: float = 12.0
     """Nats a reply; a policy further from the base is scaled back."""
+    sampling_batch: int = 64
+    """Answers sampled at once: memory and speed, never the result."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(1 <= self.prompts <= 10_000, "prompts", "'prompts' must be between 1 and 10000.")
+        require(2 <= self.candidates <= 64, "candidates", "'candidates' must be between 2 and 64.")
+        require(8 <= self.max_tokens <= 4096, "max_tokens", "'max_tokens' must be between 8 and 4096.")
+        require(0 < self.temperature <= 2, "temperature", "'temperature' must be above 0 and at most 2.")
+        require(0 < self.beta <= 2, "beta", "'beta' must be above 0 and at most 2.")
+        require(0 <= self.sft_repeats <= 50, "sft_repeats", "'sft_repeats' must be between 0 and 50.")
+        require(self.rounds in (1, 2), "rounds", "'rounds' must be 1 or 2.")
+        require(self.max_kl > 0, "max_kl", "'max_kl' must be above 0.")
+        require(self.sampling_batch >= 1, "sampling_batch", "'sampling_batch' must be at least 1.")
+        self.trainer()
+        self.loop()
+
+    def trainer(self) -> TrainerConfig:
+        return TrainerConfig(rank=self.rank, alpha=self.alpha, seed=self.seed)
+
+    def loop(self) -> LoopConfig:
+        return LoopConfig(batch_size=self.batch_size, learning_rate=self.learning_rate, seed=self.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +108,11 @@ class RecipeResult:
     trained_tokens: int
     metrics: Mapping[str, float]
     notes: tuple[str, ...]
+
+
+def read_config(raw: Mapping[str, Any]) -> RecipeConfig:
+    """The settings of an improve job; unknown keys are refused by name."""
+    return read_options(RecipeConfig, raw)
 
 
 def run_recipe(
@@ -82,9 +135,194 @@ def run_recipe(
         InvalidInput: code `not_enough_feedback`, saying how many more labels of which kind are needed.
         Diverged: training ran away; the last good checkpoint stays in `folder`.
     """
-    raise NotImplementedError
+    _claim(folder, model, rows, prompts, config)
+    lessons = read_lessons(model, rows)
+    run = _Run(model, config, folder, report, lessons, learn_head(lessons.labels, config.seed))
+    _judge_head(run)
+    labelled = [row.prompt for row in rows]
+    run.prompts = training_prompts(model, labelled, prompts, config.prompts, config.max_tokens, config.seed)
+    longest = max(len(ids) for _, ids in run.prompts) if run.prompts else 0
+    blocks = config.sampling_batch * (longest + config.max_tokens + 64)
+    engine = Engine(model, max_batch=config.sampling_batch, cache_tokens=blocks, max_waiting=CHUNK * config.candidates)
+    try:
+        trainer = Trainer(model, config.trainer())
+        for number in range(1, config.rounds + 1):
+            if number > 1:
+                trainer = Trainer(model, config.trainer(), start=trainer.lora)
+            _round(run, engine, trainer, number)
+        lora = _guard(run, engine, trainer)
+    finally:
+        engine.close()
+    shutil.rmtree(folder / "version", ignore_errors=True)
+    lora.save(folder / "version", model.weights_sha256, model.name)
+    return RecipeResult(folder / "version", run.steps, run.tokens, run.metrics, tuple(run.notes))
 
 
-def read_config(raw: Mapping[str, Any]) -> RecipeConfig:
-    """The settings of an improve job; unknown keys are refused by name."""
-    raise NotImplementedError
+def recipe_loss(logprob_N: Tensor, batch: Batch, totals: Totals, *, beta: float) -> tuple[Tensor, Metrics]:
+    """DPO on the pairs plus sequence-mean NLL on the singles, over one denominator: the step's sum of group weights."""
+    preference, metrics = dpo_loss(logprob_N, batch, totals, beta=beta)
+    imitation, more = sequence_mean_loss(logprob_N, batch, totals)
+    return preference + imitation, metrics + more
+
+
+@dataclass
+class _Run:
+    """What the stages of one run share, and what they have said so far."""
+
+    model: Pretrained
+    config: RecipeConfig
+    folder: Path
+    report: Report
+    lessons: Lessons
+    head: PreferenceHead | None
+    prompts: list[tuple[tuple[Message, ...], tuple[int, ...]]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    tokens: int = 0
+
+    @property
+    def trusts_head(self) -> bool:
+        return self.head is not None and self.head.trusted
+
+
+def _claim(
+    folder: Path, model: Pretrained, rows: Sequence[Row], prompts: Sequence[tuple[Message, ...]], config: RecipeConfig
+) -> None:
+    """Make the job folder this run's own: what is in it must come from the same data, settings and base."""
+    said = [[message.to_dict() for message in messages] for messages in prompts]
+    own = {
+        "settings": asdict(config),
+        "base": model.weights_sha256,
+        "data": sha256_of([[to_payload(row) for row in rows], said]),
+    }
+    path = folder / "recipe.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != own:
+        raise InvalidInput(
+            f"The job folder {folder.name} belongs to a run with other data, settings or base model.",
+            code="wrong_checkpoint",
+        )
+    write_json(path, own)
+
+
+def _judge_head(run: _Run) -> None:
+    """Say how sure the head is; stop here when nothing at all can be learned."""
+    head, lessons = run.head, run.lessons
+    if lessons.too_long:
+        run.notes.append(f"{lessons.too_long} rows are longer than the model's context and were left out.")
+    if head is not None:
+        run.metrics |= {"head_accuracy": head.accuracy, "head_accuracy_low": head.low, "head_accuracy_high": head.high}
+        run.notes.append(head.sentence())
+        liked = ", ".join(f"{name} ({weight:+.1f})" for name, weight in head.strongest(NAMES))
+        run.notes.append(f"What it learned most from: {liked}.")
+        if not head.trusted:
+            run.notes.append("That may be chance, so nothing was optimised against these votes.")
+    if not run.trusts_head and not lessons.pairs and not lessons.imitations:
+        raise InvalidInput(_what_is_missing(run), code="not_enough_feedback")
+    health = run.notes[-1] if run.notes else "Only corrections and demonstrations to learn from."
+    run.report(Progress("head", 1, 1, dict(run.metrics), 0.0, health))
+
+
+def _what_is_missing(run: _Run) -> str:
+    """How many more labels of which kind, in one or two sentences."""
+    labels, head = run.lessons.labels, run.head
+    votes, thumbs = len(labels.chosen), len(labels.thumbs)
+    if head is None:
+        return (
+            f"There is not enough feedback to learn from: {votes} comparisons and {thumbs} thumbs. "
+            f"Give at least {max(1, 30 - votes)} more comparisons, or correct at least 5 answers."
+        )
+    gap = max(head.accuracy - head.chance, 0.03)
+    more = max(20, math.ceil(0.96 / gap**2) - len(labels.chosen) - len(labels.thumbs) // 2)
+    return (
+        f"The votes do not yet show a taste that can be told from chance. {head.sentence()} "
+        f"Give about {min(more, 300)} more comparisons, or correct at least 5 answers."
+    )
+
+
+def _round(run: _Run, engine: Engine, trainer: Trainer, number: int) -> None:
+    """One round: candidates from the policy as it is, the head's pairs, and a run over them and what people wrote."""
+    config = run.config
+    lessons = run.lessons
+    groups = with_references(lessons.pairs, trainer.score)
+    groups += [*lessons.imitations] * config.sft_repeats
+    if run.trusts_head:
+        assert run.head is not None
+        answers = _candidates(run, engine, trainer, f"candidates-{number}", config.candidates, run.prompts)
+        pairs = head_pairs(run.model, run.head, [messages for messages, _ in run.prompts], answers)
+        groups += pairs
+        said = f"The head sees a difference between the answers to {len(pairs)} of {len(run.prompts)} prompts."
+        run.notes.append(said)
+        run.report(Progress("pairs", len(run.prompts), len(run.prompts), {"pairs": float(len(pairs))}, 0.0, said))
+    result = train(
+        trainer,
+        groups,
+        partial(recipe_loss, beta=config.beta),
+        config.loop(),
+        run.folder / f"train-{number}",
+        report=run.report,
+    )
+    run.steps += result.steps
+    run.tokens += result.trained_tokens
+    run.metrics |= {
+        f"train_{k}": v for k, v in result.history[-1].items() if k in ("loss", "reward_accuracy", "sft_loss")
+    }
+
+
+def _candidates(
+    run: _Run,
+    engine: Engine,
+    trainer: Trainer | None,
+    name: str,
+    count: int,
+    prompts: Sequence[tuple[tuple[Message, ...], tuple[int, ...]]],
+    stage: str = "candidates",
+) -> list[list[Candidate]]:
+    """Answers of the policy in training, or of the base without a trainer."""
+    config = run.config
+    plan = SamplingPlan(count, config.temperature, config.max_tokens, config.seed)
+    clock = Clock()
+
+    def sample(ids: list[tuple[int, ...]], params: list[SamplingParams]) -> list[list[Completion]]:
+        if trainer is None:
+            return engine.generate(ids, params, n=count)
+        return trainer.sample(engine, ids, params, n=count)
+
+    def on_prompts(done: int, total: int) -> None:
+        run.report(Progress(stage, done, total, {}, clock.eta(done, total)))
+
+    return sample_candidates(sample, [ids for _, ids in prompts], plan, run.folder / name, on_prompts)
+
+
+def _guard(run: _Run, engine: Engine, trainer: Trainer) -> Lora:
+    """The adapter, scaled back until its answers are not too far from the base's and from what people chose."""
+    assert trainer.lora is not None
+    prompts = run.prompts[:GUARD_PROMPTS]
+    base_answers = _candidates(run, engine, None, "guard-base", GUARD_SAMPLES, prompts, "guard")
+    base = _drift([answer for group in base_answers for answer in group], None)
+    limits = Limits(run.config.max_kl)
+    for scale in SCALES:
+        lora = trainer.lora.scaled(scale)
+        policy = Trainer(run.model, run.config.trainer(), start=lora)
+        grouped = _candidates(run, engine, policy, f"guard-{scale}", GUARD_SAMPLES, prompts, "guard")
+        answers = [answer for group in grouped for answer in group]
+        measured = _drift(answers, policy.score([a.prompt_ids + a.token_ids for a in answers], reference=True))
+        wrong = complaints(measured, base, run.lessons.chosen_texts, limits)
+        if not wrong:
+            break
+        run.notes.append(f"At {scale:.0%} of the adapter {', and '.join(wrong)}.")
+    run.metrics |= {**measured.metrics("policy"), **base.metrics("base"), "scale": scale}
+    if scale < 1:
+        run.notes.append(f"Only {scale:.0%} of the adapter's change is kept.")
+    said = f"KL {measured.kl:.1f} nats a reply, {measured.words:.0f} words (base {base.words:.0f})."
+    run.report(Progress("guard", 1, 1, dict(run.metrics), 0.0, said))
+    return lora
+
+
+def _drift(answers: Sequence[Candidate], base_scores: Sequence[Tensor] | None) -> Drift:
+    kl = [0.0]
+    if base_scores is not None:
+        pairs = zip(answers, base_scores, strict=True)
+        kl = [sum(a.logprobs) - float(score[len(a.prompt_ids) - 1 :].sum()) for a, score in pairs]
+    return drift([a.text for a in answers], [a.finished for a in answers], kl)

@@ -1,8 +1,8 @@
 """The five verbs under every method: forward_backward, optim_step, sample, save, load.
 
-Owns what is hard once: which parameters learn (a LoRA, or all weights through float32 masters when the decoder computes in
-bfloat16), gradient accumulation, clipping, the guard against non-finite steps, and the files. Knows no loss, no schedule,
-no data: a loss is any function of log-probs and streams (`sft.py`, `dpo.py`).
+Owns what is hard once: which parameters learn (a LoRA, or all weights through float32 masters when the decoder
+computes in bfloat16), gradient accumulation, clipping, the guard against non-finite steps, and the files. Knows no
+loss, no schedule, no data: a loss is any function of log-probs and streams (`sft.py`, `dpo.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from tutee.train.metrics import Metrics
 from tutee.train.options import require
 
 Loss = Callable[[Tensor, Batch, Totals], tuple[Tensor, Metrics]]
-"""(log-probs of the counted tokens [N], batch, the step's denominators) -> (scalar to differentiate, what to report)."""
+"""(log-probs of the counted tokens [N], batch, the step's denominators) -> (scalar to differentiate, what to report).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ class StepReport:
 class Trainer:
     """One policy in training on one base model. Without a LoRA it trains `model.decoder` itself, in place."""
 
-    def __init__(self, model: Pretrained, config: TrainerConfig | None = None) -> None:
+    def __init__(self, model: Pretrained, config: TrainerConfig | None = None, start: Lora | None = None) -> None:
+        """Begin with a fresh LoRA, with a copy of `start`, or with all weights (`config.full`)."""
         self.model = model
         self.config = config or TrainerConfig()
         self.lora: Lora | None = None
@@ -78,9 +80,8 @@ class Trainer:
         if self.config.full:
             self._live = dict(model.decoder.named_parameters())
         else:
-            generator = torch.Generator().manual_seed(self.config.seed)
             lora = LoraConfig(rank=self.config.rank, alpha=self.config.alpha)
-            self.lora = Lora(model.config, lora, generator=generator)
+            self.lora = Lora(model.config, lora, seed=self.config.seed) if start is None else start.scaled(1.0)
             self._live = dict(self.lora.named_parameters())
         # The optimizer moves float32 masters; a bfloat16 weight would lose updates smaller than 1/256 of itself.
         self._masters = {
@@ -96,7 +97,8 @@ class Trainer:
 
     def forward_backward(self, batch: Batch, loss: Loss, totals: Totals) -> Metrics:
         """Add the gradient of `loss` over one microbatch; call again for the next one of the same step."""
-        value, metrics = loss(self._logprobs(batch), batch, totals)
+        logprob_N, entropy = self._logprobs(batch)
+        value, metrics = loss(logprob_N, batch, totals)
         value.backward()  # type: ignore[no-untyped-call]
         for name, live in self._live.items():
             master = self._masters[name]
@@ -104,18 +106,20 @@ class Trainer:
                 grad = live.grad.float()
                 master.grad = grad if master.grad is None else master.grad.add_(grad)
                 live.grad = None
-        return metrics + Metrics.ratio("loss", value.detach(), 1.0)
+        return metrics + entropy + Metrics.ratio("loss", value.detach(), 1.0)
 
     @torch.no_grad()
     def forward(self, batch: Batch, loss: Loss, totals: Totals) -> Metrics:
         """What `forward_backward` would report, without a gradient: validation."""
-        value, metrics = loss(self._logprobs(batch), batch, totals)
-        return metrics + Metrics.ratio("loss", value, 1.0)
+        logprob_N, entropy = self._logprobs(batch)
+        value, metrics = loss(logprob_N, batch, totals)
+        return metrics + entropy + Metrics.ratio("loss", value, 1.0)
 
-    def _logprobs(self, batch: Batch) -> Tensor:
+    def _logprobs(self, batch: Batch) -> tuple[Tensor, Metrics]:
         layout = Layout.packed(batch.lengths, lora=self.lora)
         hidden_TD = self.model.decoder(batch.tokens_T, batch.positions_T, layout)
-        return token_logprobs(self.model.decoder, hidden_TD[batch.sources_N], batch.targets_N)
+        logprob_N, entropy_N = token_logprobs(self.model.decoder, hidden_TD[batch.sources_N], batch.targets_N)
+        return logprob_N, Metrics.ratio("entropy", entropy_N.sum(), len(entropy_N))
 
     def optim_step(self, learning_rate: float) -> StepReport:
         """Clip the accumulated gradient, step, clear it. A non-finite gradient is dropped and counted instead.
@@ -173,11 +177,12 @@ class Trainer:
         """Log-probs of tokens[1:] of each sequence under the policy, or under the base it started from (LoRA only)."""
         if reference and self.lora is None:
             raise ValueError("full fine-tuning keeps no copy of its base; score the reference before training")
-        return score(self.model, sequences, lora=None if reference else self.lora)
+        return score(self.model.decoder, sequences, lora=None if reference else self.lora)
 
     def save(self, folder: Path) -> None:
         """Write the policy for serving: PEFT adapter files, or a whole Hugging Face folder."""
-        save_version(self.model, folder, lora=self.lora)
+        state = None if self.lora is not None else self._masters
+        save_version(self.model, folder, state=state, lora=self.lora)
 
     def load(self, state: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
         """Take up where `state()` was taken: parameters, optimizer moments, RNG, counters.

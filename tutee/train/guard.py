@@ -1,0 +1,86 @@
+"""Did the policy go too far? Measured on fresh answers, against the base and against what people chose.
+
+The gate asks this again, with more evidence, after training; here it decides how much of the adapter to keep. Scaling a
+LoRA by λ moves the weights along the line from base to policy (Wortsman et al. 2022 for the idea), so distance,
+length and repetition fall back together. Knows answers and numbers; does not sample.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+import numpy as np
+
+SCALES = (1.0, 0.75, 0.5)
+"""Shares of the adapter to try, in this order."""
+SHORT_WORDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Beyond these the adapter is scaled back."""
+
+    max_kl: float
+    """Nats a reply."""
+    distinct_loss: float = 0.1
+    """Relative loss of distinct word pairs within a reply: loops."""
+    short_share: float = 0.03
+    """Answers under 8 words, beyond the share among the base's or the chosen ones."""
+    length_low: float = 0.6
+    length_high: float = 1.5
+    """Median words relative to the base; further is right only where people chose that length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What a handful of answers looks like. `kl` is mean Σ log π/π_base over replies sampled from π, in nats."""
+
+    kl: float
+    words: float
+    short_share: float
+    distinct_2: float
+    finished: float
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        return {f"{prefix}_{name}": value for name, value in asdict(self).items()}
+
+
+def drift(texts: Sequence[str], finished: Sequence[bool], kl: Sequence[float] = (0.0,)) -> Drift:
+    """Measure answers. `kl` holds Σ log π/π_base of each; the base itself has none."""
+    counts = [len(text.split()) for text in texts]
+    return Drift(
+        kl=float(np.mean(kl)),
+        words=float(np.median(counts)),
+        short_share=float(np.mean([count < SHORT_WORDS for count in counts])),
+        distinct_2=float(np.mean([_distinct_2(text) for text in texts])),
+        finished=float(np.mean(finished)),
+    )
+
+
+def complaints(policy: Drift, base: Drift, chosen_texts: Sequence[str], limits: Limits) -> list[str]:
+    """What is wrong with the policy, in plain words; empty when nothing is."""
+    out = []
+    if policy.kl > limits.max_kl:
+        out.append(f"it moved {policy.kl:.1f} nats a reply away from the base (limit {limits.max_kl:.0f})")
+    if policy.distinct_2 < base.distinct_2 * (1 - limits.distinct_loss):
+        out.append(
+            f"its answers repeat themselves ({policy.distinct_2:.2f} distinct word pairs, base {base.distinct_2:.2f})"
+        )
+    counts = [len(text.split()) for text in chosen_texts]
+    chosen_short = float(np.mean([count < SHORT_WORDS for count in counts])) if counts else 0.0
+    if policy.short_share > limits.short_share + max(base.short_share, chosen_short):
+        out.append(f"{policy.short_share:.0%} of its answers have fewer than {SHORT_WORDS} words")
+    low, high = np.quantile(counts, [0.05, 0.95]) if counts else (np.inf, -np.inf)
+    ratio = policy.words / max(1.0, base.words)
+    if not limits.length_low <= ratio <= limits.length_high and not low <= policy.words <= high:
+        out.append(f"its answers have {policy.words:.0f} words, the base's {base.words:.0f}, and nobody chose such")
+    return out
+
+
+def _distinct_2(text: str) -> float:
+    words = re.findall(r"\w+", text.lower())
+    pairs = list(pairwise(words))
+    return len(set(pairs)) / len(pairs) if pairs else 1.0

@@ -1,0 +1,121 @@
+"""What the rows of a snapshot teach: labels for the head, written pairs, answers to imitate; and the head's own pairs.
+
+Knows rows and how they are tokenised; does not sample, train or decide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tutee.conversation import Message
+from tutee.data.rows import PairRow, Reply, Row, SftRow, UnpairedRow
+from tutee.model.pretrained import Pretrained
+from tutee.train.batch import Group
+from tutee.train.candidates import Candidate
+from tutee.train.encode import encode_reply, encode_tokens
+from tutee.train.features import Described, feature_matrix
+from tutee.train.preference_head import FOLDS, Labels, PreferenceHead, fit_head
+
+_WHOLE = re.compile(r"[.!?:;)\]\"'”’*`]\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """The rows, sorted by what they are good for."""
+
+    labels: Labels
+    pairs: tuple[Group, ...]
+    """What a person wrote over what the model had said, one group of two each."""
+    imitations: tuple[Group, ...]
+    """What people wrote, one group of one each."""
+    chosen_texts: tuple[str, ...]
+    """Answers that people chose, liked or wrote: what good answers look like."""
+    too_long: int
+    """Rows that do not fit the model's context and were left out."""
+
+
+def read_lessons(model: Pretrained, rows: Sequence[Row]) -> Lessons:
+    """Sort rows. A pair from a correction or demonstration is taken as it is; votes and thumbs only teach the head."""
+    votes: list[PairRow] = []
+    thumbs: list[UnpairedRow] = []
+    pairs, imitations, chosen, too_long = [], [], [], 0
+    for row in rows:
+        if isinstance(row, UnpairedRow):
+            thumbs.append(row)
+            chosen += [row.reply.text] if row.label else []
+        elif isinstance(row, PairRow) and row.origin.source == "compare":
+            votes.append(row)
+            chosen.append(row.chosen.text)
+        else:
+            group = _group(model, row)
+            too_long += group is None
+            if group is not None and len(group.examples) == 2 and group.examples[0].tokens != group.examples[1].tokens:
+                pairs.append(group)
+            elif group is not None and len(group.examples) == 1:
+                imitations.append(group)
+                chosen.append(row.reply.text if isinstance(row, SftRow) else "")
+    return Lessons(_labels(votes, thumbs), tuple(pairs), tuple(imitations), tuple(chosen), too_long)
+
+
+def learn_head(labels: Labels, seed: int) -> PreferenceHead | None:
+    """The head, or None when there are too few labels to fit and check one."""
+    if len(labels.chosen) < FOLDS and len(labels.thumbs) < 2 * FOLDS:
+        return None
+    return fit_head(labels, seed)
+
+
+def head_pairs(
+    model: Pretrained,
+    head: PreferenceHead,
+    prompts: Sequence[Sequence[Message]],
+    candidates: Sequence[Sequence[Candidate]],
+) -> list[Group]:
+    """The best over the worst answer of each prompt, as the head sees them; prompts where it sees no difference drop
+    out."""
+    groups = []
+    for messages, answers in zip(prompts, candidates, strict=True):
+        text = question(messages)
+        choice = head.best_and_worst(feature_matrix([answer.described(text) for answer in answers]))
+        if choice is None:
+            continue
+        examples = [encode_tokens(model, a.prompt_ids, a.token_ids, a.logprobs) for a in (answers[i] for i in choice)]
+        if all(example is not None for example in examples):
+            groups.append(Group(tuple(example for example in examples if example is not None)))
+    return groups
+
+
+def question(messages: Sequence[Message]) -> str:
+    """What was asked last."""
+    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+
+
+def describe(prompt: Sequence[Message], reply: Reply) -> Described:
+    """A stored answer as the features see it. Where nobody kept how it ended, its last character must tell."""
+    sampled = reply.sampled
+    if sampled is None or sampled.finish_reason is None:
+        written = reply.generation_id is None
+        return Described(question(prompt), reply.text, written or bool(_WHOLE.search(reply.text)))
+    mean = float(np.mean(sampled.logprobs)) if sampled.logprobs else None
+    return Described(question(prompt), reply.text, sampled.finish_reason == "stop", mean)
+
+
+def _labels(votes: Sequence[PairRow], thumbs: Sequence[UnpairedRow]) -> Labels:
+    return Labels(
+        chosen=feature_matrix([describe(row.prompt, row.chosen) for row in votes]),
+        rejected=feature_matrix([describe(row.prompt, row.rejected) for row in votes]),
+        weight=np.array([row.weight for row in votes], dtype=np.float64),
+        thumbs=feature_matrix([describe(row.prompt, row.reply) for row in thumbs]),
+        thumb_up=np.array([row.label for row in thumbs], dtype=np.bool_),
+    )
+
+
+def _group(model: Pretrained, row: PairRow | SftRow) -> Group | None:
+    replies = (row.chosen, row.rejected) if isinstance(row, PairRow) else (row.reply,)
+    examples = [encode_reply(model, row.prompt, reply) for reply in replies]
+    if any(example is None for example in examples):
+        return None
+    return Group(tuple(example for example in examples if example is not None), row.weight)
