@@ -32,6 +32,7 @@ _COMMON_TEXT = """
 a an the and or but of to in on at for with from by as is are was were be been do does did can could will would should
 i you he she it we they me my your his her its our their this that these those what which who how why when where not
 if so than then there here have has had about into some any more most very just please tell give make explain
+list name one two three four five six seven eight nine ten
 """
 _COMMON = frozenset(_COMMON_TEXT.split())
 
@@ -54,7 +55,7 @@ def surface_features(answer: Described) -> dict[str, float]:
     count = len(words)
     items = len(_ITEM.findall(text))
     asks = float(bool(_ASKS_LIST.search(answer.prompt)))
-    wanted = {_stem(word) for word in _WORD.findall(answer.prompt.lower())} - _COMMON
+    wanted = {_stem(word) for word in _WORD.findall(answer.prompt.lower()) if word not in _COMMON}
     said = {_stem(word) for word in words}
     sentences = [part for part in re.split(r"(?<=[.!?])\s+", text) if part]
     listed = float(items >= 3)

@@ -93,12 +93,16 @@ def question(messages: Sequence[Message]) -> str:
     return next((message.content for message in reversed(messages) if message.role == "user"), "")
 
 
+def describe_text(prompt: Sequence[Message], text: str) -> Described:
+    """An answer of which only the text is known; its last character must tell whether it was finished."""
+    return Described(question(prompt), text, bool(_WHOLE.search(text)))
+
+
 def describe(prompt: Sequence[Message], reply: Reply) -> Described:
-    """A stored answer as the features see it. Where nobody kept how it ended, its last character must tell."""
+    """A stored answer as the features see it."""
     sampled = reply.sampled
     if sampled is None or sampled.finish_reason is None:
-        written = reply.generation_id is None
-        return Described(question(prompt), reply.text, written or bool(_WHOLE.search(reply.text)))
+        return describe_text(prompt, reply.text)
     mean = float(np.mean(sampled.logprobs)) if sampled.logprobs else None
     return Described(question(prompt), reply.text, sampled.finish_reason == "stop", mean)
 

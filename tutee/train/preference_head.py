@@ -10,8 +10,9 @@ Knows numbers; features come from `features.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +86,15 @@ class PreferenceHead:
         spread = float(np.std(gaps[best] - gaps[worst]))
         return (best, worst) if scores[best] - scores[worst] > spread else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The head as plain JSON values."""
+        return {name: v.tolist() if isinstance(v := getattr(self, name), np.ndarray) else v for name in _FIELDS}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> PreferenceHead:
+        """The head that `to_dict` wrote."""
+        return cls(**{name: np.array(v) if isinstance(v := raw[name], list) else v for name in _FIELDS})
+
     def strongest(self, names: Sequence[str], count: int = 5) -> list[tuple[str, float]]:
         """The features that weigh most, with their weights: what the head believes people like and dislike."""
         order = np.argsort(-np.abs(self.weights))[:count]
@@ -99,6 +109,9 @@ class PreferenceHead:
 
     def _standardise(self, features: Array) -> Array:
         return _standardise(features, self.mean, self.std)
+
+
+_FIELDS = tuple(field.name for field in fields(PreferenceHead))
 
 
 def fit_head(labels: Labels, seed: int = 0) -> PreferenceHead:

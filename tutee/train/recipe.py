@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,9 +35,9 @@ from tutee.train.batch import Batch, Totals
 from tutee.train.candidates import CHUNK, Candidate, SamplingPlan, sample_candidates, training_prompts
 from tutee.train.checkpoint import write_json
 from tutee.train.dpo import dpo_loss, with_references
-from tutee.train.features import NAMES
+from tutee.train.features import NAMES, feature_matrix
 from tutee.train.guard import SCALES, Drift, Limits, complaints, drift
-from tutee.train.lessons import Lessons, head_pairs, learn_head, read_lessons
+from tutee.train.lessons import Lessons, describe_text, head_pairs, learn_head, read_lessons
 from tutee.train.loop import LoopConfig, train
 from tutee.train.metrics import Metrics
 from tutee.train.options import read_options, require
@@ -158,6 +158,17 @@ def run_recipe(
     return RecipeResult(folder / "version", run.steps, run.tokens, run.metrics, tuple(run.notes))
 
 
+def learned_reward(folder: Path) -> Callable[[Sequence[Message], str], float] | None:
+    """The score that the run in this job folder learned from votes, for any answer's text; None if it trusted none."""
+    path = folder / "head.json"
+    if not path.exists():
+        return None
+    head = PreferenceHead.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    if not head.trusted:
+        return None
+    return lambda prompt, text: float(head.score(feature_matrix([describe_text(prompt, text)]))[0])
+
+
 def recipe_loss(logprob_N: Tensor, batch: Batch, totals: Totals, *, beta: float) -> tuple[Tensor, Metrics]:
     """DPO on the pairs plus sequence-mean NLL on the singles, over one denominator: the step's sum of group weights."""
     preference, metrics = dpo_loss(logprob_N, batch, totals, beta=beta)
@@ -220,6 +231,8 @@ def _judge_head(run: _Run) -> None:
             run.notes.append("That may be chance, so nothing was optimised against these votes.")
     if not run.trusts_head and not lessons.pairs and not lessons.imitations:
         raise InvalidInput(_what_is_missing(run), code="not_enough_feedback")
+    if head is not None:
+        write_json(run.folder / "head.json", head.to_dict())
     health = run.notes[-1] if run.notes else "Only corrections and demonstrations to learn from."
     run.report(Progress("head", 1, 1, dict(run.metrics), 0.0, health))
 

@@ -159,7 +159,7 @@ class Trainer:
         self,
         engine: Engine,
         prompts: Sequence[Sequence[int]],
-        params: SamplingParams,
+        params: SamplingParams | Sequence[SamplingParams],
         n: int = 1,
         version: str = "policy",
     ) -> list[list[Completion]]:
