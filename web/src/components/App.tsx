@@ -1,0 +1,81 @@
+/** The whole page: side bar, the page one is on, dialogs over it. */
+import { useEffect } from "preact/hooks";
+import { ImprovePage } from "../improve/ImprovePage";
+import { VersionsPage } from "../improve/VersionsPage";
+import { FeedbackPage } from "../improve/FeedbackPage";
+import { reloadConversations } from "../state/conversations";
+import { sidebarOpen } from "../state/preferences";
+import { route } from "../state/route";
+import { locked, me, refreshMe, startError } from "../state/session";
+import { conversation } from "../state/thread";
+import { Announcer } from "./Announcer";
+import { ChatPage } from "./ChatPage";
+import { Confirm } from "./Confirm";
+import { Locked } from "./Locked";
+import { Settings } from "./Settings";
+import { Sidebar } from "./Sidebar";
+import { TeachDialogs } from "./TeachDialogs";
+import { Button } from "./Button";
+
+const RETRY_MS = 1500;
+
+export function App() {
+  useEffect(() => void refreshMe(), []);
+  useEffect(() => {
+    if (!startError.value) return undefined;
+    const timer = setTimeout(() => void refreshMe(), RETRY_MS);
+    return () => clearTimeout(timer);
+  });
+  useTitle();
+  if (locked.value) return <Locked />;
+  if (!me.value) return <Starting />;
+  return <Rooms />;
+}
+
+function Rooms() {
+  useEffect(() => void reloadConversations(), []);
+  const at = route.value;
+  const narrow = sidebarOpen.value;
+  return (
+    <div class="app" data-page={at.page}>
+      <a class="skip-link" href="#main" onClick={(event) => {
+        event.preventDefault();
+        document.getElementById("main")?.focus();
+      }}>Skip to the chat</a>
+      <Sidebar />
+      {narrow && <div class="shade" onClick={() => (sidebarOpen.value = false)} />}
+      <main id="main" tabIndex={-1}>
+        {at.page === "chat" && <ChatPage />}
+        {at.page === "improve" && <ImprovePage />}
+        {at.page === "versions" && <VersionsPage id={at.id} />}
+        {at.page === "feedback" && <FeedbackPage id={at.id} />}
+      </main>
+      <TeachDialogs />
+      <Settings />
+      <Confirm />
+      <Announcer />
+    </div>
+  );
+}
+
+function Starting() {
+  return (
+    <main class="starting" data-starting>
+      {startError.value ? (
+        <>
+          <h1>Not there yet</h1>
+          <p role="alert">{startError.value}</p>
+          <Button onClick={() => void refreshMe()}>Try again</Button>
+        </>
+      ) : (
+        <p>Opening…</p>
+      )}
+    </main>
+  );
+}
+
+function useTitle(): void {
+  const at = route.value;
+  const name = at.page === "chat" ? conversation.value?.title : { improve: "Improve", versions: "Versions", feedback: "Feedback" }[at.page];
+  useEffect(() => void (document.title = name ? `${name} · tutee` : "tutee"), [name]);
+}

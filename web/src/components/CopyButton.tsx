@@ -1,0 +1,14 @@
+/** Copies a whole text, and shows for a moment that it did. */
+import { useState } from "preact/hooks";
+import { attempt } from "../state/toast";
+import { IconButton } from "./Button";
+
+export function CopyButton({ text }: { text: string }) {
+  const [done, setDone] = useState(false);
+  const copy = async () => {
+    await attempt(() => navigator.clipboard.writeText(text));
+    setDone(true);
+    setTimeout(() => setDone(false), 1600);
+  };
+  return <IconButton icon={done ? "check" : "copy"} label={done ? "Copied" : "Copy"} data-action="copy" onClick={() => void copy()} />;
+}

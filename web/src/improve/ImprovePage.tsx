@@ -1,0 +1,52 @@
+/** Improve: what people taught since the last version, one button, and the job that turns it into a new one. */
+import { useEffect } from "preact/hooks";
+import { TopBar } from "../components/TopBar";
+import { ago } from "../format";
+import { isOver, jobs, loadLearning, unwatch, watch, watched } from "../state/learning";
+import { link } from "../state/route";
+import { Chip } from "../components/Badge";
+import { Circle } from "./Circle";
+import { CollectedPanel } from "./CollectedPanel";
+import { JobPanel } from "./JobPanel";
+
+export function ImprovePage() {
+  useEffect(() => {
+    void loadLearning();
+    return unwatch;
+  }, []);
+  const job = watched.value;
+  return (
+    <>
+      <TopBar title="Improve" />
+      <div class="scroller">
+        <div class="sheet">
+          <Circle job={job} />
+          {job && <JobPanel job={job} />}
+          <CollectedPanel busy={job !== null && !isOver(job)} />
+          <RecentJobs />
+        </div>
+      </div>
+    </>
+  );
+}
+
+function RecentJobs() {
+  if (!jobs.value.length) return null;
+  return (
+    <section class="card">
+      <h2>Jobs</h2>
+      <ul class="rows">
+        {jobs.value.map((job) => (
+          <li key={job.id} class="row" data-job-row={job.id}>
+            <button type="button" class="link" onClick={() => watch(job.id)}><code>{job.id}</code></button>
+            <span>{job.method?.type}</span>
+            <Chip kind={job.status}>{job.status}</Chip>
+            <span class="spread" />
+            {job.version_id && <a href={link.version(job.version_id)}>its version</a>}
+            <time class="quiet">{ago(job.created_at)}</time>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}

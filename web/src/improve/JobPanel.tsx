@@ -1,0 +1,70 @@
+/** One training job, live: stage, step, time left, curves, health; and what came out of it. */
+import { ask } from "../components/Confirm";
+import { Button } from "../components/Button";
+import { Chip } from "../components/Badge";
+import { Icon } from "../components/Icon";
+import { duration, shortSha, words } from "../format";
+import { cancel, isOver } from "../state/learning";
+import { link } from "../state/route";
+import type { Job } from "../types";
+import { Curves } from "./Curves";
+
+export function JobPanel({ job }: { job: Job }) {
+  const over = isOver(job);
+  const stop = async () => {
+    const sure = await ask({
+      title: "Cancel this job?", body: "It stops after the step it is at. Nothing that people taught is lost.", action: "Cancel the job", danger: true,
+    });
+    if (sure !== null) await cancel(job.id);
+  };
+  return (
+    <section class="card job" aria-label="Training job" data-job={job.id} data-status={job.status}>
+      <header class="card-head">
+        <h2>{over ? "The last job" : "Improving"}</h2>
+        <Chip kind={job.status}>{job.status}</Chip>
+        <span class="spread" />
+        {!over && <Button look="quiet" data-action="cancel-job" onClick={() => void stop()}>Cancel</Button>}
+      </header>
+      {!over && <Progress job={job} />}
+      {job.progress?.health && !over && <p class="health">{job.progress.health}</p>}
+      {job.error?.message && <p class="ending" role="alert"><Icon name="warning" /><span>{job.error.message}</span></p>}
+      {job.version_id && over && (
+        <p class="outcome">
+          A new version is ready to be judged. <a href={link.version(job.version_id)} data-action="open-version">See its scores and verdict</a>
+        </p>
+      )}
+      {job.series && Object.keys(job.series).length > 0 && <Curves series={job.series} />}
+      <p class="small-print">
+        <code>{job.id}</code>
+        {job.snapshot_sha && <> · snapshot <code>{shortSha(job.snapshot_sha)}</code></>}
+      </p>
+    </section>
+  );
+}
+
+function Progress({ job }: { job: Job }) {
+  const at = job.progress;
+  if (!at) return <p class="hint">Waiting for the worker.</p>;
+  const place = at.stages.indexOf(at.stage ?? "");
+  const total = at.total_steps ?? 0;
+  return (
+    <div class="progress">
+      {at.stages.length > 0 && (
+        <ol class="stages" aria-label="Stages">
+          {at.stages.map((stage, index) => (
+            <li key={stage} class={index < place ? "done" : index === place ? "now" : ""} aria-current={index === place ? "step" : undefined}>
+              {words(stage)}
+            </li>
+          ))}
+        </ol>
+      )}
+      <div class="progress-line">
+        <strong data-stage={at.stage ?? ""}>{at.stage ? words(at.stage) : "Queued"}</strong>
+        {total > 0 && <span data-step>step {at.step ?? 0} of {total}</span>}
+        <span class="spread" />
+        {at.eta_s != null && <span data-eta>about {duration(at.eta_s)} left</span>}
+      </div>
+      <progress max={total || 1} value={total ? (at.step ?? 0) : undefined} aria-label="Progress of this stage" />
+    </div>
+  );
+}

@@ -1,0 +1,71 @@
+/** What was collected, the running job, and the versions: the right half of the circle. */
+import { signal } from "@preact/signals";
+import { api } from "../api";
+import type { Collected, Job, Version } from "../types";
+import { refreshMe } from "./session";
+import { attempt, toast } from "./toast";
+
+export const collected = signal<Collected | null>(null);
+export const jobs = signal<Job[]>([]);
+/** The job that is watched: the running one, or the last one that ran while the page was open. */
+export const watched = signal<Job | null>(null);
+export const versions = signal<Version[] | null>(null);
+
+const TICK_MS = 1000;
+let timer = 0;
+
+export const isOver = (job: Job): boolean => ["succeeded", "failed", "cancelled"].includes(job.status);
+
+export async function loadLearning(): Promise<void> {
+  const [found, list, known] = await Promise.all([
+    attempt(() => api.collected()),
+    attempt(() => api.jobs(20)),
+    attempt(() => api.versions()),
+  ]);
+  if (found) collected.value = found;
+  if (list) jobs.value = list.data;
+  if (known) versions.value = known.data;
+  if (found?.running_job) watch(found.running_job);
+}
+
+/** Look at `id` every second until it is over or `unwatch` is called. */
+export function watch(id: string): void {
+  unwatch();
+  const look = async () => {
+    const job = await api.job(id).catch(() => undefined);
+    if (job) watched.value = job;
+    if (job && isOver(job)) {
+      timer = 0;
+      await Promise.all([loadLearning(), refreshMe()]);
+    } else if (timer !== 0) timer = window.setTimeout(look, TICK_MS);
+  };
+  timer = window.setTimeout(look, 0);
+}
+
+export function unwatch(): void {
+  clearTimeout(timer);
+  timer = 0;
+}
+
+export async function startImproving(): Promise<void> {
+  const job = await attempt(() => api.improve());
+  if (!job) return;
+  watched.value = job;
+  watch(job.id);
+  const found = await attempt(() => api.collected());
+  if (found) collected.value = found;
+}
+
+export async function cancel(id: string): Promise<void> {
+  const job = await attempt(() => api.cancelJob(id));
+  if (job) toast("The job stops after this step.");
+}
+
+/** Do something to the versions, then read what it changed. */
+export async function decide(work: () => Promise<unknown>, said: string): Promise<boolean> {
+  const done = await attempt(work);
+  if (done === undefined) return false;
+  await Promise.all([loadLearning(), refreshMe()]);
+  toast(said);
+  return true;
+}

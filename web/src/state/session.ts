@@ -1,0 +1,46 @@
+/** Who is here, what they agreed to, and which version answers. */
+import { signal } from "@preact/signals";
+import { ApiError, api, identity } from "../api";
+import { keep, recall } from "../storage";
+import type { Me } from "../types";
+import { complain } from "./toast";
+
+export const me = signal<Me | null>(null);
+/** True when the server wants a key that we do not have. */
+export const locked = signal(false);
+/** Why the first request failed, so that the page can say so instead of staying blank. */
+export const startError = signal("");
+
+identity.actor = recall("actor");
+identity.key = sessionStorage.getItem("tutee.key") ?? "";
+
+export async function refreshMe(): Promise<void> {
+  try {
+    me.value = await api.me();
+    locked.value = false;
+    startError.value = "";
+  } catch (error) {
+    if (error instanceof ApiError && (error.status === 401 || error.status === 403)) locked.value = true;
+    else if (me.value) complain(error);
+    else startError.value = error instanceof Error ? error.message : String(error);
+  }
+}
+
+/** A key lives as long as the tab, never on disk. */
+export async function unlock(key: string): Promise<void> {
+  identity.key = key;
+  sessionStorage.setItem("tutee.key", key);
+  await refreshMe();
+}
+
+/** Another person of this machine sits down; empty is the owner. */
+export function becomeActor(handle: string): void {
+  keep("actor", handle);
+  location.hash = "#/";
+  location.reload();
+}
+
+export async function setConsent(train: boolean): Promise<void> {
+  const agreed = await api.consent(train);
+  if (me.value) me.value = { ...me.value, consent: agreed };
+}
