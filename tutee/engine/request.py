@@ -32,7 +32,7 @@ class SamplingParams:
     """How the next token is chosen, and when to stop. A value out of range raises `InvalidInput` naming the parameter.
 
     The distribution is built in this order: repetition penalty, presence and frequency penalties, logit bias,
-    temperature, top-k, top-p (over what top-k left), min-p. Ties at a cut stay in, so a cut never depends on the
+    temperature, top-k and min-p, then top-p over what those left. Ties at a cut stay in, so a cut never depends on the
     order of the vocabulary.
     """
 

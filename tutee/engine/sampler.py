@@ -13,6 +13,7 @@ Axes: B sequences, R rows of the batch that a step concerns, V vocabulary, N run
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -87,7 +88,7 @@ def sample(logits_BV: Tensor, states: Sequence[SamplerState]) -> Sampled:
     """Choose one token a row. `logits_BV` (float32) is overwritten."""
     reported = [row for row, state in enumerate(states) if state.params.logprobs is not None]
     own_RV = log_softmax(_rows(logits_BV, reported)) if reported else None
-    _adjust(logits_BV, states)
+    adjust(logits_BV, states)
     greedy = [row for row, state in enumerate(states) if state.params.temperature == 0.0]
     random = [row for row, state in enumerate(states) if state.params.temperature != 0.0]
     tokens_B = torch.empty(len(states), dtype=torch.int64, device=logits_BV.device)
@@ -125,7 +126,7 @@ def _top(own_V: Tensor, count: int) -> TopLogprobs:
     return tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 
-def _adjust(logits_BV: Tensor, states: Sequence[SamplerState]) -> None:
+def adjust(logits_BV: Tensor, states: Sequence[SamplerState]) -> None:
     """Penalties, biases and forbidden end tokens, in place, touching only the tokens they concern."""
     if not any(state.adjusts for state in states):
         return
@@ -186,51 +187,49 @@ def _argmax(logits_RV: Tensor) -> Tensor:
 
 
 def _draw(logits_RV: Tensor, states: Sequence[SamplerState]) -> Tensor:
-    """A token a row from softmax(logits / temperature) after top-k, top-p and min-p; -1 where the logits are not
-    finite."""
-    device = logits_RV.device
-    temperature_R1 = torch.tensor([[state.params.temperature] for state in states], device=device)
+    """A token a row from softmax(logits / temperature) after the cuts; -1 where the logits are not finite."""
+    temperature_R1 = torch.tensor([[state.params.temperature] for state in states], device=logits_RV.device)
     best_R = _in_runs(logits_RV, -torch.inf).amax(-1).amax(-1)
     weights_RV = logits_RV.sub_(best_R.unsqueeze(1)).div_(temperature_R1).exp_()
-    for row, state in enumerate(states):
-        if 0 < state.params.top_k < weights_RV.shape[1]:
-            weights_V = weights_RV[row]
-            weights_V[weights_V < weights_V.topk(state.params.top_k).values[-1]] = 0.0
+    _cut(weights_RV, states)
+    token_R = _pick(weights_RV, _uniforms(states, 0).to(logits_RV.device))
     nucleus = [row for row, state in enumerate(states) if state.params.top_p < 1.0]
-    total_R = weights_RV[nucleus].sum(-1) if nucleus else None
-    min_p = [row for row, state in enumerate(states) if state.params.min_p > 0.0]
-    if min_p:
-        # The most likely token weighs exactly 1 here.
-        least_R1 = torch.tensor([[states[row].params.min_p] for row in min_p], device=device)
-        kept_RV = weights_RV[min_p]
-        weights_RV[min_p] = kept_RV.masked_fill_(kept_RV < least_R1, 0.0)
-    token_R = _pick(weights_RV, _uniforms(states, 0).to(device))
-    if total_R is not None:
-        _keep_to_nucleus(token_R, weights_RV, total_R, nucleus, states)
+    if nucleus:
+        _keep_to_nucleus(token_R, weights_RV, nucleus, states)
     return torch.where(best_R.isfinite(), token_R, -1)
 
 
-def _keep_to_nucleus(
-    token_B: Tensor, weights_BV: Tensor, total_R: Tensor, rows: list[int], states: Sequence[SamplerState]
-) -> None:
+def _cut(weights_RV: Tensor, states: Sequence[SamplerState]) -> None:
+    """Top-k and min-p, in place: weights under a row's least one become zero."""
+    # The most likely token weighs exactly 1 here, so min-p is itself a least weight.
+    least_R = torch.tensor([state.params.min_p for state in states], device=weights_RV.device)
+    limited = [row for row, state in enumerate(states) if 0 < state.params.top_k < weights_RV.shape[1]]
+    if limited:
+        top_k_R1 = torch.tensor([[states[row].params.top_k] for row in limited], device=weights_RV.device)
+        best_RK = _rows(weights_RV, limited).topk(int(top_k_R1.max())).values
+        least_R[limited] = torch.maximum(least_R[limited], best_RK.gather(1, top_k_R1 - 1).squeeze(1))
+    if limited or any(state.params.min_p for state in states):
+        weights_RV.masked_fill_(weights_RV < least_R.unsqueeze(1), 0.0)
+
+
+def _keep_to_nucleus(token_B: Tensor, weights_BV: Tensor, rows: list[int], states: Sequence[SamplerState]) -> None:
     """Draw again, in place, the rows whose token lies outside their top-p set (rejection with a rising floor)."""
     device = weights_BV.device
+    weights_RV = _rows(weights_BV, rows)
     top_p_R = torch.tensor([states[row].params.top_p for row in rows], device=device)
-    weights_RV = weights_BV[rows]
-    attempt = 0
-    while rows:
+    enough_R = top_p_R * _in_runs(weights_RV, 0.0).sum(-1).sum(-1)
+    for attempt in itertools.count(1):
         weight_R1 = weights_RV.gather(1, token_B[rows].unsqueeze(1))
-        likelier_RV = weights_RV * (weights_RV > weight_R1)
-        above_R = likelier_RV.sum(-1)
+        # weights * (weights > weight), without a mask of bools, which torch handles 3 times slower on the CPU.
+        likelier_RV = (weights_RV - weight_R1).mul_(3e38).clamp_(0.0, 1.0).mul_(weights_RV)
+        above_R = _in_runs(likelier_RV, 0.0).sum(-1).sum(-1)
         # A row that holds NaN is never "outside", so that the loop ends; the caller marks it.
-        outside_R = (above_R > 0) & (above_R >= top_p_R * total_R)
-        again = outside_R.nonzero().squeeze(1)
+        again = ((above_R > 0) & (above_R >= enough_R)).nonzero().squeeze(1)
         rows = [rows[place] for place in again.tolist()]
-        if rows:
-            attempt += 1
-            weights_RV, top_p_R, total_R = likelier_RV[again], top_p_R[again], total_R[again]
-            uniform_R = _uniforms([states[row] for row in rows], attempt).to(device)
-            token_B[rows] = _pick(weights_RV, uniform_R)
+        if not rows:
+            return
+        weights_RV, enough_R = likelier_RV[again], enough_R[again]
+        token_B[rows] = _pick(weights_RV, _uniforms([states[row] for row in rows], attempt).to(device))
 
 
 def _pick(weights_RV: Tensor, uniform_R: Tensor) -> Tensor:
