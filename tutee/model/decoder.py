@@ -1,39 +1,228 @@
 """The network: embedding, blocks, norm, head, with Hugging Face parameter names. One forward pass for everything.
 
-Two precisions. "float32" is exact: a token's numbers do not depend on what else is in the batch, nor on whether its past
-came from the cache. "bfloat16" is fast: matrices and cache in bfloat16; residual stream, norms, softmax, embedding and
-head in float32, because near ties between tokens are decided there.
+Two precisions. "float32" is exact: a token's numbers do not depend on what else is in the batch, nor on whether its
+past came from the cache. "bfloat16" is fast: matrices and cache in bfloat16; residual stream, norms, softmax, embedding
+and head in float32, because near ties between tokens are decided there.
 
-Axes: T tokens, D hidden, V vocabulary.
+Axes: T tokens, D hidden, H query heads, G kv heads, K head dim, F feed-forward width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutee.model.attention import attend
 from tutee.model.config import DecoderConfig
 from tutee.model.layout import Layout
+from tutee.model.lora import Lora
+from tutee.model.matmul import Projection, SideBySide, tiled_linear
+from tutee.model.rope import rope_table, rotate
+
+
+class Norm(nn.Module):
+    """Root-mean-square norm over the last axis (Zhang and Sennrich 2019), in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width), requires_grad=False)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
+
+
+class Matrices:
+    """Named matrices with one input and what adapters add to them: every matrix of the blocks goes through here."""
+
+    def __init__(self, prefix: str, **parts: Projection) -> None:
+        self.names = tuple(f"{prefix}.{name}" for name in parts)
+        self.base = SideBySide(*parts.values())
+        self.widths = tuple(self.base.widths)
+
+    def __call__(self, x_TD: Tensor, layout: Layout) -> Tensor:
+        out_TO = self.base(x_TD)
+        for lora, rows in layout.adapters:
+            if isinstance(rows, slice) and rows.indices(len(x_TD)) == (0, len(x_TD), 1):
+                out_TO = self._adapted(lora, x_TD, out_TO)
+            else:
+                changed = self._adapted(lora, x_TD[rows], out_TO[rows])
+                index = rows if isinstance(rows, Tensor) else torch.arange(len(x_TD), device=x_TD.device)[rows]
+                out_TO = out_TO.index_copy(0, index, changed)
+        return out_TO
+
+    def _adapted(self, lora: Lora, x_TD: Tensor, out_TO: Tensor) -> Tensor:
+        if x_TD.dtype == torch.float32:
+            return self._adapted_exactly(lora, x_TD, out_TO)
+        matrices = lora.matrices(self.names, self.widths, x_TD.dtype)
+        if matrices is None:
+            return out_TO
+        a, b = matrices
+        return torch.addmm(out_TO, F.linear(x_TD, a), b.t())
+
+    def _adapted_exactly(self, lora: Lora, x_TD: Tensor, out_TO: Tensor) -> Tensor:
+        parts = list(out_TO.split(self.widths, dim=-1))
+        for i, (name, width) in enumerate(zip(self.names, self.widths, strict=True)):
+            matrices = lora.matrices((name,), (width,), x_TD.dtype)
+            if matrices is not None:
+                parts[i] = parts[i] + tiled_linear(tiled_linear(x_TD, matrices[0]), matrices[1])
+        return torch.cat(parts, dim=-1)
+
+
+class Attention(nn.Module):
+    """Grouped-query self-attention with rotary positions."""
+
+    def __init__(self, config: DecoderConfig, layer: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config = config
+        self.layer = layer
+        D, H, G, K = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.q_proj = Projection(D, H * K, config.attention_bias, dtype)
+        self.k_proj = Projection(D, G * K, config.attention_bias, dtype)
+        self.v_proj = Projection(D, G * K, config.attention_bias, dtype)
+        self.o_proj = Projection(H * K, D, config.output_bias, dtype)
+        if config.qk_norm:
+            self.q_norm = Norm(K, config.rms_norm_eps)
+            self.k_norm = Norm(K, config.rms_norm_eps)
+        prefix = f"model.layers.{layer}.self_attn"
+        self.inputs = Matrices(prefix, q_proj=self.q_proj, k_proj=self.k_proj, v_proj=self.v_proj)
+        self.output = Matrices(prefix, o_proj=self.o_proj)
+
+    def forward(self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
+        H, G, K = self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim
+        heads_TXK = self.inputs(x_TD, layout).view(len(x_TD), H + 2 * G, K)
+        turned_TXK, v_TGK = heads_TXK[:, : H + G], heads_TXK[:, H + G :]
+        if self.config.qk_norm:
+            turned_TXK = torch.cat((self.q_norm(turned_TXK[:, :H]), self.k_norm(turned_TXK[:, H:])), dim=1)
+        turned_TXK = rotate(turned_TXK, *rotation).to(x_TD.dtype)
+        q_THK, k_TGK = turned_TXK[:, :H], turned_TXK[:, H:]
+        if layout.cache is not None and layout.slots_T is not None:
+            layout.cache.write(self.layer, layout.slots_T, k_TGK, v_TGK)
+        return self.output(self._attend(q_THK, k_TGK, v_TGK, layout), layout)
+
+    def _attend(self, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, layout: Layout) -> Tensor:
+        groups, order_T = layout.groups(self.config.sliding_window)
+        outs = []
+        for group in groups:
+
+            def pick(x: Tensor, rows_BN: Tensor | None = group.rows_BN, shape: tuple[int, int] = group.shape) -> Tensor:
+                picked = x if rows_BN is None else x.index_select(0, rows_BN.flatten())
+                return picked.reshape(*shape, *x.shape[1:])
+
+            if group.blocks is None:
+                keys, values = pick(k_TGK), pick(v_TGK)
+            else:
+                assert layout.cache is not None
+                keys, values = layout.cache.read(self.layer, group.blocks)
+            outs.append(attend(pick(q_THK), keys, values, group.bias_BNS).reshape(-1, q_THK.shape[1] * q_THK.shape[2]))
+        out = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return out if order_T is None else out.index_select(0, order_T)
+
+
+class FeedForward(nn.Module):
+    """Gated linear unit with SiLU (Shazeer 2020)."""
+
+    def __init__(self, config: DecoderConfig, layer: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        D, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = Projection(D, inner, False, dtype)
+        self.up_proj = Projection(D, inner, False, dtype)
+        self.down_proj = Projection(inner, D, False, dtype)
+        prefix = f"model.layers.{layer}.mlp"
+        self.inputs = Matrices(prefix, gate_proj=self.gate_proj, up_proj=self.up_proj)
+        self.output = Matrices(prefix, down_proj=self.down_proj)
+
+    def forward(self, x_TD: Tensor, layout: Layout) -> Tensor:
+        gate_TF, up_TF = self.inputs(x_TD, layout).chunk(2, dim=-1)
+        if x_TD.dtype == torch.float32:
+            # Vector code and the scalar code at a row's end round the exponential differently; in float64 it is hidden.
+            return self.output((F.silu(gate_TF.double()) * up_TF).float(), layout)
+        return self.output(F.silu(gate_TF) * up_TF, layout)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each on a normed copy of the float32 residual stream."""
+
+    def __init__(self, config: DecoderConfig, layer: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.input_layernorm = Norm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer, dtype)
+        self.post_attention_layernorm = Norm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = FeedForward(config, layer, dtype)
+
+    def forward(self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
+        x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD).to(self.dtype), rotation, layout)
+        return x_TD + self.mlp(self.post_attention_layernorm(x_TD).to(self.dtype), layout)
+
+
+class Embedding(nn.Module):
+    """A float32 table of one row per token."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size), requires_grad=False)
+
+
+class Body(nn.Module):
+    """What transformers calls `model`."""
+
+    def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.embed_tokens = Embedding(config)
+        self.layers = nn.ModuleList(Block(config, layer, dtype) for layer in range(config.num_hidden_layers))
+        self.norm = Norm(config.hidden_size, config.rms_norm_eps)
 
 
 class Decoder(nn.Module):
     """A Llama-family decoder. `state_dict()` has the names and shapes of transformers.
 
-    Parameters are created frozen for inference; a trainer calls `requires_grad_(True)` for full fine-tuning.
+    Parameters are created empty, and frozen for inference: `load_state_dict` or `initialise` fills them; a trainer calls
+    `requires_grad_(True)` for full fine-tuning. Change them in place under `torch.no_grad()`, never through `.data`:
+    copies that are laid out for speed are renewed when a parameter's version counter moves.
     """
-
-    config: DecoderConfig
-    dtype: torch.dtype
-    """Compute precision of the matrices, and what a `KVCache` for this decoder must hold."""
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        raise NotImplementedError
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"dtype is {dtype}; it must be float32 or bfloat16")
+        self.config = config
+        self.dtype = dtype
+        """Compute precision of the matrices, and what a `KVCache` for this decoder must hold."""
+        self.model = Body(config, dtype)
+        if not config.tie_word_embeddings:
+            self.lm_head = Embedding(config)
+        cos, sin = rope_table(config)
+        self.register_buffer("rope_cos", cos, persistent=False)
+        self.register_buffer("rope_sin", sin, persistent=False)
+
+    @property
+    def head_weight(self) -> nn.Parameter:
+        """The output matrix [V, D], float32: the embedding's own table where the two are tied."""
+        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+    def initialise(self, seed: int = 0, std: float = 0.02) -> Decoder:
+        """Random weights for pretraining and tests: normal matrices, norms of one, biases of zero."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.ndim == 2:
+                    parameter.copy_(torch.empty(parameter.shape).normal_(0, std, generator=generator))
+                else:
+                    parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        return self
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, layout: Layout) -> Tensor:
         """Hidden states after the final norm, float32 [T, D]."""
-        raise NotImplementedError
+        rotation = self.rope_cos[positions_T].unsqueeze(1), self.rope_sin[positions_T].unsqueeze(1)
+        x_TD = F.embedding(tokens_T, self.model.embed_tokens.weight)
+        for block in self.model.layers:
+            x_TD = block(x_TD, rotation, layout)
+        return self.model.norm(x_TD)  # type: ignore[no-any-return]
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Next-token logits, float32 [T, V]."""
-        raise NotImplementedError
+        if self.dtype == torch.float32:
+            return tiled_linear(hidden_TD, self.head_weight)
+        return F.linear(hidden_TD, self.head_weight)

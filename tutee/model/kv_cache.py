@@ -3,7 +3,7 @@
 Knows where a token's key and value go (`slot = block * block_size + offset`). Does not know which request owns a block:
 that is `engine/blocks.py`.
 
-Axes: T tokens, G kv heads, K head dim, N blocks.
+Axes: T tokens, B sequences, S cached keys, G kv heads, K head dim.
 """
 
 from __future__ import annotations
@@ -32,17 +32,34 @@ class KVCache:
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str = "cpu",
     ) -> None:
-        raise NotImplementedError
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.dtype = dtype
+        shape = (num_blocks * block_size, config.num_key_value_heads, config.head_dim)
+        # Zeros, not garbage: padded reads are masked, but a NaN times a zero weight is still a NaN.
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
 
     def write(self, layer: int, slots_T: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> None:
         """Store the new tokens' keys and values of one layer."""
-        raise NotImplementedError
+        self.keys[layer].index_copy_(0, slots_T, k_TGK.detach())
+        self.values[layer].index_copy_(0, slots_T, v_TGK.detach())
+
+    def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, S, G, K] of B rows of block numbers [B, S / block_size]."""
+        return self._gather(self.keys[layer], blocks), self._gather(self.values[layer], blocks)
+
+    def _gather(self, stored_SGK: Tensor, blocks: Tensor) -> Tensor:
+        whole_blocks = stored_SGK.view(self.num_blocks, -1).index_select(0, blocks.flatten())
+        return whole_blocks.view(blocks.shape[0], blocks.shape[1] * self.block_size, *stored_SGK.shape[1:])
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy all layers of one block (for a writer that shares its last, partly filled block)."""
-        raise NotImplementedError
+        size = self.block_size
+        for stored in (*self.keys, *self.values):
+            stored[target * size : (target + 1) * size] = stored[source * size : (source + 1) * size]
 
     @property
     def nbytes(self) -> int:
         """Memory taken."""
-        raise NotImplementedError
+        return sum(stored.nbytes for stored in (*self.keys, *self.values))

@@ -1,21 +1,26 @@
 """Log-probabilities of tokens: the numbers that the sampler reports and the trainer learns from, by one code path.
 
-Axes: T tokens, D hidden, V vocabulary.
+Axes: T tokens, C tokens of one chunk, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from tutee.errors import InvalidInput
 from tutee.model.decoder import Decoder
+from tutee.model.layout import Layout
 from tutee.model.lora import Lora
 
 
 def log_softmax(logits_TV: Tensor) -> Tensor:
-    """Float32 log-probabilities [T, V]; a row's numbers do not depend on the other rows. The engine must use this one."""
-    raise NotImplementedError
+    """Float32 log-probabilities [T, V]; a row's numbers do not depend on other rows. The engine must use this one."""
+    # PyTorch's kernel for the last axis reduces row by row whatever their number; logsumexp's need not.
+    return torch.log_softmax(logits_TV.float(), dim=-1)
 
 
 def token_logprobs(
@@ -23,14 +28,93 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """(log-prob of each target, entropy of each distribution in nats), float32 [T], never whole [T, V] in memory.
 
-    Row t of `hidden_TD` predicts `targets_T[t]`. Differentiable in the log-probs (logits are computed again in the
-    backward pass); the entropy carries no gradient.
+    Row t of `hidden_TD` predicts `targets_T[t]`. The log-probs are differentiable, in the hidden states and (when it is
+    being trained) the head; the entropy carries no gradient.
     """
-    raise NotImplementedError
+    if not temperature > 0:
+        raise InvalidInput(f"temperature is {temperature}; it must be above 0.", param="temperature")
+    return _TokenLogprobs.apply(hidden_TD, decoder.head_weight, targets_T, decoder, temperature, chunk)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """A log-prob's gradient is (onehot - p) / temperature: its product with the head is one row of [D], taken at once.
+
+    So the backward pass needs no logits, unless the head itself is trained; then they are made again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TD: Tensor,
+        head_VD: Tensor,
+        targets_T: Tensor,
+        decoder: Decoder,
+        temperature: float,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor]:
+        logprob_T = torch.empty(len(hidden_TD), device=hidden_TD.device)
+        entropy_T = torch.empty_like(logprob_T)
+        slope_TD = torch.empty_like(hidden_TD) if ctx.needs_input_grad[0] else None
+        for rows in _chunks(len(hidden_TD), chunk):
+            logp_CV = log_softmax(decoder.logits(hidden_TD[rows]).div_(temperature))
+            logprob_T[rows] = logp_CV.gather(1, targets_T[rows, None]).squeeze(1)
+            p_CV = logp_CV.exp()
+            entropy_T[rows] = -torch.linalg.vecdot(p_CV, logp_CV.clamp_(min=-1e4))
+            if slope_TD is not None:
+                expected_CD = p_CV.to(decoder.dtype) @ _head_for_gradients(decoder)
+                slope_TD[rows] = (head_VD[targets_T[rows]] - expected_CD) / temperature
+        ctx.save_for_backward(hidden_TD, head_VD, targets_T, slope_TD)
+        ctx.decoder, ctx.temperature, ctx.chunk = decoder, temperature, chunk
+        ctx.mark_non_differentiable(entropy_T)
+        return logprob_T, entropy_T
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_TD, head_VD, targets_T, slope_TD = ctx.saved_tensors
+        weights_T = gradients[0]
+        d_hidden = None if slope_TD is None else slope_TD * weights_T[:, None]
+        d_head = torch.zeros_like(head_VD) if ctx.needs_input_grad[1] else None
+        if d_head is not None:
+            for rows in _chunks(len(hidden_TD), ctx.chunk):
+                p_CV = log_softmax(ctx.decoder.logits(hidden_TD[rows]).div_(ctx.temperature)).exp_()
+                d_logits_CV = p_CV.mul_(-weights_T[rows, None] / ctx.temperature)
+                d_logits_CV.scatter_add_(1, targets_T[rows, None], weights_T[rows, None] / ctx.temperature)
+                d_head.addmm_(d_logits_CV.t(), hidden_TD[rows])
+        return d_hidden, d_head, None, None, None, None
+
+
+def _head_for_gradients(decoder: Decoder) -> Tensor:
+    return decoder.head_weight.detach().to(decoder.dtype)
+
+
+def _chunks(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
 def score(
     decoder: Decoder, sequences: Sequence[Sequence[int]], lora: Lora | None = None, token_budget: int = 2048
 ) -> list[Tensor]:
-    """Log-prob of `tokens[1:]` given the tokens before, for each sequence; float32, no gradient, batches of ≤ token_budget."""
-    raise NotImplementedError
+    """Log-prob of `tokens[1:]` given the tokens before, for each sequence; float32, no gradient.
+
+    Packed in batches of at most `token_budget` tokens (a longer sequence goes alone), in order of length.
+    """
+    out: list[Tensor] = [torch.empty(0)] * len(sequences)
+    device = decoder.head_weight.device
+    batch: list[int] = []
+    order = sorted((i for i in range(len(sequences)) if len(sequences[i]) > 1), key=lambda i: len(sequences[i]))
+    for position, i in enumerate(order):
+        batch.append(i)
+        following = order[position + 1] if position + 1 < len(order) else None
+        tokens = sum(len(sequences[j]) - 1 for j in batch)
+        if following is not None and tokens + len(sequences[following]) - 1 <= token_budget:
+            continue
+        layout = Layout.packed([len(sequences[j]) - 1 for j in batch], lora, device)
+        inputs_T = torch.tensor([token for j in batch for token in sequences[j][:-1]], device=device)
+        targets_T = torch.tensor([token for j in batch for token in sequences[j][1:]], device=device)
+        with torch.no_grad():
+            hidden_TD = decoder(inputs_T, layout.positions, layout)
+            logprob_T, _ = token_logprobs(decoder, hidden_TD, targets_T)
+        for j, logprobs in zip(batch, logprob_T.split([len(sequences[j]) - 1 for j in batch]), strict=True):
+            out[j] = logprobs
+        batch = []
+    return out
