@@ -28,7 +28,6 @@ from tutee.engine.engine import Engine
 from tutee.errors import InvalidInput, NotFound, Unavailable
 from tutee.evaluate.gate import Score, judge
 from tutee.evaluate.measure import ExamConfig, Material, measure
-from tutee.evaluate.preference import Reward
 from tutee.evaluate.subject import Subject
 from tutee.model.library import pull
 from tutee.model.lora import Lora
@@ -41,7 +40,7 @@ from tutee.train.checkpoint import write_json
 from tutee.train.options import read_options
 from tutee.train.progress import Progress, Report
 from tutee.train.recipe import STAGES as RECIPE_STAGES
-from tutee.train.recipe import RecipeResult, read_config, run_recipe
+from tutee.train.recipe import RecipeResult, learned_reward, read_config, run_recipe
 
 STAGES = ("collect", *RECIPE_STAGES, "evaluate", "judge")
 
@@ -100,9 +99,8 @@ def freeze_feedback(place: Workplace) -> Snapshot:
             shutil.rmtree(place.folder, ignore_errors=True)
             place.store.jobs.event(job.id, "warn", "Feedback was erased meanwhile; the job begins again without it.")
     if snapshot is None:
-        live = place.store.versions.alias("chat")
-        collected = collect(place.store, live.id if live else None)
-        snapshot = freeze(place.store, collected, parent=live.snapshot_sha if live else None)
+        live = place.store.versions.live()
+        snapshot = freeze(place.store, collect(place.store, live.id), parent=live.snapshot_sha)
         place.store.jobs.set_snapshot(job.id, snapshot.sha)
         place.store.jobs.event(job.id, "info", f"Snapshot {snapshot.sha[:12]} holds {len(snapshot.rows)} rows.")
     place.report(Progress("collect", 1, 1, {name: float(count) for name, count in snapshot.counts.items()}))
@@ -118,16 +116,8 @@ def train_on(place: Workplace, snapshot: Snapshot) -> RecipeResult:
     return run_recipe(place.model, snapshot.of("train"), prompts, config, place.folder, report=place.report)
 
 
-def register(
-    place: Workplace,
-    trained: Path,
-    *,
-    name: str,
-    kind: str = "adapter",
-    state: str = "candidate",
-    card: Mapping[str, Any] | None = None,
-) -> ModelVersion:
-    """Copy trained weights to `home/versions` and make them a version; the same job and folder make one version."""
+def register(place: Workplace, trained: Path, *, name: str, card: Mapping[str, Any] | None = None) -> ModelVersion:
+    """Copy trained weights to `home/versions` and make them a candidate; the same job and folder make one version."""
     folder = Path("versions") / f"{place.job.id}-{trained.name}"
     known = next((v for v in place.store.versions.list() if v.folder == folder.as_posix()), None)
     if known is not None:
@@ -135,13 +125,12 @@ def register(
     _copy_whole(trained, place.home / folder)
     return place.store.versions.add(
         name,
-        kind,
+        "adapter" if (trained / "adapter_config.json").exists() else "full",
         weights_sha256=weights_sha256(place.home / folder),
         folder=folder.as_posix(),
         parent_id=place.base.id,
         job_id=place.job.id,
         snapshot_sha=place.store.jobs.get(place.job.id).snapshot_sha,
-        state=state,
         card=dict(card or {}),
     )
 
@@ -160,7 +149,7 @@ def version_name(place: Workplace) -> str:
 
 def evaluate(place: Workplace, version: ModelVersion, snapshot: Snapshot | None = None) -> None:
     """Examine the candidate against the live version and write the scores down, once."""
-    live = place.store.versions.alias("chat") or place.base
+    live = place.store.versions.live()
     if live.id == version.id:
         return
     scores = _examine(place, version, live, snapshot)
@@ -176,8 +165,7 @@ def evaluate(place: Workplace, version: ModelVersion, snapshot: Snapshot | None 
 def judge_version(place: Workplace, version: ModelVersion) -> Gate | None:
     """The gate's first word on the candidate; votes will change it. None if somebody promoted it already."""
     place.report(Progress("judge", 0, 1))
-    live = place.store.versions.alias("chat")
-    gate = None if live is None or live.id == version.id else judge(place.store, version.id)
+    gate = None if place.store.versions.live().id == version.id else judge(place.store, version.id)
     if gate is not None:
         place.store.jobs.event(place.job.id, "info", f"Gate: {gate.verdict}. {' '.join(gate.reasons)}")
     place.report(Progress("judge", 1, 1))
@@ -191,12 +179,10 @@ def open_base(settings: Settings, store: Store, name: str) -> tuple[ModelVersion
         InvalidInput: param `model`, no version or base of that name.
     """
     try:
-        version = store.versions.alias("chat") if name == "chat" else store.versions.get(name)
-    except NotFound:
-        version = None
-    if version is None and name not in ("chat", settings.model):
-        raise InvalidInput(f"The model '{name}' does not exist.", param="model", code="model_not_found")
-    if version is None:
+        version = store.versions.get(name)
+    except NotFound as error:
+        if name not in ("chat", settings.model):
+            raise InvalidInput(f"The model '{name}' does not exist.", param="model", code="model_not_found") from error
         model = load_pretrained(pull(settings.model, settings.home / "models"), settings.dtype)
         return store.versions.ensure_base(model.name, model.weights_sha256, str(model.folder)), model
     while version.parent_id is not None:
@@ -228,12 +214,8 @@ def _material(place: Workplace, snapshot: Snapshot | None) -> Material:
         train=snapshot.of("train"),
         held_out=snapshot.of("held_out"),
         prompts=[prompt.messages for prompt in prompts],
-        reward=_learned_reward(place.folder),
+        reward=learned_reward(place.folder),
     )
-
-
-def _learned_reward(folder: Path) -> Reward | None:
-    return None
 
 
 def _subject(place: Workplace, version: ModelVersion, base: Subject, engines: ExitStack) -> Subject:

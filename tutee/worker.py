@@ -21,13 +21,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
 from tutee.data.openai_format import read_preferences, read_supervised
-from tutee.errors import Busy, Diverged, InvalidInput, NotFound, TuteeError
+from tutee.errors import Busy, InvalidInput, NotFound, TuteeError
 from tutee.settings import Settings
 from tutee.store import Store
 from tutee.store.schema import Job, ModelVersion
@@ -48,6 +47,7 @@ MOST_ATTEMPTS = 100
 
 
 FINETUNE_STAGES = ("train", "evaluate", "judge")
+FILE_PARAMS = ("training_file", "validation_file")
 RESULT_COLUMNS = ("train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 Examples = Sequence[Any]
@@ -74,6 +74,7 @@ def run_worker(settings: Settings, once: bool = False) -> None:
         stopping = threading.Event()
         with stop_on_signals(stopping):
             worker = Worker(settings, store, stopping)
+            worker.recover()
             while not stopping.is_set():
                 if not worker.run_next():
                     if once:
@@ -138,7 +139,14 @@ class Worker:
         self.settings = settings
         self.store = store
         self.stopping = stopping
-        self.id = f"{socket.gethostname()}:{os.getpid()}"
+        self._place = f"{socket.gethostname()}:{settings.home}:"
+        self.id = f"{self._place}{os.getpid()}"
+
+    def recover(self) -> None:
+        """Put back at once what a dead worker of this home held: we hold the home's lock, so it is dead."""
+        job = self.store.jobs.running()
+        if job is not None and job.lease_owner is not None and job.lease_owner.startswith(self._place):
+            self.store.jobs.release(job.id, job.lease_owner)
 
     def run_next(self) -> bool:
         """Take one job and run it to its end; False when the queue is empty."""
@@ -168,7 +176,8 @@ class Worker:
                 self.store.jobs.release(job.id, self.id)
             log.info("%s was put back, its checkpoints are kept", job.id)
         except TuteeError as error:
-            self.store.jobs.fail(job.id, error.code or "server_error", error.message, error.param)
+            code = f"invalid_{error.param}" if error.param in FILE_PARAMS else error.code or "server_error"
+            self.store.jobs.fail(job.id, code, error.message, error.param)
             log.warning("%s failed: %s", job.id, error.message)
         except MemoryError:
             self.store.jobs.fail(job.id, "out_of_memory", "There was not enough memory for this job.")
@@ -196,10 +205,11 @@ def run_method(settings: Settings, store: Store, job: Job, report: Reporter) -> 
     store.jobs.event(job.id, "info", "The job started." if job.attempts <= 1 else "The job goes on where it stopped.")
     base, model = improve.open_base(settings, store, job.model)
     place = improve.Workplace(settings, store, base, model, job, report)
+    no_files: list[str] = []
     if examples is None:
         report.stages = improve.STAGES
         done = improve.improve(place)
-        version, tokens, files = done.version, done.trained.trained_tokens, ()
+        version, tokens, files = done.version, done.trained.trained_tokens, no_files
     else:
         report.stages = FINETUNE_STAGES
         version, tokens, files = finetune(place, *examples)
@@ -213,7 +223,7 @@ def read_examples(store: Store, job: Job) -> tuple[Examples, Examples] | None:
     """The training and validation examples of an API job; None for `improve`, which reads feedback instead.
 
     Raises:
-        InvalidInput: code `invalid_training_file` or `invalid_validation_file`, naming the line.
+        InvalidInput: param `training_file` or `validation_file`, naming the line.
     """
     if job.method == "improve":
         return None
@@ -223,50 +233,56 @@ def read_examples(store: Store, job: Job) -> tuple[Examples, Examples] | None:
         )
     read = read_supervised if job.method == "supervised" else read_preferences
     found: list[Examples] = []
-    for param, file_id in (("training_file", job.training_file), ("validation_file", job.validation_file)):
+    for param, file_id in zip(FILE_PARAMS, (job.training_file, job.validation_file), strict=True):
+        if file_id is None:
+            found.append([])
+            continue
         try:
-            if file_id is None:
-                found.append([])
-                continue
             with store.files.open(file_id) as stream:
                 found.append(list(read(stream, param)))
-        except (InvalidInput, NotFound) as error:
-            raise InvalidInput(error.message, param=param, code=f"invalid_{param}") from error
+        except NotFound as error:
+            raise InvalidInput(error.message, param=param) from error
     return found[0], found[1]
 
 
 def finetune(place: Workplace, examples: Examples, validation: Examples) -> tuple[ModelVersion, int, list[str]]:
     """An API job: examples → adapter → versions, one a checkpoint → evaluations → result file."""
     from tutee import improve
+    from tutee.model.pretrained import load_pretrained
     from tutee.train import finetune as training
 
     job, store = place.job, place.store
     method: Method = "supervised" if job.method == "supervised" else "dpo"
     asked = training.resolve_hyperparameters(method, job.config.get("hyperparameters", {}), len(examples))
-    store.jobs.set_hyperparameters(job.id, {k: v for k, v in asdict(asked).items() if v is not None})
-    try:
-        trained = training.finetune(
-            place.model,
-            method,
-            examples,
-            asked,
-            place.folder,
-            validation=validation,
-            seed=job.seed,
-            settings=job.config.get("settings", {}),
-            report=place.report,
-        )
-    except Diverged:
-        register_checkpoints(place, sorted((place.folder / "versions").glob("step-*")))
-        raise
-    version = register_checkpoints(place, [checkpoint.folder for checkpoint in trained.checkpoints], finished=True)[-1]
+    resolved = {key: value for key, value in asdict(asked).items() if value is not None}
+    store.jobs.set_config(job.id, {**job.config, "hyperparameters": resolved})
+
+    def report(progress: Progress) -> None:
+        place.report(progress)
+        if progress.step < progress.total:
+            register_checkpoints(place, progress.step)
+
+    trained = training.finetune(
+        place.model,
+        method,
+        examples,
+        asked,
+        place.folder,
+        validation=validation,
+        seed=job.seed,
+        settings=job.config.get("settings", {}),
+        report=report,
+    )
+    version = register_checkpoints(place, trained.steps, finished=True)[-1]
+    if version.kind == "full":  # training changed the base's weights in memory
+        place = replace(place, model=load_pretrained(place.model.folder, place.settings.dtype, name=place.base.name))
     improve.evaluate(place, version)
     improve.judge_version(place, version)
     return version, trained.trained_tokens, [write_result_file(store, job)]
 
 
-def register_checkpoints(place: Workplace, folders: Sequence[Path], finished: bool = False) -> list[ModelVersion]:
-    """Make each checkpoint folder (`step-000010`) a version that can be asked for by name.
+def register_checkpoints(place: Workplace, step: int, finished: bool = False) -> list[ModelVersion]:
+    """Make each checkpoint up to `step` (`versions/step-000010` in the job's folder) a version with a name of its own.
 
     With `finished` the last one is the job's result and a candidate; the others are kept in the archive.
     """
@@ -274,20 +290,21 @@ def register_checkpoints(place: Workplace, folders: Sequence[Path], finished: bo
 
     job, jobs = place.job, place.store.jobs
     result_name = f"ft:{place.base.name}:tutee:{job.suffix or ''}:{job.id[-8:]}"
-    series = jobs.metrics(job.id)
-    listed = {checkpoint.step for checkpoint in jobs.checkpoints(job.id, limit=1000)}
+    listed = {checkpoint.step for checkpoint in jobs.checkpoints(job.id, limit=100)}
     versions = []
-    for folder in folders:
-        step = int(folder.name.removeprefix("step-"))
-        is_result = finished and folder == folders[-1]
-        name = result_name if is_result else f"{result_name}:ckpt-step-{step}"
-        kind = "adapter" if (folder / "adapter_config.json").exists() else "full"
-        version = improve.register(place, folder, name=name, kind=kind, state="candidate" if is_result else "archived")
-        if step not in listed:
-            metrics = {key: dict(values).get(step) for key, values in series.items()}
-            jobs.checkpoint(
-                job.id, step, version.folder, {k: v for k, v in metrics.items() if v is not None}, version.name
-            )
+    for folder in sorted((place.folder / "versions").glob("step-*")):
+        saved = int(folder.name.removeprefix("step-"))
+        if saved > step or (saved in listed and not finished):
+            continue
+        is_result = finished and saved == step
+        name = result_name if is_result else f"{result_name}:ckpt-step-{saved}"
+        version = improve.register(place, folder, name=name)
+        if not is_result and version.state == "candidate":
+            version = place.store.versions.set_state(version.id, "archived", why="A checkpoint on the way.")
+        if saved not in listed:
+            at_step = {key: dict(values).get(saved) for key, values in jobs.metrics(job.id).items()}
+            metrics = {key: value for key, value in at_step.items() if value is not None}
+            jobs.checkpoint(job.id, saved, version.folder, metrics, version.name)
         versions.append(version)
     return versions
 
@@ -295,7 +312,7 @@ def register_checkpoints(place: Workplace, folders: Sequence[Path], finished: bo
 def write_result_file(store: Store, job: Job) -> str:
     """The job's metrics as the CSV file that OpenAI's clients download; written once, returns its id."""
     filename = f"{job.id}-metrics.csv"
-    known = next((f for f in store.files.list(purpose="fine-tune-results", limit=1000) if f.filename == filename), None)
+    known = next((f for f in store.files.list(purpose="fine-tune-results", limit=100) if f.filename == filename), None)
     if known is not None:
         return known.id
     series = {name: dict(values) for name, values in store.jobs.metrics(job.id).items()}

@@ -118,10 +118,10 @@ def judge(store: Store, version_id: str, policy: GatePolicy | None = None) -> Ga
     Cheap enough to call after every vote. The same evidence twice returns the verdict that is already there.
 
     Raises:
-        NotFound: no such version. InvalidInput: it is the live version, or nothing is live.
+        NotFound: no such version. InvalidInput: it is the live version.
     """
-    candidate, live = store.versions.get(version_id), store.versions.alias("chat")
-    if live is None or live.id == candidate.id:
+    candidate, live = store.versions.get(version_id), store.versions.live()
+    if live.id == candidate.id:
         raise InvalidInput(
             "There is nothing to compare this version with: it is live itself.", param="version", code="is_live"
         )

@@ -24,7 +24,7 @@ def share(hits: float, n: int) -> tuple[float, float, float]:
 
 
 def mean(values: Sequence[float], seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:
-    """A mean with its percentile bootstrap interval; differences of pairs give a paired one. n = 0: (nan, -inf, inf)."""
+    """A mean with its percentile bootstrap interval (of differences: a paired one). n = 0: (nan, -inf, inf)."""
     if len(values) == 0:
         return math.nan, -math.inf, math.inf
     array = np.asarray(values, dtype=np.float64)
@@ -33,15 +33,15 @@ def mean(values: Sequence[float], seed: int = 0, resamples: int = 2000) -> tuple
     return float(array.mean()), float(lo), float(hi)
 
 
-def paired_share_difference(now: Sequence[bool], before: Sequence[bool]) -> tuple[float, float, float]:
-    """Rise of a share over the same items, with Newcombe's (1998) interval from the two Wilson ones.
+def share_difference(hits: int, n: int, hits_before: int, n_before: int) -> tuple[float, float, float]:
+    """Rise of a share, with Newcombe's (1998, method 10) interval from the two Wilson ones. Nothing asked: (0, -1, 1).
 
-    Leaves out the correlation term, so it errs on the wide side, and keeps some width when no item changed.
-    n = 0: (0, -1, 1).
+    Over the same items twice it leaves out their correlation and so errs on the wide side; unlike a bootstrap it keeps
+    some width when no item changed.
     """
-    if len(now) == 0:
+    if n == 0 or n_before == 0:
         return 0.0, -1.0, 1.0
-    p1, lo1, hi1 = share(sum(now), len(now))
-    p0, lo0, hi0 = share(sum(before), len(before))
+    p1, lo1, hi1 = share(hits, n)
+    p0, lo0, hi0 = share(hits_before, n_before)
     difference = p1 - p0
     return difference, difference - math.hypot(p1 - lo1, hi0 - p0), difference + math.hypot(hi1 - p1, p0 - lo0)

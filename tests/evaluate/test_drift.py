@@ -1,0 +1,62 @@
+"""Distances, lengths, repetition and intervals are the numbers that their definitions give."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tutee.evaluate import drift, intervals
+
+
+def test_kl_estimate_agrees_with_the_exact_divergence() -> None:
+    rng = np.random.default_rng(0)
+    p, q = np.array([0.7, 0.2, 0.1]), np.array([0.4, 0.4, 0.2])
+    exact = 5 * float((p * np.log(p / q)).sum())
+    tokens = rng.choice(3, size=(4000, 5), p=p)
+    estimate, lo, hi = drift.kl_per_reply(list(np.log(p)[tokens]), list(np.log(q)[tokens]))
+    assert estimate == pytest.approx(exact, rel=0.05)
+    assert lo < exact < hi
+
+
+def test_kl_of_a_version_with_itself_is_exactly_zero() -> None:
+    logprobs = [[-1.0, -2.5], [-0.1]]
+    assert drift.kl_per_reply(logprobs, logprobs) == (0.0, 0.0, 0.0)
+
+
+def test_kl_of_mismatched_answers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"zip|argument"):
+        drift.kl_per_reply([[-1.0]], [[-1.0], [-2.0]])
+
+
+def test_lengths() -> None:
+    texts = ["one two three", "word " * 20, "a b c d e f g h"]
+    assert drift.short_count(texts) == 1
+    assert drift.length_ratio(texts, ["w " * 16]) == 0.5
+    assert drift.length_quantiles(texts)["q50"] == 8
+    assert drift.length_quantiles([]) == {}
+
+
+def test_distinct_pairs_fall_in_a_loop() -> None:
+    assert drift.distinct_2("the cat sat on the mat") == 1.0
+    assert drift.distinct_2("again and " * 20) < 0.1
+    assert drift.distinct_2("") == 1.0
+
+
+def test_wilson_interval_against_published_values() -> None:
+    estimate, lo, hi = intervals.share(81, 263)  # Newcombe 1998, table I: 0.2553 to 0.3662
+    assert (round(lo, 4), round(hi, 4)) == (0.2553, 0.3662) and estimate == 81 / 263
+    assert intervals.share(0, 0)[1:] == (0.0, 1.0)
+
+
+def test_difference_interval_against_published_values() -> None:
+    difference, lo, hi = intervals.share_difference(56, 70, 48, 80)  # Newcombe 1998, table II: 0.0524 to 0.3339
+    assert (round(difference, 4), round(lo, 4), round(hi, 4)) == (0.2, 0.0524, 0.3339)
+    same = intervals.share_difference(5, 20, 5, 20)
+    assert same[0] == 0 and same[1] < 0 < same[2]
+    assert intervals.share_difference(0, 0, 0, 0) == (0.0, -1.0, 1.0)
+
+
+def test_mean_interval_covers_and_empty_is_unknown() -> None:
+    estimate, lo, hi = intervals.mean([0.0, 1.0] * 50)
+    assert estimate == 0.5 and 0.38 < lo < 0.45 < 0.55 < hi < 0.62
+    assert math.isnan(intervals.mean([])[0])

@@ -1,0 +1,200 @@
+"""Every check of the gate answers rightly, and the verdict is what the checks say together."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tutee.evaluate.gate import CHECKS, Evidence, GatePolicy, Score, Verdict, decide
+from tutee.evaluate.votes import Vote, Winner
+
+GOOD = (
+    Score("drift.kl", 48, 6.5, 5.0, 8.0),
+    Score(
+        "drift.length_ratio", 48, 0.9, 0.9, 0.9, detail={"median_words": 60.0, "chosen_q05": 20.0, "chosen_q95": 80.0}
+    ),
+    Score("drift.short_share", 48, 0.0, 0.0, 0.07, detail={"live": 0.0, "chosen": 0.0}),
+    Score("drift.distinct_2", 48, 1.02, 1.02, 1.02),
+    Score("capability.lost", 40, 0.02, 0.0, 0.13),
+    Score("sycophancy.flip_increase", 30, 0.0, -0.1, 0.1),
+    Score("preference.accuracy", 22, 0.7, 0.5, 0.85),
+    Score("corrections.likelihood", 4, 0.3, 0.1, 0.5),
+)
+
+
+def ballots(wins: int, losses: int, people: int = 6, words: tuple[int, int] = (60, 60)) -> list[Vote]:
+    winners: list[Winner] = ["candidate"] * wins + ["live"] * losses
+    order = np.random.default_rng(0).permutation(len(winners))
+    return [Vote(f"person {i % people}", winners[k], *words) for i, k in enumerate(order)]
+
+
+def verdict(votes: list[Vote], policy: GatePolicy | None = None, **changes: Any) -> Verdict:
+    """The verdict on good scores, some of them changed: `drift_kl=40.0` or a whole Score, None leaves one out."""
+    scores = {score.suite: score for score in GOOD}
+    for key, value in changes.items():
+        suite = key.replace("_", ".", 1)
+        if value is None:
+            del scores[suite]
+        else:
+            scores[suite] = value if isinstance(value, Score) else replace(scores[suite], estimate=value)
+    return decide(Evidence(votes, scores), policy)
+
+
+def outcome(result: Verdict, name: str) -> tuple[str, bool]:
+    check = next(check for check in result.checks if check.name == name)
+    return check.verdict, check.blocking
+
+
+def test_good_scores_and_enough_votes_pass() -> None:
+    result = verdict(ballots(30, 10))
+    assert result.verdict == "pass"
+    assert result.e_value > 20
+    assert any("30 of 40 chose it" in reason for reason in result.reasons)
+
+
+def test_without_votes_it_says_how_many_to_collect() -> None:
+    result = verdict([])
+    assert result.verdict == "insufficient"
+    assert "Collect about 49 more blind votes" in result.reasons[0]
+
+
+def test_people_who_prefer_the_live_version_fail_it() -> None:
+    assert verdict(ballots(10, 30)).verdict == "fail"
+
+
+def test_no_difference_after_very_many_votes_fails_it() -> None:
+    result = verdict(ballots(300, 300))
+    assert result.verdict == "fail" and "No difference" in result.reasons[0]
+
+
+def test_votes_that_are_even_so_far_ask_for_more_and_promise_nothing() -> None:
+    result = verdict(ballots(2, 20))
+    assert result.verdict in ("fail", "insufficient")
+    result = verdict(ballots(4, 12))
+    assert result.verdict == "insufficient" and "do not favour" in result.reasons[0]
+
+
+def test_one_fan_among_three_is_not_enough() -> None:
+    votes = [Vote("fan", "candidate", 60, 60)] * 30 + ballots(3, 3, people=2)
+    result = verdict(votes)
+    assert result.verdict == "insufficient"
+    assert outcome(result, "no single voter decides") == ("insufficient", True)
+    assert outcome(verdict(ballots(30, 10, people=2)), "no single voter decides") == ("pass", False)
+
+
+def test_shorter_answers_are_right_when_people_chose_shorter_ones() -> None:
+    def length(median: float, chosen: bool) -> Score:
+        detail = {"median_words": median} | ({"chosen_q05": 20.0, "chosen_q95": 80.0} if chosen else {})
+        return Score("drift.length_ratio", 48, median / 70, 0, 0, detail=detail)
+
+    votes = ballots(30, 10)
+    assert verdict(votes, drift_length_ratio=length(31, chosen=True)).verdict == "pass"
+    assert verdict(votes, drift_length_ratio=length(31, chosen=False)).verdict == "fail"
+    assert verdict(votes, drift_length_ratio=length(11, chosen=True)).verdict == "fail"
+    assert verdict(votes, drift_length_ratio=length(130, chosen=True)).verdict == "fail"
+
+
+def test_votes_that_only_follow_length_do_not_pass_a_length_that_nobody_chose() -> None:
+    rng = np.random.default_rng(1)
+    votes = []
+    for i in range(80):
+        ours = int(rng.integers(20, 100))
+        # Short answers win whoever wrote them, and the candidate's are mostly short.
+        votes.append(Vote(f"p{i % 6}", "candidate" if ours < 70 else "live", ours, 70))
+    longer = Score("drift.length_ratio", 48, 1.8, 0, 0, detail={"median_words": 130.0})
+    check = next(c for c in verdict(votes, drift_length_ratio=longer).checks if c.name == "votes at equal length")
+    assert check.blocking and check.value is not None
+    # The same votes only warn when that length is what people chose.
+    assert outcome(verdict(votes), "votes at equal length")[1] is False
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"drift_kl": 40.0}, "distance to live"),
+        ({"drift_short_share": 0.2}, "no collapse"),
+        ({"drift_distinct_2": 0.6}, "no collapse"),
+        ({"capability_lost": Score("capability.lost", 40, 0.3, 0.18, 0.45)}, "capability"),
+        ({"sycophancy_flip_increase": Score("sycophancy.flip_increase", 30, 0.4, 0.2, 0.6)}, "sycophancy"),
+        ({"preference_accuracy": Score("preference.accuracy", 30, 0.2, 0.1, 0.37)}, "held-out comparisons"),
+    ],
+)
+def test_each_regression_fails_a_candidate_that_people_like(change: dict[str, Any], name: str) -> None:
+    result = verdict(ballots(60, 10), **change)
+    assert result.verdict == "fail"
+    assert outcome(result, name) == ("fail", True)
+    assert next(check.reason for check in result.checks if check.name == name) in result.reasons
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"drift_kl": 14.0}, "distance to live"),
+        ({"capability_lost": Score("capability.lost", 40, 0.1, 0.04, 0.23)}, "capability"),
+        ({"sycophancy_flip_increase": Score("sycophancy.flip_increase", 20, 0.1, -0.1, 0.3)}, "sycophancy"),
+        ({"corrections_likelihood": Score("corrections.likelihood", 9, -0.2, -0.3, -0.1)}, "held-out corrections"),
+    ],
+)
+def test_doubts_warn_and_do_not_block(change: dict[str, Any], name: str) -> None:
+    result = verdict(ballots(30, 10), **change)
+    assert result.verdict == "pass"
+    assert outcome(result, name) == ("fail", False)
+    assert next(check.reason for check in result.checks if check.name == name) in result.reasons
+
+
+@pytest.mark.parametrize(
+    "missing", ["drift_kl", "drift_length_ratio", "drift_short_share", "capability_lost", "sycophancy_flip_increase"]
+)
+def test_what_was_not_measured_is_not_passed(missing: str) -> None:
+    result = verdict(ballots(30, 10), **{missing: None})
+    assert result.verdict == "insufficient"
+    assert any("Not measured" in reason for reason in result.reasons)
+
+
+def test_few_or_no_held_out_rows_do_not_block() -> None:
+    result = verdict(ballots(30, 10), preference_accuracy=None, corrections_likelihood=None)
+    assert result.verdict == "pass"
+    assert outcome(result, "held-out comparisons") == ("insufficient", False)
+
+
+def test_junk_candidates_are_not_promoted() -> None:
+    """Random labels make a version that is no better: watched vote by vote, at most 1 in 20 ever passes."""
+    rng, passed = np.random.default_rng(7), 0
+    for _ in range(100):
+        votes = [
+            Vote(f"p{i % 6}", "candidate" if win else "live", 60, 60) for i, win in enumerate(rng.random(150) < 0.5)
+        ]
+        passed += any(verdict(votes[:n]).verdict == "pass" for n in range(6, 151, 3))
+    assert passed <= 5
+
+
+def test_a_real_improvement_passes_within_sixty_votes() -> None:
+    rng, needed = np.random.default_rng(8), []
+    for _ in range(60):
+        votes = [
+            Vote(f"p{i % 6}", "candidate" if win else "live", 60, 60) for i, win in enumerate(rng.random(150) < 0.75)
+        ]
+        needed.append(next((n for n in range(6, 151, 3) if verdict(votes[:n]).verdict == "pass"), 999))
+    assert np.median(needed) <= 45
+
+
+def test_the_policy_is_one_place_and_has_a_name() -> None:
+    strict = GatePolicy(e_value=1000.0)
+    assert verdict(ballots(22, 8), strict).verdict == "insufficient"
+    assert strict.sha256() != GatePolicy().sha256() == GatePolicy().sha256()
+
+
+def test_json_for_the_page_has_every_check() -> None:
+    page = verdict(ballots(30, 10)).to_dict()
+    assert [check["name"] for check in page["checks"]] == [check.name for check in verdict([]).checks]
+    assert len(page["checks"]) == len(CHECKS)
+    assert {"name", "verdict", "reason", "value", "blocking", "numbers"} == set(page["checks"][0])
+
+
+def test_judging_loads_nothing_heavy() -> None:
+    program = "import sys, tutee.evaluate.gate; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
