@@ -331,7 +331,7 @@ class Engine:
         for sequence in [sequence for sequence in self._unfinished if sequence.request.aborted]:
             self._end(sequence, "abort")
 
-    @torch.inference_mode()
+    @torch.no_grad()  # Not inference mode: a trainer may share these weights, and what they are prepared into.
     def _forward(self, work: list[Scheduled]) -> tuple[list[Sequence], Sampled]:
         decoder = self._model.decoder
         batch = make_batch(work, self._cache, self._pool.block_size, self._device)

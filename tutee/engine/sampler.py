@@ -83,7 +83,7 @@ class Sampled:
     top_logprobs: list[TopLogprobs]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample(logits_BV: Tensor, states: Sequence[SamplerState]) -> Sampled:
     """Choose one token a row. `logits_BV` (float32) is overwritten."""
     reported = [row for row, state in enumerate(states) if state.params.logprobs is not None]
