@@ -1,9 +1,9 @@
 """Everything that must survive, in one database (SQLite by default, Postgres by URL) and one home folder.
 
-`store = Store.open(url, home)`; `store.close()`. Groups and their methods (every method is one transaction, thread-safe,
-returns detached rows of `store.schema` or the frozen dataclasses of `store.records`; `Page` iterates and has `.has_more`;
-lists are newest first unless `order="asc"`; a foreign or unknown id is NotFound; `actor_id=None` in a getter skips the
-owner check, for workers and tests only):
+`store = Store.open(url, home)`; `store.close()`. Groups and their methods follow. Every method is one transaction and
+thread-safe; it returns detached rows of `store.schema` or frozen dataclasses of `store.records`. `Page` iterates and has
+`.has_more`; lists are newest first unless `order="asc"`. A foreign or unknown id is NotFound; `actor_id=None` in a getter
+skips the owner check, for workers only.
 
 actors         get_or_create(handle, kind="user") -> Actor · get(id) -> Actor · by_handle(handle) -> Actor|None
                list() -> list[Actor]                                             (the local owner's handle is "owner")
@@ -21,7 +21,7 @@ generations    start(message_id, version_id, *, prompt_ids, sampling, weights_sh
                append(id, text, token_ids, logprobs) · text(id) -> str so far
                finish(id, finish_reason, *, ttft_s=None, tokens_per_s=None) -> StoredMessage
                  (stop, length → complete; abort → stopped; error → error; a second finish changes nothing)
-               interrupted() -> [message ids] now marked · get(id, actor_id=None) · get_many(ids) -> {id: StoredGeneration}
+               interrupted() -> [message ids] now marked · get(id, actor_id=None) · get_many(ids) -> {id: …}
 presentations  create(actor_id, generation_ids, layout="single", blind=False, selection_policy="random", order_seed=0,
                selection_prob=1.0) -> StoredPresentation · get(id, actor_id) · for_message(message_id) -> …|None
                get_many(ids) -> {id: StoredPresentation}
@@ -29,27 +29,28 @@ feedback       add(kind, actor_id, *, presentation_id=None, message_id=None, con
                strength=None, confidence=None, reasons=(), comment=None, client=None) -> Feedback
                get(id, actor_id=None) · list(actor_id=None, kind=None, since=None, limit=20, after=None) -> Page
                live(actor_id=None, kind=None, since=None) -> [Feedback] oldest first; newest per (actor, kind, target);
-                 a withdrawn thumb stays in as value 0 · erase(id, actor_id) -> Erasure · erase_actor(actor_id) -> Erasure
-               erasures() -> [Erasure]
+                 a withdrawn thumb stays in as value 0 · erase(id, actor_id) -> Erasure
+               erase_actor(actor_id) -> Erasure (everything they said) · erasures() -> [Erasure]
 versions       add(name, kind, *, weights_sha256, folder, parent_id=None, job_id=None, snapshot_sha=None,
-               state="candidate", card=None) -> ModelVersion · ensure_base(name, weights_sha256, folder) (idempotent; the
-               first one goes live) · get(id | name | number) · list() oldest first · live() · alias(name) · aliases()
-               set_state(id, state) · set_card(id, card) · descendants(id) · learned_from(feedback_id) -> [ModelVersion]
+               state="candidate", card=None) -> ModelVersion
+               ensure_base(name, weights_sha256, folder) (idempotent; the first one goes live) · get(id | name | number) · list() oldest first · live() · alias(name) · aliases()
+               set_state(id, state) · set_card(id, card) · descendants(id) · learned_from(feedback_id)
                feedback_counts() -> {version_id: int} · feedback_ids(version_id) -> [str]
-jobs           add(method, model, config, *, actor_id=None, training_file=None, validation_file=None, suffix=None, seed=0,
-               snapshot_sha=None, metadata=None) -> Job · get(id) · list(limit=20, after=None, metadata=None) -> Page
+jobs           add(method, model, config, *, actor_id=None, training_file=None, validation_file=None, suffix=None,
+               seed=0, snapshot_sha=None, metadata=None) -> Job · get(id) · list(limit=20, after=None, metadata=None) -> Page
                lease(worker_id, seconds, alone=True) -> Job|None · renew(id, worker_id, seconds) -> bool (False: lost)
                release(id, worker_id) back to the queue · finish(id, *, version_id=None, fine_tuned_model=None,
                trained_tokens=None, result_files=()) · fail(id, code, message, param=None) · mark_cancelled(id)
                request_cancel(id) -> Job · cancelled(id) -> bool (was it asked for?) · set_snapshot(id, sha)
+               set_hyperparameters(id, values)
                event(id, level, message, data=None) · events(id, limit=20, after=None) -> Page
                metric(id, step, {name: value}) · metrics(id) -> {name: [(step, value|None)]} (same step again replaces)
                checkpoint(id, step, path, metrics, name=None) · checkpoints(id, limit=10, after=None) -> Page
                progress(id, stage, step, total_steps, eta_s=None, *, stages=None, health=None)
                running() -> Job|None
 snapshots      add(sha, kind, counts, rows, *, query=None, code_sha=None, parent_sha=None, split_rule=None) -> Snapshot
-               (rows: SnapshotItem; the same sha again returns what is there) · get(sha) · list() · rows(sha, split=None)
-               containing(feedback_id) -> [(Snapshot, SnapshotRow)]
+               (rows: SnapshotItem; the same sha again returns what is there) · get(sha) · list()
+               rows(sha, split=None) · containing(feedback_id) -> [(Snapshot, SnapshotRow)]
 evaluations    add(version_id, baseline_id, suite, n, estimate, ci_lo, ci_hi, method, role, detail=None) -> Evaluation
                list(version_id) -> [Evaluation] · for_versions(ids) -> {id: [Evaluation]}
 gates          add(candidate_id, baseline_id, verdict, reasons, *, checks=(), e_value=None, policy_sha=None) -> Gate
@@ -62,8 +63,14 @@ files          add(content: bytes | binary stream, filename, purpose, actor_id, 
 completions    add(id, actor_id, model, messages, response, metadata=None) -> Completion · get(id, actor_id)
                list(actor_id, model=None, metadata=None, limit=20, after=None, order="asc") -> Page
                update(id, actor_id, metadata) · delete(id, actor_id)
-audit          add(action, object, actor_id=None, detail=None, before_sha=None, after_sha=None) · list() · verify() -> int|None
+audit          add(action, object, actor_id=None, detail=None, before_sha=None, after_sha=None) · list()
+               verify() -> int|None
 keys           add(actor_id, name) -> (key text, ApiKey) · find(key text) -> ApiKey|None · list(actor_id) · revoke(id)
 
 Outside the groups: `store.backup.backup / restore`, `store.doctor.examine`.
 """
+
+from tutee.store.records import Page, SnapshotItem, StoredConversation, StoredGeneration, StoredMessage
+from tutee.store.store import Store
+
+__all__ = ["Page", "SnapshotItem", "Store", "StoredConversation", "StoredGeneration", "StoredMessage"]

@@ -1,0 +1,139 @@
+"""Deleting what a person said, so that nothing of it is left but a tombstone. Works inside the caller's transaction.
+
+Erased feedback goes with every earlier event on the same target (else the older vote would come back to life); rows of
+snapshots keep their hash as proof and lose their content; the tombstone names the versions that had learned from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from tutee.ids import new_id
+from tutee.store import audit, blobs
+from tutee.store.schema import (
+    Completion,
+    Conversation,
+    Erasure,
+    Feedback,
+    Generation,
+    GenerationChunk,
+    Message,
+    ModelVersion,
+    Presentation,
+    PresentationItem,
+    SnapshotRow,
+)
+
+
+def erase_feedback(
+    session: Session, ids: Iterable[str], actor_id: str | None, conversation_id: str | None = None
+) -> Erasure:
+    """Delete feedback rows, empty the snapshot rows made from them, and leave a tombstone.
+
+    Args:
+        ids: feedback ids; earlier events of the same chains must be among them (see `chain`).
+        actor_id: whose it was, for the tombstone and the audit log.
+    """
+    erased = sorted(set(ids))
+    tainted = tainted_versions(session, erased)
+    for batch in blobs.batched(erased):
+        session.execute(update(SnapshotRow).where(SnapshotRow.feedback_id.in_(batch)).values(payload=None))
+        session.execute(delete(Feedback).where(Feedback.id.in_(batch)))
+    tombstone = Erasure(
+        id=new_id("erase"),
+        actor_id=actor_id,
+        conversation_id=conversation_id,
+        feedback_ids=erased,
+        tainted_versions=tainted,
+    )
+    session.add(tombstone)
+    session.flush()
+    audit.append(session, "erase", tombstone.id, actor_id, {"feedback": len(erased), "tainted_versions": tainted})
+    return tombstone
+
+
+def chain(session: Session, feedback: Feedback) -> list[str]:
+    """Ids of all events by the same actor, of the same kind, on the same target."""
+    return list(
+        session.scalars(
+            select(Feedback.id).where(
+                Feedback.actor_id == feedback.actor_id,
+                Feedback.kind == feedback.kind,
+                Feedback.target_id == feedback.target_id,
+            )
+        )
+    )
+
+
+def erase_conversations(
+    session: Session, ids: Sequence[str], actor_id: str | None, feedback_ids: Iterable[str] = ()
+) -> Erasure:
+    """Delete whole conversations with their messages, generations, presentations and all feedback on them.
+
+    Args:
+        feedback_ids: more feedback to erase under the same tombstone.
+    """
+    shas: set[str | None] = set()
+    feedback = list(feedback_ids)
+    for batch in blobs.batched(ids):
+        feedback += session.scalars(select(Feedback.id).where(Feedback.conversation_id.in_(batch)))
+        shas.update(session.scalars(select(Message.blob_sha).where(Message.conversation_id.in_(batch))))
+        shas.update(session.scalars(select(Conversation.system_sha).where(Conversation.id.in_(batch))))
+        generations = select(Generation.id).join(Message).where(Message.conversation_id.in_(batch)).scalar_subquery()
+        shas.update(session.scalars(select(Generation.prompt_sha).where(Generation.id.in_(generations))))
+    tombstone = erase_feedback(session, feedback, actor_id, ids[0] if len(ids) == 1 else None)
+    for batch in blobs.batched(ids):
+        _delete_rows(session, batch)
+    blobs.drop_unreferenced(session, (sha for sha in shas if sha is not None))
+    return tombstone
+
+
+def _delete_rows(session: Session, conversations: Sequence[str]) -> None:
+    generations = (
+        select(Generation.id)
+        .join(Message, Message.id == Generation.message_id)
+        .where(Message.conversation_id.in_(conversations))
+        .scalar_subquery()
+    )
+    shown = list(
+        session.scalars(
+            select(PresentationItem.presentation_id).where(PresentationItem.generation_id.in_(generations)).distinct()
+        )
+    )
+    for batch in blobs.batched(shown):
+        session.execute(delete(PresentationItem).where(PresentationItem.presentation_id.in_(batch)))
+        session.execute(delete(Presentation).where(Presentation.id.in_(batch)))
+    session.execute(delete(GenerationChunk).where(GenerationChunk.generation_id.in_(generations)))
+    session.execute(delete(Generation).where(Generation.id.in_(generations)))
+    session.execute(delete(Message).where(Message.conversation_id.in_(conversations)))
+    session.execute(delete(Conversation).where(Conversation.id.in_(conversations)))
+
+
+def tainted_versions(session: Session, feedback_ids: Iterable[str]) -> list[str]:
+    """Ids of the versions whose snapshot holds any of this feedback, and of all that descend from them."""
+    snapshots: set[str] = set()
+    for batch in blobs.batched(feedback_ids):
+        snapshots.update(
+            session.scalars(select(SnapshotRow.snapshot_sha).where(SnapshotRow.feedback_id.in_(batch)).distinct())
+        )
+    if not snapshots:
+        return []
+    versions = session.execute(
+        select(ModelVersion.id, ModelVersion.parent_id, ModelVersion.snapshot_sha).order_by(ModelVersion.number)
+    ).all()
+    tainted: set[str] = set()
+    for version in versions:  # parents have lower numbers than their children
+        if version.snapshot_sha in snapshots or version.parent_id in tainted:
+            tainted.add(version.id)
+    return [version.id for version in versions if version.id in tainted]
+
+
+def erase_actor(session: Session, actor_id: str) -> Erasure:
+    """Delete the actor's conversations, feedback on anything, and stored completions."""
+    conversations = list(session.scalars(select(Conversation.id).where(Conversation.actor_id == actor_id)))
+    feedback = list(session.scalars(select(Feedback.id).where(Feedback.actor_id == actor_id)))
+    session.execute(delete(Completion).where(Completion.actor_id == actor_id))
+    return erase_conversations(session, conversations, actor_id, feedback)
