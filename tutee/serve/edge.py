@@ -80,6 +80,9 @@ class Edge:
                 headers["x-request-id"] = request_id
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
                 headers["openai-version"] = "2020-10-01"
+                fields = scope.get("state", {}).get("fields")
+                if fields is not None and (unknown := fields.unknown()):
+                    headers["x-ignored-params"] = _header_list(unknown)
             await send(message)
 
         try:
@@ -124,6 +127,11 @@ def _limited(receive: Receive, limit: int) -> Receive:
         return message
 
     return receive_counted
+
+
+def _header_list(names: list[str]) -> str:
+    printable = ["".join(c if c.isascii() and c.isprintable() else "?" for c in name[:64]) for name in names[:32]]
+    return ",".join(printable)
 
 
 def _too_large(limit: int) -> TooLarge:

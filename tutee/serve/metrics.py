@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
+from tutee.engine.request import Completion
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -17,12 +19,12 @@ class Metrics:
     """The counters that handlers increase."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "tutee_http_requests", "Finished HTTP requests", ("method", "route", "status"), registry=self.registry
         )
-        self.prompt_tokens = Counter("tutee_prompt_tokens", "Prompt tokens of answers", registry=self.registry)
-        self.cached_tokens = Counter("tutee_cached_tokens", "Prompt tokens found in the cache", registry=self.registry)
+        self.prompt_tokens = Counter("tutee_prompt_tokens", "Prompt tokens of answers", registry=registry)
+        self.cached_tokens = Counter("tutee_cached_tokens", "Prompt tokens found in the cache", registry=registry)
         self.generated_tokens = Counter(
             "tutee_generated_tokens", "Sampled tokens", ("version",), registry=self.registry
         )
@@ -32,7 +34,15 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self.feedback = Counter("tutee_feedback", "Feedback events", ("kind",), registry=self.registry)
+        self.feedback = Counter("tutee_feedback", "Feedback events", ("kind",), registry=registry)
+
+    def answered(self, completion: Completion) -> None:
+        """Count one finished answer."""
+        self.prompt_tokens.inc(completion.prompt_tokens)
+        self.cached_tokens.inc(completion.cached_tokens)
+        self.generated_tokens.labels(completion.version).inc(len(completion.token_ids))
+        if completion.ttft_s is not None:
+            self.first_token.observe(completion.ttft_s)
 
     def watch(self, gauges: Callable[[], dict[str, float]]) -> None:
         """Read `gauges` (name to value) at every scrape."""

@@ -25,7 +25,7 @@ EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _encode = msgspec.json.encode
 
 
-class ClientGone(Exception):
+class ClientGoneError(Exception):
     """The client closed the connection before its answer was ready; nobody reads what is returned now."""
 
 
@@ -46,7 +46,7 @@ class Tap:
         self.requests: list[Request] = []
 
     def submit(self, engine: Engine, prompt: Sequence[int], params: Sequence[SamplingParams], version: str) -> None:
-        """Start one request for each of `params`; when one is refused the others are stopped and its error is raised."""
+        """Start one request for each of `params`; if one is refused, the others are stopped and its error is raised."""
         try:
             for index, each in enumerate(params):
                 self.requests.append(engine.submit(prompt, each, version=version, on_chunk=self._listener(index)))
@@ -100,7 +100,7 @@ class EventStream(Response):
 
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            with contextlib.suppress(ClientGone):
+            with contextlib.suppress(ClientGoneError):
                 await unless_gone(write(), receive)
         finally:
             self.close()
@@ -110,7 +110,7 @@ async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:
     """Await `work`, but cancel it as soon as the client closes the connection.
 
     Raises:
-        ClientGone: the client went away first.
+        ClientGoneError: the client went away first.
     """
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_disconnect(receive))
@@ -118,7 +118,7 @@ async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        raise ClientGone
+        raise ClientGoneError
     finally:
         for task in (working, watching):
             task.cancel()
@@ -132,7 +132,7 @@ async def _disconnect(receive: Receive) -> None:
 
 
 async def wait_for(request: HTTPRequest, work: Coroutine[Any, Any, T], abort: Callable[[], None]) -> T:
-    """`unless_gone` for a handler that answers in one piece: `abort` is called if the client leaves or the work fails."""
+    """`unless_gone` for a handler that answers in one piece; calls `abort` if the client leaves or the work fails."""
     try:
         return await unless_gone(work, request.receive)
     except BaseException:

@@ -1,0 +1,104 @@
+"""The app: routes, the parts behind them, and how they open and close. Read this file to know what is served.
+
+To add an endpoint: a router in a file of its own, one line in `ROUTERS`, an access rule beside its path
+(`auth.PUBLIC`, `MEMBER`, `OPERATOR` or `owned(…)`; a test fails without one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp
+
+from tutee.serve import (
+    chat_completions,
+    conversations,
+    feedback,
+    files,
+    fine_tuning,
+    generations,
+    improvement,
+    me,
+    models,
+    status,
+    stored_completions,
+    versions,
+)
+from tutee.serve.answers import Answers
+from tutee.serve.auth import Doorkeeper, authorise
+from tutee.serve.edge import Edge
+from tutee.serve.live import Live
+from tutee.serve.metrics import Metrics
+from tutee.serve.page import page_router
+from tutee.serve.replies import install_error_handlers
+from tutee.serve.services import Services
+from tutee.serve.supervisor import Supervisor, only_server, worker_command, worker_environment
+from tutee.serve.temporary import TemporaryChats
+from tutee.settings import Settings
+from tutee.store import Store
+
+ROUTERS: tuple[APIRouter, ...] = (
+    status.router,
+    chat_completions.router,
+    stored_completions.router,
+    models.router,
+    files.router,
+    fine_tuning.router,
+    conversations.router,
+    generations.router,
+    feedback.router,
+    improvement.router,
+    versions.router,
+    me.router,
+    page_router(),  # last: it catches every other path
+)
+
+
+def routes() -> list[APIRoute]:
+    """Every route that is served, with its access rule in `openapi_extra`."""
+    return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+
+
+@contextmanager
+def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Services]:
+    """Take the home, open its database, load the model, start the worker; all closed again at the end.
+
+    Args:
+        worker: start and watch a worker process for training jobs.
+
+    Raises:
+        InvalidInput: a host that others can reach, without an admin key; no model in the base's folder.
+        Busy: another server runs on this home.
+    """
+    Doorkeeper.check_settings(settings)
+    with ExitStack() as opened:
+        opened.enter_context(only_server(settings))
+        store = Store.open(settings.url, settings.home)
+        opened.callback(store.close)
+        store.generations.interrupted()  # nobody is writing them any more
+        live = Live(settings, store)
+        opened.callback(live.close)
+        metrics = Metrics()
+        answers = Answers(metrics)
+        opened.callback(answers.close)
+        live.open(settings.base_folder)
+        services = Services(settings, store, live, answers, TemporaryChats(), metrics, Doorkeeper(settings, store))
+        metrics.watch(lambda: status.gauges(services))
+        if worker:
+            supervisor = Supervisor(worker_command(), worker_environment(settings))
+            opened.callback(supervisor.close)
+            supervisor.start()
+        yield services
+
+
+def build_app(services: Services) -> ASGIApp:
+    """The ASGI app over open services."""
+    app = FastAPI(title="tutee", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.state.services = services
+    install_error_handlers(app)
+    for router in ROUTERS:
+        app.include_router(router, dependencies=[Depends(authorise)])
+    return Edge(app, services.settings, services.metrics)

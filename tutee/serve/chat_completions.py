@@ -1,0 +1,228 @@
+"""POST /v1/chat/completions as the official client speaks it, streamed and in one piece.
+
+Both ways read the same chunks of the engine, so the streamed text is the unstreamed text. pydantic is not on this path:
+one event per choice and engine step, encoded once by msgspec. Stored completions are read back in
+`stored_completions.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from tutee.errors import InvalidInput, TuteeError, Unavailable
+from tutee.ids import new_id
+from tutee.serve.auth import MEMBER, CallerDep
+from tutee.serve.body import Body
+from tutee.serve.chat_request import ChatRequest, merge_system_messages, read_chat_request
+from tutee.serve.live import Served
+from tutee.serve.logprobs import LogprobEntries
+from tutee.serve.replies import error_body, reply
+from tutee.serve.services import Services, ServicesDep
+from tutee.serve.streaming import DONE, EventStream, Tap, event, wait_for
+
+router = APIRouter(prefix="/v1")
+
+
+class Delta(msgspec.Struct, omit_defaults=True):
+    """What one chunk adds to a choice."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class ChunkChoice(msgspec.Struct):
+    """One choice of one chunk; `finish_reason` is null before the last."""
+
+    index: int
+    delta: Delta
+    logprobs: dict[str, Any] | None = None
+    finish_reason: str | None = None
+
+
+@dataclass(slots=True)
+class Choice:
+    """One choice as it grows."""
+
+    text: str = ""
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    finish_reason: str | None = None
+
+
+@dataclass(slots=True)
+class Answering:
+    """One request on its way: what was asked, who answers, and the chunks."""
+
+    asked: ChatRequest
+    served: Served
+    tap: Tap
+    id: str
+    created: int
+    entries: list[LogprobEntries]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the weights do."""
+        return self.served.version.weights_sha256[:12]
+
+    def usage(self) -> dict[str, Any]:
+        """Token counts of all choices; valid once every request is done."""
+        completions = [request.result() for request in self.tap.requests]
+        prompt = completions[0].prompt_tokens
+        generated = sum(len(each.token_ids) for each in completions)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": generated,
+            "total_tokens": prompt + generated,
+            "prompt_tokens_details": {"cached_tokens": completions[0].cached_tokens, "audio_tokens": 0},
+            "completion_tokens_details": {
+                "reasoning_tokens": 0,
+                "audio_tokens": 0,
+                "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
+            },
+        }
+
+    async def chunks(self) -> AsyncIterator[tuple[int, str, list[dict[str, Any]], str | None]]:
+        """(choice, text, log-prob entries, finish reason) as the engine makes them.
+
+        Raises:
+            Unavailable: the engine failed, or ended, in mid-answer.
+        """
+        async for index, chunk in self.tap:
+            if chunk.finish_reason in ("error", "abort"):
+                raise _failure(self.tap, index)
+            entries = self.entries[index].add(chunk) if self.asked.logprobs else []
+            yield index, chunk.text, entries, chunk.finish_reason
+
+
+def _failure(tap: Tap, index: int) -> TuteeError:
+    error = tap.requests[index].error
+    if isinstance(error, TuteeError):
+        return error
+    return Unavailable("The engine stopped in the middle of this answer; please try again.")
+
+
+@router.post("/chat/completions", openapi_extra=MEMBER)
+async def create(request: Request, caller: CallerDep, services: ServicesDep, body: Body) -> Response:
+    """Answer a list of messages."""
+    asked = read_chat_request(body)
+    served, prompt = await run_in_threadpool(_prepare, services, asked)
+    tap = Tap()
+    tap.submit(served.engine, prompt, asked.params_by_choice, served.version.id)
+    tokenizer = served.model.tokenizer
+    answering = Answering(
+        asked=asked,
+        served=served,
+        tap=tap,
+        id=new_id("chatcmpl"),
+        created=int(time.time()),
+        entries=[LogprobEntries(tokenizer) for _ in range(asked.n)],
+    )
+    if asked.stream:
+        return EventStream(_events(answering, services, caller.id), close=tap.abort)
+    choices = await wait_for(request, _collect(answering), tap.abort)
+    _count(answering, services)
+    content = _whole(answering, choices)
+    if asked.store:
+        await run_in_threadpool(_keep, answering, content, services, caller.id)
+    return reply(content)
+
+
+def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, list[int]]:
+    served = services.live.resolve(asked.model)
+    vocabulary = served.model.config.vocab_size
+    if any(token >= vocabulary for token in asked.params.logit_bias):
+        message = f"'logit_bias' names a token beyond the vocabulary of {vocabulary}."
+        raise InvalidInput(message, param="logit_bias", code="invalid_value")
+    return served, served.model.chat_format.render(merge_system_messages(asked.messages))
+
+
+async def _collect(answering: Answering) -> list[Choice]:
+    choices = [Choice() for _ in range(answering.asked.n)]
+    async for index, text, entries, finish_reason in answering.chunks():
+        _add(choices[index], text, entries, finish_reason)
+    return choices
+
+
+def _add(choice: Choice, text: str, entries: list[dict[str, Any]], finish_reason: str | None) -> None:
+    choice.text += text
+    choice.entries += entries
+    choice.finish_reason = finish_reason
+
+
+def _whole(answering: Answering, choices: list[Choice]) -> dict[str, Any]:
+    """The `chat.completion` object."""
+    return {
+        "id": answering.id,
+        "object": "chat.completion",
+        "created": answering.created,
+        "model": answering.asked.model,
+        "choices": [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": choice.text, "refusal": None, "annotations": []},
+                "logprobs": {"content": choice.entries, "refusal": None} if answering.asked.logprobs else None,
+                "finish_reason": choice.finish_reason,
+            }
+            for index, choice in enumerate(choices)
+        ],
+        "usage": answering.usage(),
+        "system_fingerprint": answering.fingerprint,
+        "service_tier": "default",
+        "metadata": answering.asked.metadata or {},
+    }
+
+
+async def _events(answering: Answering, services: Services, actor_id: str) -> AsyncIterator[bytes]:
+    """Server-sent events: roles in order, deltas, one finish per choice, usage if asked for, [DONE]."""
+    asked = answering.asked
+    head: dict[str, Any] = {
+        "id": answering.id,
+        "object": "chat.completion.chunk",
+        "created": answering.created,
+        "model": asked.model,
+        "system_fingerprint": answering.fingerprint,
+        "service_tier": "default",
+    }
+    if asked.include_usage:
+        head["usage"] = None
+    choices = [Choice() for _ in range(asked.n)]
+    for index in range(asked.n):  # all first sights in order, or the client's helper raises IndexError
+        yield event(head | {"choices": [ChunkChoice(index, Delta(role="assistant", content=""))]})
+    try:
+        async for index, text, entries, finish_reason in answering.chunks():
+            _add(choices[index], text, entries, finish_reason)
+            logprobs = {"content": entries, "refusal": None} if entries else None
+            if text or entries:
+                yield event(head | {"choices": [ChunkChoice(index, Delta(content=text), logprobs)]})
+            if finish_reason is not None:
+                yield event(head | {"choices": [ChunkChoice(index, Delta(), None, finish_reason)]})
+        _count(answering, services)
+        if asked.store:
+            await run_in_threadpool(_keep, answering, _whole(answering, choices), services, actor_id)
+    except TuteeError as error:
+        yield event(error_body(error))
+        return
+    if asked.include_usage:
+        yield event(head | {"choices": [], "usage": answering.usage()})
+    yield DONE
+
+
+def _keep(answering: Answering, content: dict[str, Any], services: Services, actor_id: str) -> None:
+    asked = answering.asked
+    services.store.completions.add(
+        answering.id, actor_id, asked.model, asked.raw_messages, content, metadata=asked.metadata
+    )
+
+
+def _count(answering: Answering, services: Services) -> None:
+    for each in answering.tap.requests:
+        services.metrics.answered(each.result())

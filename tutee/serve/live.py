@@ -1,0 +1,173 @@
+"""Which weights answer to which name, and the engines that run them.
+
+`chat` is an alias row of the store: a thread looks at it twice a second and moves when somebody promotes or rolls back,
+from the page, the API or another process; answers that already stream finish on the version they began with. Adapters
+are loaded into the engine of their base the first time they are named, full-weight versions get an engine of their own.
+Does not know chat messages, HTTP or people.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from tutee.engine.engine import Engine
+from tutee.errors import NotFound, TuteeError, Unavailable
+from tutee.model.lora import Lora
+from tutee.model.pretrained import Pretrained, load_pretrained
+from tutee.settings import Settings
+from tutee.store import Store
+from tutee.store.schema import ModelVersion
+
+log = logging.getLogger("tutee.serve")
+
+ALIAS = "chat"
+WATCH_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A version that is ready to answer: submit to `engine` with `version=served.version.id`."""
+
+    version: ModelVersion
+    engine: Engine
+    model: Pretrained
+
+
+class Live:
+    """Resolves names to versions with running engines. All methods may be called from any thread."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings = settings
+        self.store = store
+        self._loading = threading.RLock()
+        self._engines: dict[str, Engine] = {}
+        self._models: dict[str, Pretrained] = {}
+        self._chat: Served | None = None
+        self._base: ModelVersion | None = None
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="live-alias", daemon=True)
+
+    def open(self, folder: Path) -> None:
+        """Load the base model in `folder` and the version behind `chat`; blocks until both can answer.
+
+        Raises:
+            InvalidInput: no model that we run in `folder`.
+        """
+        model = load_pretrained(folder, self.settings.dtype, name=folder.name)
+        self._base = self.store.versions.ensure_base(model.name, model.weights_sha256, str(folder))
+        self._start_engine(self._base.id, model)
+        self.refresh()
+        self._watcher.start()
+
+    def close(self) -> None:
+        """Stop watching and end every engine; running answers are aborted."""
+        self._closed.set()
+        for engine in self._engines.values():
+            engine.close()
+
+    @property
+    def base(self) -> Served:
+        """The base model that the server was started with."""
+        assert self._base is not None, "open() comes first"
+        return self._serve(self._base)
+
+    @property
+    def chat(self) -> Served:
+        """What `chat` means now."""
+        if self._chat is None:
+            raise Unavailable("The model is still being loaded.")
+        return self._chat
+
+    @property
+    def ready(self) -> bool:
+        """Whether answers can be made."""
+        return self._chat is not None and not self._closed.is_set()
+
+    @property
+    def engines(self) -> list[Engine]:
+        """Every engine that runs."""
+        return list(self._engines.values())
+
+    def resolve(self, name: str) -> Served:
+        """The version called `name`: `chat`, a version's name, id or number, or the base's name.
+
+        Loads what is not loaded yet, which can take seconds.
+
+        Raises:
+            NotFound: code `model_not_found`, param `model`.
+        """
+        if name == ALIAS:
+            return self.chat
+        return self.serve(self.find(name))
+
+    def find(self, name: str) -> ModelVersion:
+        """The row of a name, without loading anything. Raises as `resolve`."""
+        unknown = NotFound(f"The model '{name}' does not exist.", param="model", code="model_not_found")
+        try:
+            version = self.store.versions.get(name)
+        except NotFound:
+            raise unknown from None
+        if version.state == "revoked":
+            raise unknown
+        return version
+
+    def serve(self, version: ModelVersion) -> Served:
+        """`version` with its engine, loaded if need be."""
+        return self._serve(version)
+
+    def unload(self, version: ModelVersion) -> None:
+        """Take no new requests for an adapter; those that run finish on it."""
+        with self._loading:
+            for engine in self._engines.values():
+                if version.id in engine.versions and version.kind == "adapter":
+                    engine.remove_version(version.id)
+
+    def refresh(self) -> None:
+        """Look at the alias now, not in half a second."""
+        with self._loading:
+            version = self.store.versions.alias(ALIAS)
+            if self._chat is not None and self._chat.version.id == version.id:
+                return
+            self._chat = self._serve(version)
+            log.info("chat is now version %s (%s)", version.number, version.name)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(WATCH_SECONDS):
+            try:
+                self.refresh()
+            except TuteeError as error:  # keep serving what we have; the row may be repaired
+                log.error("the live version cannot be loaded: %s", error.message)
+            except Exception:
+                log.exception("the live version cannot be looked up")
+
+    def _serve(self, version: ModelVersion) -> Served:
+        root = self.root(version)
+        with self._loading:
+            if root.id not in self._engines:
+                folder = self.settings.home / root.folder
+                self._start_engine(root.id, load_pretrained(folder, self.settings.dtype, name=root.name))
+            engine, model = self._engines[root.id], self._models[root.id]
+            if version.id not in engine.versions:
+                folder = self.settings.home / version.folder
+                engine.add_version(version.id, Lora.load(folder, model.config, model.weights_sha256))
+        return Served(version, engine, model)
+
+    def root(self, version: ModelVersion) -> ModelVersion:
+        """The version whose weights an adapter lies over: itself when it is no adapter."""
+        while version.kind == "adapter":
+            if version.parent_id is None:
+                raise Unavailable(f"Version {version.name} is an adapter without a parent.", code="broken_version")
+            version = self.store.versions.get(version.parent_id)
+        return version
+
+    def _start_engine(self, version_id: str, model: Pretrained) -> None:
+        self._models[version_id] = model
+        self._engines[version_id] = Engine(
+            model,
+            max_batch=self.settings.max_batch,
+            cache_tokens=self.settings.cache_tokens,
+            version=version_id,
+        )

@@ -1,0 +1,54 @@
+"""GET /v1/models: every name that `model` accepts. Ids hold `:` and `/`, hence the path parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from tutee.errors import InvalidInput
+from tutee.serve.auth import MEMBER, OPERATOR, CallerDep
+from tutee.serve.live import ALIAS
+from tutee.serve.replies import reply
+from tutee.serve.services import ServicesDep
+from tutee.store.schema import ModelVersion
+
+router = APIRouter(prefix="/v1/models")
+
+
+@router.get("", openapi_extra=MEMBER)
+def list_models(services: ServicesDep) -> Response:
+    """The alias `chat` first, then every version, newest first."""
+    versions = [version for version in services.store.versions.list() if version.state != "revoked"]
+    data = [_view(services.live.chat.version, ALIAS)] + [_view(version) for version in reversed(versions)]
+    return reply({"object": "list", "data": data})
+
+
+@router.get("/{model:path}", openapi_extra=MEMBER)
+def retrieve(model: str, services: ServicesDep) -> Response:
+    """One model by any of its names."""
+    version = services.live.find(model)
+    return reply(_view(version, model))
+
+
+@router.delete("/{model:path}", openapi_extra=OPERATOR)
+def delete(model: str, caller: CallerDep, services: ServicesDep) -> Response:
+    """Revoke a version: it answers no more and can never go live; its row and its lineage stay."""
+    version = services.live.find(model)
+    if version.kind == "base" or version.state == "live":
+        raise InvalidInput(
+            f"'{model}' is the base or the live version; roll back first.", param="model", code="model_in_use"
+        )
+    services.store.versions.set_state(version.id, "revoked", caller.id)
+    services.live.unload(version)
+    return reply({"id": model, "object": "model", "deleted": True})
+
+
+def _view(version: ModelVersion, name: str | None = None) -> dict[str, Any]:
+    return {
+        "id": name or version.name,
+        "object": "model",
+        "created": int(version.created_at),
+        "owned_by": "tutee",
+    }

@@ -1,0 +1,52 @@
+"""The web page: files that were built into `tutee/serve/page/`, or a word on how to build them.
+
+Hashed assets may be cached for ever; everything else is asked for again. Only files that were there at the start are
+served, so no path can reach outside the folder.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, Response
+
+from tutee.serve.auth import PUBLIC
+
+PAGE = Path(__file__).parent / "page"
+FOREVER = "public, max-age=31536000, immutable"
+NOT_BUILT = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>tutee</title>
+<h1>The API is running; the page is not built yet</h1>
+<p>Install Node.js 20 or newer with npm, then run <code>make serve</code> again, or
+<code>python web/build_page.py</code>.</p>
+<p>Until then the API answers under <code>/v1</code>, and <code>tutee chat</code> talks in the terminal.</p>
+</html>
+"""
+TYPES = {".js": "text/javascript", ".svg": "image/svg+xml", ".woff2": "font/woff2", ".webmanifest": "application/json"}
+
+
+def page_router(folder: Path = PAGE) -> APIRouter:
+    """Routes for the page in `folder`."""
+    router = APIRouter()
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+    @router.get("/", openapi_extra=PUBLIC)
+    async def root() -> Response:
+        if "index.html" not in files:
+            return Response(NOT_BUILT, media_type="text/html")
+        return FileResponse(files["index.html"], media_type="text/html", headers={"cache-control": "no-cache"})
+
+    @router.get("/{path:path}", openapi_extra=PUBLIC)
+    async def file(path: str, request: Request) -> Response:
+        if path not in files:
+            raise HTTPException(404)
+        kind = TYPES.get(Path(path).suffix) or mimetypes.guess_type(path)[0] or "application/octet-stream"
+        cache = FOREVER if path.startswith("assets/") else "no-cache"
+        return FileResponse(files[path], media_type=kind, headers={"cache-control": cache})
+
+    return router

@@ -1,0 +1,81 @@
+"""`tutee serve`: the app under uvicorn on one socket, until a signal ends it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+
+from tutee.errors import Unavailable
+from tutee.serve.app import build_app, open_services
+from tutee.settings import Settings
+
+KEEP_ALIVE_SECONDS = 75
+GRACE_SECONDS = 5
+"""How long running streams may go on after Ctrl-C."""
+
+
+class Server(uvicorn.Server):
+    """Says where it listens once it is ready."""
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self.url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(f"tutee is ready: {self.url}", flush=True)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        InvalidInput: a host that others can reach without an admin key; no model in the base's folder.
+        Busy: another server runs on this home. Unavailable: the port is taken.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _end)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    with open_socket(settings) as listener, open_services(settings) as services:
+        config = uvicorn.Config(
+            build_app(services),
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        Server(config, f"http://{host}:{listener.getsockname()[1]}").run(sockets=[listener])
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    # uvicorn raises the signal once more when it is done; the default would end us before the worker is stopped.
+    raise SystemExit(0)
+
+
+def open_socket(settings: Settings) -> socket.socket:
+    """A listening socket, before anything slow is done; port 0 takes a free one.
+
+    Raises:
+        Unavailable: the address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(
+            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). Choose another port with PORT=.",
+            code="address_unavailable",
+        ) from None
+    return listener

@@ -1,0 +1,43 @@
+"""What every handler may use, opened once by the app and handed to handlers as a dependency; no globals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from tutee.serve.answers import Answers
+from tutee.serve.auth import Doorkeeper
+from tutee.serve.chats import Chats, StoredChats
+from tutee.serve.live import Live
+from tutee.serve.metrics import Metrics
+from tutee.serve.temporary import TemporaryChats, is_temporary
+from tutee.settings import Settings
+from tutee.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The open parts of one server."""
+
+    settings: Settings
+    store: Store
+    live: Live
+    answers: Answers
+    temporary: TemporaryChats
+    metrics: Metrics
+    doorkeeper: Doorkeeper
+
+    def chats(self, id: str) -> Chats:
+        """Where the conversation or message called `id` is kept: in the database, or in memory."""
+        return self.temporary if is_temporary(id) else StoredChats(self.store)
+
+
+def the_services(request: Request) -> Services:
+    """Dependency: the services of the app that handles this request."""
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(the_services)]

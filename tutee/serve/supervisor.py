@@ -1,0 +1,124 @@
+"""Two processes, one home: the lock that keeps a second server out, and the watch over the worker that trains.
+
+The worker is a child with its own interpreter: it may crash, be killed or run out of memory without touching the chat;
+it is started again, later and later while it keeps failing. Knows no job.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tutee.errors import Busy
+from tutee.settings import Settings
+
+log = logging.getLogger("tutee.serve")
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+HEALTHY_SECONDS = 60.0
+"""A worker that lived this long was not at fault: the next pause is short again."""
+STOP_SECONDS = 10.0
+
+
+@contextmanager
+def only_server(settings: Settings) -> Iterator[None]:
+    """Hold the home's server lock; it vanishes with the process however that ends.
+
+    Raises:
+        Busy: another server holds it.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True)
+    path = settings.home / "server.lock"
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip() or "unknown"
+            raise Busy(
+                f"Another tutee server ({who}) already serves {settings.home}. Stop it, or give this one a home of "
+                "its own with TUTEE_HOME."
+            ) from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()}, http://{settings.host}:{settings.port}\n")
+        file.flush()
+        yield
+
+
+def worker_command() -> list[str]:
+    """How the worker is started; its settings travel in the environment."""
+    return [sys.executable, "-m", "tutee", "worker"]
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """The environment in which the worker finds this server's home, database and model."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TUTEE_")}
+    return inherited | {
+        "TUTEE_HOME": str(settings.home),
+        "TUTEE_DATABASE_URL": settings.url,
+        "TUTEE_MODEL": settings.model,
+        "TUTEE_DTYPE": settings.dtype,
+        "TUTEE_THREADS": str(settings.threads),
+        "TUTEE_MAX_BATCH": str(settings.max_batch),
+        "TUTEE_CACHE_TOKENS": str(settings.cache_tokens),
+    }
+
+
+class Supervisor:
+    """Keeps one worker running until `close`."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+        self.command = list(command)
+        self.environment = environment
+        self.starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="worker-supervisor", daemon=True)
+
+    def start(self) -> None:
+        """Start the worker and watch it from a thread."""
+        self._thread.start()
+
+    @property
+    def pid(self) -> int | None:
+        """The worker that runs now."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def close(self) -> None:
+        """Ask the worker to end (it puts its job back) and wait for it; kill it if it does not."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS + 5)
+
+    def _watch(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._closing.is_set():
+            started = time.monotonic()
+            self._process = subprocess.Popen(self.command, env=self.environment, stdin=subprocess.DEVNULL)
+            self.starts += 1
+            while self._process.poll() is None and not self._closing.wait(0.2):
+                pass
+            if self._closing.is_set():
+                self._stop(self._process)
+                return
+            pause = FIRST_PAUSE if time.monotonic() - started > HEALTHY_SECONDS else min(pause * 2, LONGEST_PAUSE)
+            log.warning("the worker ended with status %s; again in %.0f s", self._process.returncode, pause)
+            self._closing.wait(pause)
+
+    @staticmethod
+    def _stop(process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
