@@ -13,8 +13,8 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 EXACT_QUERIES = 128
 """Queries at a time in float32, so that long prompts do not hold all their scores at once."""
@@ -62,8 +62,8 @@ def _attend_fused(q_BNHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, bias_BNS: Tens
         # One query: the heads that share a key become its queries, so that keys are read once and never repeated.
         q_BGRK = q_BNHK.view(B, G, H // G, K)
         bias = None if bias is None else bias.expand(B, 1, H // G, -1)
-        return F.scaled_dot_product_attention(q_BGRK, k_BGSK, v_BGSK, bias).reshape(B, 1, H, K)
-    out_BHNK = F.scaled_dot_product_attention(
+        return functional.scaled_dot_product_attention(q_BGRK, k_BGSK, v_BGSK, bias).reshape(B, 1, H, K)
+    out_BHNK = functional.scaled_dot_product_attention(
         q_BNHK.transpose(1, 2), k_BGSK, v_BGSK, bias, is_causal=bias is None, enable_gqa=True
     )
     return out_BHNK.transpose(1, 2)

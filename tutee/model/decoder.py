@@ -10,8 +10,8 @@ Axes: T tokens, D hidden, H query heads, G kv heads, K head dim, F feed-forward 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tutee.model.attention import attend
 from tutee.model.config import DecoderConfig
@@ -30,7 +30,7 @@ class Norm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
+        return functional.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
 
 
 class Matrices:
@@ -59,7 +59,7 @@ class Matrices:
         if matrices is None:
             return out_TO
         a, b = matrices
-        return torch.addmm(out_TO, F.linear(x_TD, a), b.t())
+        return torch.addmm(out_TO, functional.linear(x_TD, a), b.t())
 
     def _adapted_exactly(self, lora: Lora, x_TD: Tensor, out_TO: Tensor) -> Tensor:
         parts = list(out_TO.split(self.widths, dim=-1))
@@ -137,8 +137,8 @@ class FeedForward(nn.Module):
         gate_TF, up_TF = self.inputs(x_TD, layout).chunk(2, dim=-1)
         if x_TD.dtype == torch.float32:
             # Vector code and the scalar code at a row's end round the exponential differently; in float64 it is hidden.
-            return self.output((F.silu(gate_TF.double()) * up_TF).float(), layout)
-        return self.output(F.silu(gate_TF) * up_TF, layout)
+            return self.output((functional.silu(gate_TF.double()) * up_TF).float(), layout)
+        return self.output(functional.silu(gate_TF) * up_TF, layout)
 
 
 class Block(nn.Module):
@@ -216,7 +216,7 @@ class Decoder(nn.Module):
     def forward(self, tokens_T: Tensor, positions_T: Tensor, layout: Layout) -> Tensor:
         """Hidden states after the final norm, float32 [T, D]."""
         rotation = self.rope_cos[positions_T].unsqueeze(1), self.rope_sin[positions_T].unsqueeze(1)
-        x_TD = F.embedding(tokens_T, self.model.embed_tokens.weight)
+        x_TD = functional.embedding(tokens_T, self.model.embed_tokens.weight)
         for block in self.model.layers:
             x_TD = block(x_TD, rotation, layout)
         return self.model.norm(x_TD)  # type: ignore[no-any-return]
@@ -225,4 +225,4 @@ class Decoder(nn.Module):
         """Next-token logits, float32 [T, V]."""
         if self.dtype == torch.float32:
             return tiled_linear(hidden_TD, self.head_weight)
-        return F.linear(hidden_TD, self.head_weight)
+        return functional.linear(hidden_TD, self.head_weight)

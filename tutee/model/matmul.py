@@ -10,8 +10,8 @@ Axes: T tokens, D input width, O output width.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 TILE = 32
 PACKED_ROWS = 256
@@ -48,11 +48,11 @@ class SideBySide:
         if x_TD.dtype == torch.float32:
             return _beside([tiled_linear(x_TD, part.weight, part.bias) for part in self.parts])
         if trained:
-            return _beside([F.linear(x_TD, part.weight, part.bias) for part in self.parts])
+            return _beside([functional.linear(x_TD, part.weight, part.bias) for part in self.parts])
         bias = self._bias()
         if x_TD.shape[0] <= PACKED_ROWS and not (torch.is_grad_enabled() and x_TD.requires_grad) and _can_pack(x_TD):
             return torch.ops.mkldnn._linear_pointwise(x_TD, self._packed_weight(), bias, "none", [], "")  # type: ignore[no-any-return]
-        return F.linear(x_TD, self._weight(), bias)
+        return functional.linear(x_TD, self._weight(), bias)
 
     def _bias(self) -> Tensor | None:
         biases = [part.bias for part in self.parts if part.bias is not None]
@@ -84,11 +84,11 @@ class SideBySide:
 
 
 def tiled_linear(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """`F.linear` in row tiles of one size, the last padded with zeros: exact in the sense of this module."""
+    """`functional.linear` in row tiles of one size, the last padded with zeros: exact in the sense of this module."""
     rows = x_TD.shape[0]
     # A fresh, padded copy also fixes the alignment in memory, on which a library's choice of kernel may depend.
-    padded = F.pad(x_TD, (0, 0, 0, -rows % TILE)) if rows % TILE else x_TD.clone()
-    tiles = [F.linear(tile, weight_OD, bias_O) for tile in padded.split(TILE)]
+    padded = functional.pad(x_TD, (0, 0, 0, -rows % TILE)) if rows % TILE else x_TD.clone()
+    tiles = [functional.linear(tile, weight_OD, bias_O) for tile in padded.split(TILE)]
     return _beside(tiles, dim=0)[:rows]
 
 

@@ -5,8 +5,16 @@ Knows nothing of chats or of models.
 
 from __future__ import annotations
 
+import codecs
+import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+from tutee.errors import InvalidInput
 
 
 class Tokenizer:
@@ -16,46 +24,115 @@ class Tokenizer:
         InvalidInput: `tokenizer.json` is missing or unreadable.
     """
 
-    vocab_size: int
-    bos_id: int | None
-    eos_id: int | None
-    pad_id: int | None
-    sha256: str
-    """Of `tokenizer.json`; stored with every generation."""
-    chat_template: str | None
-    """From `chat_template.jinja` or `tokenizer_config.json`."""
-    special_ids: frozenset[int]
-
     def __init__(self, folder: Path) -> None:
-        raise NotImplementedError
+        path = folder / "tokenizer.json"
+        try:
+            content = path.read_bytes()
+            self._backend: Backend = Backend.from_buffer(content)
+            self._plain: Backend = Backend.from_buffer(content)
+        except Exception as error:  # the Rust library raises a bare Exception
+            raise InvalidInput(
+                f"{folder} has no readable tokenizer.json ({error}).", param="model", code="not_a_model"
+            ) from None
+        self._plain.encode_special_tokens = True
+        settings = _read_json(folder / "tokenizer_config.json")
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        """Of `tokenizer.json`; stored with every generation."""
+        self.vocab_size = self._backend.get_vocab_size()
+        self.bos_id = self._named(settings, "bos_token")
+        self.eos_id = self._named(settings, "eos_token")
+        self.pad_id = self._named(settings, "pad_token")
+        added = self._backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(id for id, token in added.items() if token.special)
+        self.special_tokens = {added[id].content: id for id in self.special_ids}
+        self.chat_template = _chat_template(folder, settings)
+        """From `chat_template.jinja` or `tokenizer_config.json`, or None."""
+        self._byte_level = b"ByteLevel" in content
+
+    def _named(self, settings: dict[str, Any], name: str) -> int | None:
+        token = settings.get(name)
+        text = token.get("content") if isinstance(token, dict) else token
+        return self._backend.token_to_id(text) if isinstance(text, str) else None
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Ids of `text`. With `special`, special tokens written in the text become their ids; else they are plain text."""
-        raise NotImplementedError
+        return list((self._backend if special else self._plain).encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
-        raise NotImplementedError
-
-    def token_bytes(self, id: int) -> bytes:
-        """The bytes that a token stands for (OpenAI's `logprobs.content[].bytes`)."""
-        raise NotImplementedError
+        return str(self._backend.decode(list(ids), skip_special_tokens=skip_special))
 
     def token_text(self, id: int) -> str:
-        """The token as text, special ones included."""
-        raise NotImplementedError
+        """The token as text, special ones included; bytes that are no UTF-8 on their own become U+FFFD."""
+        return self.token_bytes(id).decode("utf-8", errors="replace")
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that a token stands for (OpenAI's `logprobs.content[].bytes`); empty for an id without a token."""
+        token = self._backend.id_to_token(id)
+        if token is None:
+            return b""
+        if id in self._backend.get_added_tokens_decoder():
+            return token.encode()
+        if self._byte_level:
+            return b"".join(BYTE_OF_CHARACTER.get(character, character.encode()) for character in token)
+        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            return bytes([int(token[3:5], 16)])
+        return token.replace("▁", " ").encode()
 
 
 class Detokenizer:
-    """Turns a stream of ids into a stream of text, holding back a character until all its bytes are there."""
+    """Turns a stream of ids into a stream of text, holding back a character until all its bytes are there.
+
+    What it says, joined, is what `Tokenizer.decode` says of all the ids.
+    """
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
-        raise NotImplementedError
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        # SentencePiece decoders drop the space before the first word.
+        self._strip_space = not tokenizer._byte_level
 
     def add(self, id: int) -> str:
         """The text that became certain with this token (may be empty)."""
-        raise NotImplementedError
+        if self._skip_special and id in self._tokenizer.special_ids:
+            return ""
+        data = self._tokenizer.token_bytes(id)
+        if self._strip_space and data:
+            data = data.removeprefix(b" ")
+            self._strip_space = False
+        return self._decoder.decode(data)
 
     def finish(self) -> str:
         """What was held back; incomplete bytes become U+FFFD."""
-        raise NotImplementedError
+        return self._decoder.decode(b"", final=True)
+
+
+def _byte_table() -> dict[str, int]:
+    """GPT-2's printable stand-in for each byte: printable Latin-1 is itself, the rest follow from U+0100."""
+    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in own]
+    return {chr(byte): byte for byte in own} | {chr(0x100 + i): byte for i, byte in enumerate(rest)}
+
+
+BYTE_OF_CHARACTER = {character: bytes([byte]) for character, byte in _byte_table().items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path} cannot be read ({error}).", param="model", code="not_a_model") from None
+    return raw if isinstance(raw, dict) else {}
+
+
+def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    raw = settings.get("chat_template")
+    if isinstance(raw, list):  # several by name; the one called default is for chat
+        raw = next((item.get("template") for item in raw if item.get("name") == "default"), None)
+    return raw if isinstance(raw, str) else None

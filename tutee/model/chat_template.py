@@ -1,0 +1,268 @@
+"""Runs a model folder's Jinja template in a sandbox with a budget.
+
+A template is a program that came with some weights: it may be wrong, or hostile. It reads nothing but its arguments
+(Jinja's immutable sandbox), and it is stopped when it loops too long or makes too much text. Knows nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from datetime import datetime
+from functools import wraps
+from typing import Any
+
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+from tutee.errors import InvalidInput
+
+MAX_STEPS = 200_000
+"""Loop turns and calls in one rendering; a conversation of a thousand turns takes some ten thousand."""
+MAX_CHARACTERS = 8_000_000
+FILTERS = frozenset(
+    [
+        "abs",
+        "attr",
+        "batch",
+        "capitalize",
+        "count",
+        "default",
+        "d",
+        "dictsort",
+        "escape",
+        "e",
+        "first",
+        "float",
+        "groupby",
+        "int",
+        "items",
+        "join",
+        "last",
+        "length",
+        "list",
+        "lower",
+        "map",
+        "max",
+        "min",
+        "reject",
+        "rejectattr",
+        "replace",
+        "reverse",
+        "round",
+        "safe",
+        "select",
+        "selectattr",
+        "slice",
+        "sort",
+        "string",
+        "sum",
+        "title",
+        "tojson",
+        "trim",
+        "unique",
+        "upper",
+    ]
+)
+PADDING_METHODS = frozenset(("ljust", "rjust", "center", "zfill", "expandtabs", "format", "format_map", "translate"))
+STEPS: ContextVar[list[int]] = ContextVar("STEPS")
+
+
+class TemplateRefusedError(Exception):
+    """The template called `raise_exception`: these messages are not what it renders."""
+
+
+class OverBudgetError(Exception):
+    """The template looped too long or made too much text."""
+
+
+class Template:
+    """A compiled chat template.
+
+    Raises (on construction):
+        InvalidInput: it is no Jinja template (code `invalid_template`).
+    """
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now}
+        environment.filters = {name: _checked(environment.filters[name]) for name in FILTERS}
+        environment.filters |= {"tojson": _tojson, "steps": _steps, "sized": _sized, "indent": _indent}
+        self._special_tokens = dict(special_tokens)
+        try:
+            self._template = environment.from_string(source)
+        except (TemplateError, RecursionError) as error:
+            raise _invalid(f"it does not compile: {error}") from None
+
+    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+        """The text of a conversation.
+
+        Raises:
+            TemplateRefusedError: the template does not render these messages.
+            InvalidInput: it throws, loops or makes too much text (code `invalid_template`).
+        """
+        token = STEPS.set([0])
+        try:
+            pieces: list[str] = []
+            room = MAX_CHARACTERS
+            for piece in self._template.generate(
+                messages=messages, add_generation_prompt=add_generation_prompt, tools=None, **self._special_tokens
+            ):
+                pieces.append(piece)
+                room -= len(piece)
+                if room < 0:
+                    raise OverBudgetError(f"more than {MAX_CHARACTERS} characters")
+            return "".join(pieces)
+        except (TemplateRefusedError, InvalidInput):
+            raise
+        except (OverBudgetError, RecursionError, MemoryError) as error:
+            raise _invalid(f"it loops or makes too much text ({error}).") from None
+        except Exception as error:  # a template can raise anything that Python can
+            raise _invalid(f"it throws {type(error).__name__}: {error}") from None
+        finally:
+            STEPS.reset(token)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset(("+", "*", "**", "%"))
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree: nodes.Template = _Budgeted().visit(Parser(self, source, name, filename).parse())
+        return tree
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        _count(1)
+        if operator == "*" and not (_is_number(left) and _is_number(right)):
+            text, times = (right, left) if _is_number(left) else (left, right)
+            if len(text) * max(times, 0) > MAX_CHARACTERS:
+                raise OverBudgetError("repeated text")
+        if operator == "**" and (abs(left) > 1e6 or abs(right) > 64):
+            raise OverBudgetError("a large power")
+        if operator == "%" and isinstance(left, str):
+            raise OverBudgetError("old-style formatting is not allowed")
+        return _sized(super().call_binop(context, operator, left, right))
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        padding = isinstance(obj, str | bytes) and attr in PADDING_METHODS
+        return not padding and super().is_safe_attribute(obj, attr, value)
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        _count(1)
+        method = getattr(__obj, "__name__", "")
+        owner = getattr(__obj, "__self__", None)
+        if isinstance(owner, str) and method == "replace" and len(args) >= 2:
+            _check_replacement(owner, args[1])
+        if isinstance(owner, str) and method == "join" and args:
+            args = (list(_steps(args[0])), *args[1:])
+            _check_replacement(owner, "".join(map(str, args[0])), times=len(args[0]))
+        return _sized(super().call(__context, __obj, *args, **kwargs))
+
+
+class _Budgeted(NodeTransformer):
+    """Counts the turns of every loop and the calls of every macro, and checks every text put together with `~`."""
+
+    def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
+        self.generic_visit(node)
+        node.iter = _filtered(node.iter, "steps")
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
+        self.generic_visit(node)
+        return _filtered(node, "sized")
+
+
+def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what the assistant says for other trainers' masks; here it only wraps its body."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _count(steps: int) -> None:
+    counter = STEPS.get()
+    counter[0] += steps
+    if counter[0] > MAX_STEPS:
+        raise OverBudgetError(f"more than {MAX_STEPS} steps")
+
+
+def _steps(values: Any) -> Any:
+    """A loop's values, counted: sequences are counted at once (so that `loop.length` still works), others one by one."""
+    if isinstance(values, list | tuple | dict | str | range):
+        _count(len(values) + 1)
+        return values
+    return _each(values)
+
+
+def _each(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        _count(1)
+        yield value
+
+
+def _checked(function: Any) -> Any:
+    @wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        _count(1 + sum(len(value) // 10 for value in args if isinstance(value, list | tuple | range | dict)))
+        texts = [value for value in args if isinstance(value, str)]
+        if function.__name__ == "do_replace" and len(texts) >= 3:
+            _check_replacement(texts[0], texts[2])
+        return _sized(function(*args, **kwargs))
+
+    return checked
+
+
+def _check_replacement(text: str, new: str, times: int = 1) -> None:
+    if (len(text) + 1) * max(len(new), 1, times) > MAX_CHARACTERS * 100 or len(new) * len(text) > MAX_CHARACTERS * 100:
+        raise OverBudgetError("a large replacement")
+
+
+def _sized(value: Any) -> Any:
+    if isinstance(value, str | bytes | list | tuple) and len(value) > MAX_CHARACTERS:
+        raise OverBudgetError(f"more than {MAX_CHARACTERS} characters")
+    if isinstance(value, str):
+        _count(len(value) // 10_000)
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
+    """As transformers defines it: plain JSON, nothing escaped for HTML."""
+    if indent is not None and not 0 <= indent <= 16:
+        raise OverBudgetError("a large indent")
+    return str(_sized(json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)))
+
+
+def _indent(text: str, width: int = 4, first: bool = False, blank: bool = False) -> str:
+    if not 0 <= width <= 64:
+        raise OverBudgetError("a large indent")
+    lines = text.split("\n")
+    padded = [" " * width + line if (line or blank) and (i or first) else line for i, line in enumerate(lines)]
+    return str(_sized("\n".join(padded)))
+
+
+def _strftime_now(pattern: str) -> str:
+    if len(pattern) > 100:
+        raise OverBudgetError("a long date pattern")
+    return datetime.now().strftime(pattern)
+
+
+def _refuse(message: str) -> None:
+    raise TemplateRefusedError(message)
+
+
+def _invalid(what: str) -> InvalidInput:
+    return InvalidInput(f"The model's chat template cannot be used: {what}", param="model", code="invalid_template")
