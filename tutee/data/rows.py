@@ -49,12 +49,16 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Which feedback made a row, and whose: lineage and erasure go by it. The newest event comes last."""
+    """Which feedback made a row, and whose: lineage and erasure go by it. The newest event comes last.
+
+    `question_id` is the user turn that the row's replies answer.
+    """
 
     source: Source
     feedback_ids: tuple[str, ...]
     actor_id: str
     conversation_id: str
+    question_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,7 @@ def to_payload(row: Row) -> dict[str, Any]:
         "feedback_ids": list(row.origin.feedback_ids),
         "actor_id": row.origin.actor_id,
         "conversation_id": row.origin.conversation_id,
+        "question_id": row.origin.question_id,
     }
     payload |= {name: _reply_payload(reply) for name, reply in replies_of(row).items()}
     if isinstance(row, PairRow):
@@ -142,6 +147,7 @@ def from_payload(payload: Mapping[str, Any], split: Split) -> Row:
         feedback_ids=tuple(payload["feedback_ids"]),
         actor_id=payload["actor_id"],
         conversation_id=payload["conversation_id"],
+        question_id=payload["question_id"],
     )
     weight = float(payload["weight"])
     if payload["kind"] == "pair":

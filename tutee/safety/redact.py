@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+MARK = re.compile(r"\[[A-Z_]+\]")
 VERSION = "1"
 """Changes whenever the same text could be redacted otherwise; kept with every scrub record."""
 
@@ -33,6 +34,11 @@ class Redacted:
 
     text: str
     entities: tuple[Entity, ...]
+
+    @property
+    def remainder(self) -> str:
+        """What is left of the text without the marks."""
+        return MARK.sub("", self.text)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -145,13 +151,13 @@ def _is_ipv4(match: re.Match[str]) -> bool:
 
 
 def _is_ipv6(match: re.Match[str]) -> bool:
-    """Not `a::b`, which is a name in three programming languages: three groups and a digit, or all eight."""
+    """Not `a::b`, which is a name in three programming languages: three groups and a digit."""
     try:
-        address = ipaddress.IPv6Address(match["it"])
+        ipaddress.IPv6Address(match["it"])
     except ValueError:
         return False
     groups = [group for group in match["it"].split(":") if group]
-    return len(groups) >= 3 and any(c.isdigit() for c in match["it"]) and address != ipaddress.IPv6Address(1)
+    return len(groups) >= 3 and any(c.isdigit() for c in match["it"])
 
 
 def _is_phone(match: re.Match[str]) -> bool:

@@ -40,7 +40,9 @@ def erase_feedback(
     erased = sorted(set(ids))
     tainted = tainted_versions(session, erased)
     for batch in blobs.batched(erased):
-        session.execute(update(SnapshotRow).where(SnapshotRow.feedback_id.in_(batch)).values(payload=None))
+        # by hash: a row made of two votes is listed under both
+        rows = select(SnapshotRow.row_sha).where(SnapshotRow.feedback_id.in_(batch))
+        session.execute(update(SnapshotRow).where(SnapshotRow.row_sha.in_(rows)).values(payload=None))
         session.execute(delete(Feedback).where(Feedback.id.in_(batch)))
     tombstone = Erasure(
         id=new_id("erase"),
@@ -86,6 +88,8 @@ def erase_conversations(
         shas.update(session.scalars(select(Generation.prompt_sha).where(Generation.id.in_(generations))))
     tombstone = erase_feedback(session, feedback, actor_id, ids[0] if len(ids) == 1 else None)
     for batch in blobs.batched(ids):
+        asked = SnapshotRow.payload["conversation_id"].as_string()  # prompts have no feedback to be found by
+        session.execute(update(SnapshotRow).where(SnapshotRow.kind == "prompt", asked.in_(batch)).values(payload=None))
         _delete_rows(session, batch)
     blobs.drop_unreferenced(session, (sha for sha in shas if sha is not None))
     return tombstone

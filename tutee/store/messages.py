@@ -101,6 +101,15 @@ class Messages:
             require_conversation(session, conversation_id, actor_id)
             return load(session, Message.conversation_id == conversation_id, actor_id)
 
+    def trees(self, conversation_ids: Iterable[str]) -> dict[str, list[StoredMessage]]:
+        """For each of these conversations that has messages, all of them, parents before children; no owner check."""
+        found: dict[str, list[StoredMessage]] = {}
+        with self._database.read() as session:
+            for batch in blobs.batched(dict.fromkeys(conversation_ids)):
+                for message in load(session, Message.conversation_id.in_(batch), None):
+                    found.setdefault(message.conversation_id, []).append(message)
+        return found
+
     def path(self, id: str, actor_id: str | None = None) -> list[StoredMessage]:
         """The messages from the root down to `id`.
 
