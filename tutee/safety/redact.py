@@ -186,10 +186,10 @@ def _is_email(match: re.Match[str]) -> bool:
 
 def _is_key(match: re.Match[str]) -> bool:
     """Not `sk-fading-circle-animation`, which is a class in a style sheet."""
-    return not match["it"].startswith("sk-") or sum(c.isdigit() for c in match["it"]) >= 3
+    return _has_digits(match) or not match["it"].startswith("sk-")
 
 
-def _is_bearer(match: re.Match[str]) -> bool:
+def _has_digits(match: re.Match[str]) -> bool:
     return sum(c.isdigit() for c in match["it"]) >= 3
 
 
@@ -244,7 +244,7 @@ DETECTORS = (
     ),
     _detector("CREDENTIALS", r"\b[a-z][a-z0-9+.-]{1,20}://(?P<it>[^\s/:@\[\]]{0,100}:[^\s/\[\]]{1,200})@"),
     _detector("KEY", rf"(?<![A-Za-z0-9_])(?P<it>{SERVICE_KEYS})(?![A-Za-z0-9_])", _is_key, case=True),
-    _detector("KEY", r"\bBearer\s+(?P<it>[A-Za-z0-9._~+/-]{20,2000}=*)", _is_bearer),
+    _detector("KEY", r"\bBearer\s+(?P<it>[A-Za-z0-9._~+/-]{20,2000}=*)", _has_digits),
     _detector(
         "SECRET",
         rf"""(?<![A-Za-z]){NAMED}["']?\s*(?::=|:|=>?)\s*(?P<q>["'`])(?P<it>[^"'`\n\[\]{{}}<>$]{{4,200}})(?P=q)""",
