@@ -32,9 +32,11 @@ export function number(value: number): string {
 
 export const plural = (count: number, one: string, many = `${one}s`): string => `${count} ${count === 1 ? one : many}`;
 
-/** "reward_margin" → "Reward margin". */
+const ACRONYMS = /\b(kl|sft|dpo|lr|eta)\b/gi;
+
+/** "reward_margin" → "Reward margin", "kl" → "KL". */
 export function words(name: string): string {
-  const text = name.replaceAll(/[_/.-]+/g, " ").trim();
+  const text = name.replaceAll(/[_/.-]+/g, " ").trim().replaceAll(ACRONYMS, (found) => found.toUpperCase());
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 

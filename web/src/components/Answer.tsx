@@ -2,7 +2,7 @@
 import { useState } from "preact/hooks";
 import { Markdown } from "../markdown/Markdown";
 import { correct, teaching, thumb } from "../state/teaching";
-import { answer, liveText } from "../state/thread";
+import { answer, conversation, liveText } from "../state/thread";
 import type { Message } from "../types";
 import { VersionBadge } from "./Badge";
 import { Button, IconButton } from "./Button";
@@ -94,14 +94,15 @@ function Ending({ message }: { message: Message }) {
   );
 }
 
-function AnswerTools({ message, text }: { message: Message; text: string }) {
+export function AnswerTools({ message, text }: { message: Message; text: string }) {
   const given = message.feedback?.thumb?.value ?? 0;
   const parent = message.parent_id;
+  const teachable = !conversation.value?.temporary;
   return (
     <div class="turn-tools" role="group" aria-label="What to do with this answer">
       <Siblings message={message} />
       <CopyButton text={text} />
-      {message.generation_id && (
+      {teachable && message.generation_id && (
         <>
           <IconButton icon="up" label="Good answer" pressed={given === 1} data-action="thumb-up"
             onClick={() => void thumb(message, given === 1 ? 0 : 1)} />
@@ -114,6 +115,10 @@ function AnswerTools({ message, text }: { message: Message; text: string }) {
       {parent && (
         <>
           <IconButton icon="retry" label="Answer again" data-action="regenerate" onClick={() => void answer(parent, false)} />
+        </>
+      )}
+      {teachable && parent && (
+        <>
           <IconButton icon="two" label="Show me two answers" data-action="compare" onClick={() => void answer(parent, true)} />
           <Menu label="More" name="answer" items={[
             { label: "I’d answer this myself", icon: "quill", name: "demo", run: () => (teaching.value = { kind: "demo", parent }) },

@@ -7,7 +7,7 @@ import { reloadConversations } from "../state/conversations";
 import { sidebarOpen } from "../state/preferences";
 import { route } from "../state/route";
 import { locked, me, refreshMe, startError } from "../state/session";
-import { conversation } from "../state/thread";
+import { conversation, title } from "../state/thread";
 import { Announcer } from "./Announcer";
 import { ChatPage } from "./ChatPage";
 import { Confirm } from "./Confirm";
@@ -34,6 +34,17 @@ export function App() {
 
 function Rooms() {
   useEffect(() => void reloadConversations(), []);
+  useEffect(() => {
+    const closeSidebar = () => (sidebarOpen.value = false);
+    const onKey = (event: KeyboardEvent) => event.key === "Escape" && closeSidebar();
+    const wide = matchMedia("(min-width: 52rem)");
+    wide.addEventListener("change", closeSidebar);
+    addEventListener("keydown", onKey);
+    return () => {
+      wide.removeEventListener("change", closeSidebar);
+      removeEventListener("keydown", onKey);
+    };
+  }, []);
   const at = route.value;
   const narrow = sidebarOpen.value;
   return (
@@ -44,7 +55,7 @@ function Rooms() {
       }}>Skip to the chat</a>
       <Sidebar />
       {narrow && <div class="shade" onClick={() => (sidebarOpen.value = false)} />}
-      <main id="main" tabIndex={-1}>
+      <main id="main" tabIndex={-1} inert={narrow}>
         {at.page === "chat" && <ChatPage />}
         {at.page === "improve" && <ImprovePage />}
         {at.page === "versions" && <VersionsPage id={at.id} />}
@@ -76,6 +87,6 @@ function Starting() {
 
 function useTitle(): void {
   const at = route.value;
-  const name = at.page === "chat" ? conversation.value?.title : { improve: "Improve", versions: "Versions", feedback: "Feedback" }[at.page];
+  const name = at.page === "chat" ? conversation.value && title.value : { improve: "Improve", versions: "Versions", feedback: "Feedback" }[at.page];
   useEffect(() => void (document.title = name ? `${name} · tutee` : "tutee"), [name]);
 }

@@ -1,7 +1,7 @@
 /** The chat: its top bar, the thread, the composer. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import { route } from "../state/route";
-import { away, conversation, open, path, temporary, threadState } from "../state/thread";
+import { away, conversation, open, path, temporary, threadState, title } from "../state/thread";
 import { Chip } from "./Badge";
 import { Composer } from "./Composer";
 import { Icon } from "./Icon";
@@ -18,7 +18,7 @@ export function ChatPage() {
   const isNew = threadState.value === "empty" || (threadState.value === "ready" && !path.value.length);
   return (
     <>
-      <TopBar title={conversation.value ? conversation.value.title || "Untitled chat" : "New chat"}>
+      <TopBar title={conversation.value ? title.value : "New chat"}>
         {isTemporary && <Chip kind="temporary">Temporary</Chip>}
       </TopBar>
       {away.value && (
@@ -50,9 +50,10 @@ function Thread() {
   const following = useRef(true);
   const [behind, setBehind] = useState(false);
 
-  const toEnd = () => scroller.current!.scrollTo({ top: scroller.current!.scrollHeight });
+  const toEnd = () => scroller.current?.scrollTo({ top: scroller.current.scrollHeight });
   const onScroll = () => {
-    const box = scroller.current!;
+    const box = scroller.current;
+    if (!box) return;
     following.current = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_BOTTOM_PX;
     setBehind(!following.current);
   };

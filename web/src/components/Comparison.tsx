@@ -4,7 +4,7 @@ import { choose } from "../state/teaching";
 import { path } from "../state/thread";
 import { isBlind } from "../tree";
 import type { Message, Winner } from "../types";
-import { AnswerText } from "./Answer";
+import { AnswerText, AnswerTools } from "./Answer";
 import { VersionBadge } from "./Badge";
 import { Icon } from "./Icon";
 
@@ -42,6 +42,7 @@ export function Comparison({ pair }: { pair: [Message, Message] }) {
       <div class="pair">
         {pair.map((message, index) => <Candidate key={message.id} message={message} name={index ? "B" : "A"} blind={blind} />)}
       </div>
+      {!blind && <Outcome pair={pair} />}
       {blind && (
         <div class="verdict" ref={question} tabIndex={-1} role="group" aria-label="Which answer is better? Keys 1 to 4">
           <span class="verdict-question">{ready ? "Which answer is better?" : "Two versions are writing…"}</span>
@@ -56,10 +57,21 @@ export function Comparison({ pair }: { pair: [Message, Message] }) {
   );
 }
 
+/** Who wrote which, once the choice is made, and what can be done with the answer that the chat goes on from. */
+function Outcome({ pair }: { pair: [Message, Message] }) {
+  const chosen = pair.find((one) => path.value.some((other) => other.id === one.id)) ?? pair[0];
+  return (
+    <div class="outcome-row" data-outcome>
+      <span>A was {pair[0].version && <VersionBadge version={pair[0].version} />}, B was {pair[1].version && <VersionBadge version={pair[1].version} />}</span>
+      <AnswerTools message={chosen} text={chosen.content ?? ""} />
+    </div>
+  );
+}
+
 function Candidate({ message, name, blind }: { message: Message; name: string; blind: boolean }) {
   const chosen = !blind && path.value.some((one) => one.id === message.id);
   return (
-    <article class={`candidate ${chosen ? "chosen" : ""}`} aria-label={`Answer ${name}`} aria-busy={message.state === "streaming"}
+    <article class={`draft ${chosen ? "chosen" : ""}`} aria-label={`Answer ${name}`} aria-busy={message.state === "streaming"}
       data-candidate={name} data-state={message.state} data-message={message.id}>
       <header>
         <span class="letter">{name}</span>

@@ -56,11 +56,11 @@ export function Composer({ conversationId }: { conversationId: string | null }) 
           placeholder={waiting ? "Choose an answer first, then go on" : "Ask anything"}
           onInput={(event) => write(event.currentTarget.value)} onKeyDown={onKeyDown} />
         <div class="composer-row">
-          <button type="button" class="toggle" aria-pressed={askForTwo.value} data-action="ask-for-two"
+          {!isTemporary && <button type="button" class="toggle" aria-pressed={askForTwo.value} data-action="ask-for-two"
             title="Get two answers without knowing who wrote them, and choose" onClick={() => (askForTwo.value = !askForTwo.value)}>
             <Icon name="two" />
             <span>Show me two</span>
-          </button>
+          </button>}
           <span class="spread" />
           {writing ? (
             <IconButton icon="stop" label="Stop" class="send stop" data-action="stop" onClick={() => void stop()} />
@@ -71,7 +71,7 @@ export function Composer({ conversationId }: { conversationId: string | null }) 
           )}
         </div>
       </div>
-      <p class="small-print">Answers can be wrong. What you teach stays on this machine.</p>
+      <p class="small-print">Answers can be wrong. All stays on this machine.</p>
     </form>
   );
 }

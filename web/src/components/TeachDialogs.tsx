@@ -1,6 +1,6 @@
 /** Dialogs for feedback with more to say: why a thumb, why a flag. */
 import { useId, useState } from "preact/hooks";
-import { explainThumb, flag, teaching } from "../state/teaching";
+import { explainThumb, flag, teaching, thumb } from "../state/teaching";
 import { tree } from "../state/thread";
 import type { Message } from "../types";
 import { Button } from "./Button";
@@ -16,14 +16,14 @@ const CATEGORIES = [["harmful", "Harmful or dangerous"], ["private", "Private in
 
 export function TeachDialogs() {
   const task = teaching.value;
-  if (task?.kind === "thumb") return <ThumbDialog key={task.message.id} message={tree.value.get(task.message.id) ?? task.message} />;
+  if (task?.kind === "thumb") return <ThumbDialog key={task.message.id} note={task.note} message={tree.value.get(task.message.id) ?? task.message} />;
   if (task?.kind === "flag") return <FlagDialog message={task.message} />;
   return null;
 }
 
 const close = () => (teaching.value = null);
 
-function ThumbDialog({ message }: { message: Message }) {
+function ThumbDialog({ message, note }: { message: Message; note: string }) {
   const given = message.feedback?.thumb;
   const [reasons, setReasons] = useState<string[]>(given?.reasons ?? []);
   const [comment, setComment] = useState(given?.comment ?? "");
@@ -37,7 +37,7 @@ function ThumbDialog({ message }: { message: Message }) {
         event.preventDefault();
         void explainThumb(message, value, reasons, comment);
       }}>
-        <p class="hint">Your thumb is already kept. Reasons help the next version.</p>
+        <p class="hint" role="status">{note} Reasons help people who look into it.</p>
         <div class="reasons" role="group" aria-label="Reasons">
           {(value > 0 ? REASONS.good : REASONS.bad).map(([reason, label]) => (
             <button key={reason} type="button" class="toggle" aria-pressed={reasons.includes(reason)} data-reason={reason}
@@ -51,6 +51,8 @@ function ThumbDialog({ message }: { message: Message }) {
           <textarea id={field} rows={3} value={comment} onInput={(event) => setComment(event.currentTarget.value)} />
         </div>
         <div class="actions">
+          <Button look="quiet" data-action="undo-thumb" onClick={() => void thumb(message, 0)}>Undo</Button>
+          <span class="spread" />
           <Button look="quiet" onClick={close}>Not now</Button>
           <Button look="primary" type="submit" data-action="explain" disabled={!reasons.length && !comment.trim()}>Save</Button>
         </div>

@@ -48,7 +48,7 @@ function Usable({ found, total }: { found: Collected; total: number }) {
     <div>
       <h3>Usable</h3>
       {total === 0 ? <p class="hint">Nothing yet.</p> : (
-        <ul class="plain">
+        <ul class="counts">
           {Object.entries(found.usable).filter(([, count]) => count > 0).map(([kind, count]) => (
             <li key={kind}><strong>{count}</strong> {ROWS[kind] ?? words(kind).toLowerCase()}</li>
           ))}
@@ -69,7 +69,7 @@ function Unusable({ found }: { found: Collected }) {
     <div>
       <h3>Not usable</h3>
       {!found.unusable.length ? <p class="hint">Everything can be used.</p> : (
-        <ul class="plain" data-unusable>
+        <ul class="counts" data-unusable>
           {found.unusable.map(({ reason, count }) => <li key={reason}><strong>{count}</strong> {reason}</li>)}
         </ul>
       )}

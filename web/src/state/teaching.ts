@@ -5,7 +5,10 @@ import type { Feedback, FeedbackInput, Message, Winner } from "../types";
 import { conversation, judged, refresh, refreshMessage, visit } from "./thread";
 import { attempt, toast } from "./toast";
 
-export type Teaching = { kind: "thumb" | "edit" | "flag"; message: Message } | { kind: "demo"; parent: string };
+export type Teaching =
+  | { kind: "edit" | "flag"; message: Message }
+  | { kind: "thumb"; message: Message; note: string }
+  | { kind: "demo"; parent: string };
 
 /** What is being written right now: at most one thing at a time. */
 export const teaching = signal<Teaching | null>(null);
@@ -14,20 +17,23 @@ async function give(input: FeedbackInput): Promise<Feedback | undefined> {
   return attempt(() => api.give(input));
 }
 
-function thank(text: string, given: Feedback, undo?: () => void): void {
-  const note = given.usable || !given.why_not ? text : `${text} Not used for training: ${given.why_not}`;
-  toast(note, undo ? { action: { label: "Undo", run: undo } } : {});
+/** `text`, and why this piece will not be learned from, if so. */
+function honest(text: string, given: Feedback): string {
+  return given.usable || !given.why_not ? text : `${text} Not used for training: ${given.why_not}`;
 }
+
+const thank = (text: string, given: Feedback): void => toast(honest(text, given));
 
 /** Set the thumb of an answer; the same one again, or 0, takes it back. */
 export async function thumb(message: Message, value: 1 | -1 | 0): Promise<void> {
   const given = await give({ kind: "thumb", message_id: message.id, value });
   if (!given) return;
   await refreshMessage(message.id);
-  if (value === 0) toast("Your thumb is taken back.");
-  else {
-    teaching.value = { kind: "thumb", message };
-    thank("Thank you, noted.", given, () => void thumb(message, 0));
+  if (value === 0) {
+    teaching.value = null;
+    toast("Your thumb is taken back.");
+  } else {
+    teaching.value = { kind: "thumb", message, note: honest("Your thumb is kept.", given) };
   }
 }
 

@@ -4,7 +4,7 @@ import { api } from "../api";
 import { follow } from "../stream";
 import { type Tree, children, isBlind, leafBelow, pairOf, pathTo, withMessages } from "../tree";
 import type { Conversation, ConversationSummary, Message } from "../types";
-import { reloadConversations } from "./conversations";
+import { conversations, reloadConversations } from "./conversations";
 import { keepDraft, sampling, systemPrompt } from "./preferences";
 import { go, link } from "./route";
 import { announcement, attempt, complain } from "./toast";
@@ -22,6 +22,11 @@ export const askForTwo = signal(false);
 /** Pairs judged since the conversation was opened: they stay side by side, with their versions shown. */
 export const judged = signal<ReadonlySet<string>>(new Set());
 
+/** The name of the open chat; the list hears of a new one first. */
+export const title = computed(() => {
+  const listed = conversations.value.find((one) => one.id === conversation.value?.id);
+  return (listed ?? conversation.value)?.title || "Untitled chat";
+});
 export const path = computed(() => pathTo(tree.value, head.value).filter((message) => message.role !== "system"));
 export const streaming = computed(() => [...tree.value.values()].filter((message) => message.state === "streaming"));
 /** The pair at the end of the path that waits for a choice. */
@@ -165,7 +170,7 @@ export async function send(content: string): Promise<boolean> {
     show(said.id);
     return said;
   });
-  if (sent) await answer(sent.id, askForTwo.value);
+  if (sent) await answer(sent.id, askForTwo.value && !conversation.value?.temporary);
   return sent !== undefined;
 }
 
