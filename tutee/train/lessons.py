@@ -47,7 +47,7 @@ def read_lessons(model: Pretrained, rows: Sequence[Row]) -> Lessons:
         if isinstance(row, UnpairedRow):
             thumbs.append(row)
             chosen += [row.reply.text] if row.label else []
-        elif isinstance(row, PairRow) and row.origin.source == "compare":
+        elif isinstance(row, PairRow) and row.origin.source in ("compare", "thumb"):
             votes.append(row)
             chosen.append(row.chosen.text)
         else:
@@ -101,6 +101,8 @@ def describe_text(prompt: Sequence[Message], text: str) -> Described:
 def describe(prompt: Sequence[Message], reply: Reply) -> Described:
     """A stored answer as the features see it."""
     sampled = reply.sampled
+    if reply.generation_id is None:
+        return Described(question(prompt), reply.text)
     if sampled is None or sampled.finish_reason is None:
         return describe_text(prompt, reply.text)
     mean = float(np.mean(sampled.logprobs)) if sampled.logprobs else None

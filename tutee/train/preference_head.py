@@ -93,7 +93,8 @@ class PreferenceHead:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> PreferenceHead:
         """The head that `to_dict` wrote."""
-        return cls(**{name: np.array(v) if isinstance(v := raw[name], list) else v for name in _FIELDS})
+        values: dict[str, Any] = {name: np.array(v) if isinstance(v := raw[name], list) else v for name in _FIELDS}
+        return cls(**values)
 
     def strongest(self, names: Sequence[str], count: int = 5) -> list[tuple[str, float]]:
         """The features that weigh most, with their weights: what the head believes people like and dislike."""

@@ -185,7 +185,7 @@ class Trainer:
         save_version(self.model, folder, state=state, lora=self.lora)
 
     def load(self, state: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
-        """Take up where `state()` was taken: parameters, optimizer moments, RNG, counters.
+        """Take up where `state()` was taken: parameters, optimizer moments, counters.
 
         Raises:
             InvalidInput: the state is of another model or another kind of training.
@@ -203,17 +203,19 @@ class Trainer:
             moments = {key: state[f"{key}.{name}"].clone() for key in _MOMENTS if f"{key}.{name}" in state}
             if moments:
                 self._optimizer.state[master] = moments
-        torch.set_rng_state(state["rng"])
         self.skipped = int(counters["skipped"])
         self._skipped_in_a_row = int(counters["skipped_in_a_row"])
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything `load` needs to go on bit for bit: tensors, and counters for JSON."""
+        """Everything `load` needs to go on bit for bit: tensors, and counters for JSON.
+
+        There is no random state among it: whatever is random in training is drawn from (seed, step), never from a
+        stream that a crash could lose.
+        """
         tensors = {f"parameter.{name}": master.detach() for name, master in self._masters.items()}
         for name, master in self._masters.items():
             for key, value in self._optimizer.state.get(master, {}).items():
                 tensors[f"{key}.{name}"] = value
-        tensors["rng"] = torch.get_rng_state()
         return tensors, {"skipped": self.skipped, "skipped_in_a_row": self._skipped_in_a_row}
 
 

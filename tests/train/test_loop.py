@@ -1,0 +1,122 @@
+"""The loop: schedule, exact resume after kill -9, divergence, and a golden trajectory."""
+
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tutee.errors import Diverged, InvalidInput
+from tutee.model.pretrained import Pretrained
+from tutee.train.checkpoint import latest_checkpoint, read_checkpoint
+from tutee.train.loop import LoopConfig, groups_of_step, learning_rate_at, num_steps, train
+from tutee.train.progress import Progress
+from tutee.train.sft import token_mean_loss
+from tutee.train.trainer import Trainer, TrainerConfig
+
+from .tiny_training import LOOP, singles, ten_steps
+
+SCRIPT = Path(__file__).with_name("tiny_training.py")
+
+
+def test_ten_steps_equal_five_a_kill_and_five_bit_for_bit(tmp_path: Path) -> None:
+    unbroken, whole = ten_steps(tmp_path / "unbroken")
+    killed = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / "killed"), "6"], check=False, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert latest_checkpoint(tmp_path / "killed").name == "step-000005"
+    steps: list[int] = []
+    resumed, rest = ten_steps(tmp_path / "killed", lambda progress: steps.append(progress.step))
+    assert steps == [6, 7, 8, 9, 10]
+    assert rest == whole  # every metric of every step, the trained tokens, the step count
+    for a, b in zip(unbroken.lora.parameters(), resumed.lora.parameters(), strict=True):
+        assert torch.equal(a, b)
+    ours, theirs = (read_checkpoint(tmp_path / name / "step-000010")[0] for name in ("unbroken", "killed"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)  # the moments too
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    _, first = ten_steps(tmp_path)
+    steps: list[int] = []
+    _, second = ten_steps(tmp_path, lambda progress: steps.append(progress.step))
+    assert steps == []
+    assert second == first
+
+
+def test_a_report_that_raises_stops_between_steps(tmp_path: Path) -> None:
+    def cancel(progress: Progress) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ten_steps(tmp_path, cancel)
+    assert latest_checkpoint(tmp_path).name == "step-000002"
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path: Path, model: Pretrained) -> None:
+    ten_steps(tmp_path)
+    trainer = Trainer(model, TrainerConfig(rank=4))
+    with pytest.raises(InvalidInput, match="another run"):
+        train(trainer, singles(20, seed=9), token_mean_loss, LOOP, tmp_path)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    ten_steps(tmp_path)
+    (tmp_path / "step-000010" / "tensors.safetensors").write_bytes(b"half a file")
+    with pytest.raises(InvalidInput, match="damaged"):
+        read_checkpoint(tmp_path / "step-000010")
+    assert latest_checkpoint(tmp_path).name == "step-000009"
+
+
+def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path, model: Pretrained) -> None:
+    calls = []
+
+    def explodes(logprob_N, batch, totals):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        loss, metrics = token_mean_loss(logprob_N, batch, totals)
+        return loss * (float("nan") if len(calls) > 4 else 1.0), metrics
+
+    trainer = Trainer(model, TrainerConfig(rank=4))
+    with pytest.raises(Diverged, match="last good checkpoint is kept"):
+        train(trainer, singles(40), explodes, replace(LOOP, checkpoint_every=2), tmp_path)
+    tensors, state = read_checkpoint(latest_checkpoint(tmp_path))
+    assert state["step"] in (4, 6)
+    assert all(torch.isfinite(t).all() for name, t in tensors.items() if name.startswith("parameter."))
+
+
+def test_a_runaway_loss_stops_the_run(tmp_path: Path, model: Pretrained) -> None:
+    with pytest.raises(Diverged, match="ran away"):
+        train(
+            Trainer(model, TrainerConfig(full=True)),
+            singles(40),
+            token_mean_loss,
+            replace(LOOP, learning_rate=30.0),
+            tmp_path,
+        )
+
+
+def test_schedules() -> None:
+    linear = LoopConfig(learning_rate=1.0, warmup=0.2)
+    assert [learning_rate_at(s, 10, linear) for s in (0, 1, 2, 6, 9)] == pytest.approx([0.5, 1, 1, 0.5, 0.125])
+    cosine = replace(linear, schedule="cosine")
+    assert [learning_rate_at(s, 10, cosine) for s in (2, 6)] == pytest.approx([1, 0.5])
+    assert learning_rate_at(9, 10, replace(linear, schedule="constant", warmup=0.0)) == 1
+
+
+def test_every_epoch_sees_every_group_once_in_its_own_order() -> None:
+    groups = singles(10)
+    config = LoopConfig(epochs=2, batch_size=4)
+    assert num_steps(10, config) == 6
+    epochs = [[group for step in range(3) for group in groups_of_step(groups, 3 * e + step, config)] for e in (0, 1)]
+    assert sorted(map(id, epochs[0])) == sorted(map(id, epochs[1])) == sorted(map(id, groups))
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("key", ["epochs", "batch_size", "learning_rate", "token_budget"])
+def test_settings_out_of_range_are_named(key: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        LoopConfig(**{key: 0})
+    assert caught.value.param == key
