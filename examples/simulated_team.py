@@ -146,7 +146,8 @@ def swap_verb(question: str) -> str:
 STOP_TEXT = """
 a about an and are as at be best by can child day do does down every explain first for from get give go good had has
 have how i important in is it its just know let like list make me more my name need needs new of on one or our out
-please should small so some tell that the their them then they thing things this time tip to up use very want was way ways we
+please should small so some tell that the their them then they thing things this time tip to up use very want was way
+ways we
 what when which why will with work you your
 """
 STOP_WORDS = frozenset(STOP_TEXT.split())

@@ -26,7 +26,7 @@ class Settings:
     database_url: str = ""
     """An SQLAlchemy URL; empty means SQLite at `home/tutee.db`."""
     model: str = "smollm2-135m-instruct"
-    """Name of the base model in `home/models` (the default one is fetched on first use), or a folder's absolute path."""
+    """Name of the base model in `home/models` (the default one is fetched on first use), or an absolute folder."""
     dtype: str = "bfloat16"
     """Compute precision of the matrices: `bfloat16` (fast) or `float32` (exact: company never changes a number)."""
     threads: int = 0
