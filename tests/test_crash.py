@@ -147,8 +147,8 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_nothing_is_lost(tmp_path: Path, tiny_model_folder: Path) -> None:
-    home = Home(tmp_path / "home", tiny_model_folder, free_port())
+def test_nothing_is_lost(tmp_path: Path, tiny_folder: Path) -> None:
+    home = Home(tmp_path / "home", tiny_folder, free_port())
     home.home.mkdir()
     home.start()
     url = f"http://127.0.0.1:{home.port}"

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from tutee.errors import TuteeError
 
-out = Console(highlight=False, soft_wrap=True)
+# In a pipe there is no width to fit into: rows stay whole, so that grep and awk see them.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False)
 
 

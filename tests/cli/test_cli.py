@@ -1,0 +1,110 @@
+"""The command as people and scripts use it: real processes on a real home, with a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutee.cli.learning import parse_settings
+from tutee.errors import InvalidInput
+from tutee.store import Store
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_folder: Path) -> Path:
+    """A home whose base model is the tiny one, with nothing in it yet."""
+    folder = tmp_path / "home"
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "tiny").symlink_to(tiny_folder)
+    return folder
+
+
+def tutee(home: Path, *arguments: str, status: int = 0) -> str:
+    environment = {**os.environ, "TUTEE_HOME": str(home), "TUTEE_MODEL": "tiny", "TUTEE_DTYPE": "float32"}
+    command = [sys.executable, "-m", "tutee", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout if status == 0 else done.stderr
+
+
+def examples(path: Path, count: int) -> Path:
+    rows = [
+        {"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"{i} it is"}]}
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_train_makes_a_version_that_can_be_promoted_traced_exported_and_rolled_back(home: Path, tmp_path: Path) -> None:
+    data = examples(tmp_path / "data.jsonl", 12)
+    run = ("train", "supervised", "--data", str(data), "--model", "tiny", "--set", "n_epochs=1", "--json")
+    job = json.loads(tutee(home, *run))
+    assert job["status"] == "succeeded"
+    rows: list[dict[str, Any]] = json.loads(tutee(home, "versions", "--json"))
+    assert [(row["number"], row["state"]) for row in rows][0] == (0, "live")
+    version = next(row for row in rows if row["name"] == job["version"])
+    assert version["parent_id"] == rows[0]["id"]
+
+    refused = tutee(home, "promote", job["version"], status=1)
+    assert "gate" in refused
+    tutee(home, "promote", job["version"], "--override", "--reason", "a test")
+    assert json.loads(tutee(home, "versions", "--json"))[version["number"]]["state"] == "live"
+    assert "Feedback that made" in tutee(home, "trace", str(version["number"]))
+    tutee(home, "models", "export", "chat", str(tmp_path / "merged"))
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    assert "version 0" in tutee(home, "rollback", "--reason", "a test")
+
+
+def test_a_bad_line_fails_the_job_and_names_it(home: Path, tmp_path: Path) -> None:
+    data = examples(tmp_path / "data.jsonl", 12)
+    lines = data.read_text().splitlines()
+    lines[6] = '{"messages": "no"}'
+    data.write_text("\n".join(lines))
+    said = tutee(home, "train", "supervised", "--data", str(data), "--model", "tiny", status=1)
+    assert "line 7" in said
+
+
+def test_backup_restore_and_doctor(home: Path, tmp_path: Path) -> None:
+    store = Store.open(f"sqlite:///{home / 'tutee.db'}", home)
+    owner = store.actors.get_or_create("owner").id
+    conversation = store.conversations.create(owner, title="kept").id
+    store.close()
+    archive = tutee(home, "backup").strip()
+    other = tmp_path / "other"
+    tutee(other, "restore", archive)
+    store = Store.open(f"sqlite:///{other / 'tutee.db'}", other)
+    assert store.conversations.get(conversation, owner).title == "kept"
+    store.close()
+    tutee(other, "restore", archive, status=1)
+    findings = json.loads(tutee(other, "doctor", "--json"))
+    assert not [finding for finding in findings if finding["level"] == "error"]
+
+
+def test_errors_are_one_line_and_status_one(home: Path) -> None:
+    said = tutee(home, "promote", "no-such-version", status=1)
+    assert said.startswith("error")
+    assert "Traceback" not in said
+    assert "--set" in tutee(home, "improve", "--set", "novalue", status=1)
+
+
+def test_chat_without_a_server_says_how_to_start_one(home: Path) -> None:
+    assert "tutee serve" in tutee(home, "chat", "--url", "http://127.0.0.1:9", status=1)
+
+
+def test_help_teaches(home: Path) -> None:
+    said = tutee(home, "--help")
+    for verb in ("serve", "chat", "models", "feedback", "improve", "train", "jobs", "versions", "promote", "rollback"):
+        assert verb in said
+
+
+def test_settings_are_json_where_they_can_be() -> None:
+    assert parse_settings(["a=1", "b=1e-4", "c=auto", "d=true"]) == {"a": 1, "b": 1e-4, "c": "auto", "d": True}
+    with pytest.raises(InvalidInput):
+        parse_settings(["a"])
