@@ -110,8 +110,9 @@ class Judge:
             raise _UnusableError(Reason.TIE)
         if event.payload.get("dwell_ms", MIN_DWELL_MS) < MIN_DWELL_MS:
             raise _UnusableError(Reason.TOO_FAST)
-        first, second = (thread.messages[id] for id in self._shown[event.presentation_id or ""].message_ids[:2])
-        if first.parent_id != second.parent_id:
+        shown = self._shown[event.presentation_id or ""].message_ids
+        first, second = (thread.messages.get(id) for id in shown[:2])
+        if first is None or second is None or first.parent_id != second.parent_id:
             raise _UnusableError(Reason.OTHER_QUESTION)
         prompt, origin = _question(event, thread, first)
         a, b = self._finished(first), self._finished(second)

@@ -186,7 +186,7 @@ def _is_email(match: re.Match[str]) -> bool:
 
 def _is_key(match: re.Match[str]) -> bool:
     """Not `sk-fading-circle-animation`, which is a class in a style sheet."""
-    return _has_digits(match) or not match["it"].startswith("sk-")
+    return _has_digits(match) or not str(match["it"]).startswith("sk-")
 
 
 def _has_digits(match: re.Match[str]) -> bool:

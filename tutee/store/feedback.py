@@ -72,7 +72,7 @@ class FeedbackEvents:
             InvalidInput: an unknown kind, or a payload that does not fit it (param `payload.…`).
         """
         data = dict(payload or {})
-        _check(kind, data, message_id, presentation_id, strength, reasons)
+        check(kind, data, message_id, presentation_id, strength, reasons)
         with self._database.write(lock=f"feedback:{actor_id}") as session:
             require_actor(session, actor_id)
             row = Feedback(
@@ -164,7 +164,7 @@ class FeedbackEvents:
             return session.scalars(select(Erasure).order_by(Erasure.requested_at, Erasure.id)).all()
 
 
-def _check(
+def check(
     kind: str,
     payload: Mapping[str, Any],
     message_id: str | None,
@@ -172,6 +172,7 @@ def _check(
     strength: int | None,
     reasons: Iterable[str],
 ) -> None:
+    """Refuse an event whose kind, target or payload is not as the module says (InvalidInput)."""
     if kind not in KINDS:
         raise _bad("kind", f"must be one of {', '.join(KINDS)}")
     target, param = (presentation_id, "presentation_id") if kind in ("compare", "rank") else (message_id, "message_id")
