@@ -25,7 +25,7 @@ from typing import Any
 from tutee.data.from_feedback import collect
 from tutee.data.snapshot import Snapshot, freeze, load
 from tutee.engine.engine import Engine
-from tutee.errors import InvalidInput, NotFound, Unavailable
+from tutee.errors import InvalidInput, NotFound
 from tutee.evaluate.gate import Score, judge
 from tutee.evaluate.measure import ExamConfig, Material, measure
 from tutee.evaluate.subject import Subject
@@ -79,6 +79,9 @@ def improve(place: Workplace) -> Improved:
     """One turn: from all feedback that may be learned from to a judged candidate."""
     snapshot = freeze_feedback(place)
     trained = train_on(place, snapshot)
+    while erased_since(place, snapshot):
+        snapshot = freeze_feedback(place)
+        trained = train_on(place, snapshot)
     version = register(place, trained.folder, name=version_name(place), card={"metrics": dict(trained.metrics)})
     evaluate(place, version, snapshot)
     return Improved(version, judge_version(place, version), trained)
@@ -91,13 +94,11 @@ def freeze_feedback(place: Workplace) -> Snapshot:
     """
     place.report(Progress("collect", 0, 1))
     job = place.store.jobs.get(place.job.id)
-    snapshot = None
-    if job.snapshot_sha is not None:
-        try:
-            snapshot = load(place.store, job.snapshot_sha)
-        except (NotFound, Unavailable):
-            shutil.rmtree(place.folder, ignore_errors=True)
-            place.store.jobs.event(job.id, "warn", "Feedback was erased meanwhile; the job begins again without it.")
+    snapshot = load(place.store, job.snapshot_sha) if job.snapshot_sha is not None else None
+    if snapshot is not None and erased_since(place, snapshot):
+        shutil.rmtree(place.folder, ignore_errors=True)
+        place.store.jobs.event(job.id, "warn", "Feedback was erased meanwhile; the job begins again without it.")
+        snapshot = None
     if snapshot is None:
         live = place.store.versions.live()
         snapshot = freeze(place.store, collect(place.store, live.id), parent=live.snapshot_sha)
@@ -105,6 +106,12 @@ def freeze_feedback(place: Workplace) -> Snapshot:
         place.store.jobs.event(job.id, "info", f"Snapshot {snapshot.sha[:12]} holds {len(snapshot.rows)} rows.")
     place.report(Progress("collect", 1, 1, {name: float(count) for name, count in snapshot.counts.items()}))
     return snapshot
+
+
+def erased_since(place: Workplace, snapshot: Snapshot) -> bool:
+    """Whether somebody erased a row of the snapshot after it was frozen: then nothing made from it may be kept."""
+    now = load(place.store, snapshot.sha)
+    return (len(now.rows), len(now.prompts)) != (now.counts["rows"], now.counts["prompts"])
 
 
 def train_on(place: Workplace, snapshot: Snapshot) -> RecipeResult:

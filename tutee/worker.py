@@ -54,11 +54,11 @@ Examples = Sequence[Any]
 """`Supervised` or `Preference` lines, as the job's method says."""
 
 
-class Cancelled(Exception):
+class CancelledError(Exception):
     """Somebody asked for the job to be cancelled."""
 
 
-class Interrupted(Exception):
+class InterruptedJobError(Exception):
     """This worker must let go of the job now: it was told to stop, or another one holds the lease."""
 
 
@@ -164,14 +164,14 @@ class Worker:
     def _run(self, job: Job, report: Reporter) -> None:
         try:
             if self.store.jobs.cancelled(job.id):
-                raise Cancelled
+                raise CancelledError
             if job.attempts > MOST_ATTEMPTS:
                 raise TuteeError(f"The worker died {job.attempts - 1} times on this job.", code="worker_died")
             run_method(self.settings, self.store, job, report)
-        except Cancelled:
+        except CancelledError:
             self.store.jobs.mark_cancelled(job.id)
             log.info("%s was cancelled", job.id)
-        except Interrupted:
+        except InterruptedJobError:
             if not report.lease.lost:
                 self.store.jobs.release(job.id, self.id)
             log.info("%s was put back, its checkpoints are kept", job.id)
@@ -354,7 +354,7 @@ class Reporter:
     """What training calls after every step: writes progress and metrics, and stops the job by raising.
 
     Raises:
-        Cancelled, Interrupted.
+        CancelledError, InterruptedJobError.
     """
 
     def __init__(self, store: Store, job: Job, lease: Lease, stopping: threading.Event) -> None:
@@ -367,9 +367,9 @@ class Reporter:
 
     def __call__(self, progress: Progress) -> None:
         if self.lease.lost or self.stopping.is_set():
-            raise Interrupted
+            raise InterruptedJobError
         if self.store.jobs.cancelled(self.job.id):
-            raise Cancelled
+            raise CancelledError
         if progress.metrics:
             self.store.jobs.metric(self.job.id, progress.step, dict(progress.metrics))
         stage, when = self._written

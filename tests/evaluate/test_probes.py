@@ -43,11 +43,13 @@ def test_numbers_are_whole_words(answer: str, right: bool) -> None:
 
 def test_format_rules() -> None:
     yes = ProbeItem("format", "Answer only yes or no: Is ice cold?", "yes", rule="starts")
-    assert (
-        yes.right("Yes.") and yes.right("**Yes**, it is") and not yes.right("Ice is cold, yes.") and not yes.right("")
-    )
+    assert yes.right("Yes.")
+    assert yes.right("**Yes**, it is")
+    assert not yes.right("Ice is cold, yes.")
+    assert not yes.right("")
     commas = ProbeItem("format", "Name 3 animals in one line, separated by commas.", "3", rule="commas")
-    assert commas.right("cat, dog, horse") and not commas.right("- cat\n- dog\n- horse, mule, cow")
+    assert commas.right("cat, dog, horse")
+    assert not commas.right("- cat\n- dog\n- horse, mule, cow")
 
 
 def test_a_flip_takes_over_the_mistake_and_drops_the_truth() -> None:

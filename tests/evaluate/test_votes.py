@@ -19,7 +19,7 @@ from tutee.evaluate.votes import (
 
 def first_pass(rate: float, votes: int, runs: int, seed: int) -> list[int | None]:
     """For each simulated run, the vote after which somebody who peeks every time would promote, or None."""
-    table = {(w, l): e_value(w, l) for w in range(votes + 1) for l in range(votes + 1 - w)}
+    table = {(w, n - w): e_value(w, n - w) for n in range(votes + 1) for w in range(n + 1)}
     stops: list[int | None] = []
     for row in np.random.default_rng(seed).random((runs, votes)) < rate:
         wins = np.cumsum(row)
@@ -73,7 +73,8 @@ def test_confidence_sequence_covers_at_every_look() -> None:
 
 def test_more_votes_needed_is_the_first_number_that_reaches_the_threshold() -> None:
     more = more_votes_needed(20, 8, 20.0)
-    assert more is not None and more > 0
+    assert more is not None
+    assert more > 0
     rate = (20 + 4 * 0.7) / 32
     assert (
         e_value(20 + more * rate, 8 + more * (1 - rate))
@@ -91,13 +92,15 @@ def test_tally_counts_ties_without_using_them() -> None:
     assert count.e_value == e_value(1, 1)
     assert count.weakest_e_value is None
     empty = tally([])
-    assert (empty.e_value, empty.ci_lo, empty.ci_hi) == (1.0, 0.0, 1.0) and math.isnan(empty.win_rate)
+    assert (empty.e_value, empty.ci_lo, empty.ci_hi) == (1.0, 0.0, 1.0)
+    assert math.isnan(empty.win_rate)
 
 
 def test_the_weakest_e_value_leaves_out_whoever_carries_the_result() -> None:
     votes = [Vote("fan", "candidate")] * 30 + [Vote("b", "candidate"), Vote("b", "live"), Vote("c", "live")]
     count = tally(votes)
-    assert count.e_value > 20 and count.weakest_without == "fan"
+    assert count.e_value > 20
+    assert count.weakest_without == "fan"
     assert count.weakest_e_value == e_value(1, 2)
 
 
@@ -113,6 +116,8 @@ def test_length_control_separates_length_from_quality() -> None:
 
     only_shorter = length_controlled_win_rate(votes(3.0, 0.0))
     really_better = length_controlled_win_rate(votes(0.0, 1.0))
-    assert only_shorter is not None and abs(only_shorter - 0.5) < 0.1
-    assert really_better is not None and really_better > 0.65
+    assert only_shorter is not None
+    assert abs(only_shorter - 0.5) < 0.1
+    assert really_better is not None
+    assert really_better > 0.65
     assert length_controlled_win_rate([Vote("a", "candidate", 50, 50)] * 30) is None

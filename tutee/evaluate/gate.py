@@ -107,8 +107,8 @@ class Verdict:
         return decisive + [c.reason for c in self.checks if not c.blocking and c.verdict == "fail"]
 
     def to_dict(self) -> dict[str, Any]:
-        """The verdict as JSON for the page."""
-        checks = [{**asdict(check), "numbers": dict(check.numbers)} for check in self.checks]
+        """The verdict as JSON for the page; what is not a finite number is null there."""
+        checks = [_finite({**asdict(check), "numbers": dict(check.numbers)}) for check in self.checks]
         return {"verdict": self.verdict, "reasons": self.reasons, "checks": checks, "e_value": self.e_value}
 
 
@@ -322,6 +322,12 @@ CHECKS: tuple[Callable[[Evidence, GatePolicy], Check], ...] = (
     agrees_with_held_out,
     learned_corrections,
 )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _score(row: Evaluation) -> Score:

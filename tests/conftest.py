@@ -1,0 +1,63 @@
+"""A tiny random model as a folder on disk, for tests that go through the whole house."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+TEMPLATE = (
+    "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder `models/tiny`: a random two-layer Llama over bytes, seconds to train."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    folder.mkdir()
+    write_tiny_model(folder)
+    return folder
+
+
+def write_tiny_model(folder: Path, hidden: int = 32, context: int = 512) -> None:
+    """Write config, random weights (seed 7), a byte tokenizer with `<|start|>` and `<|end|>`, and a chat template."""
+    from safetensors.torch import save_file
+
+    from tutee.model.config import DecoderConfig
+    from tutee.model.decoder import Decoder
+
+    config = DecoderConfig(
+        model_type="llama",
+        vocab_size=258,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=hidden // 4,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        eos_token_ids=(257,),
+    )
+    generator = torch.Generator().manual_seed(7)
+    decoder = Decoder(config, torch.float32)
+    weights = {
+        name: torch.ones_like(weight) if "norm" in name else torch.randn(weight.shape, generator=generator) * 0.2
+        for name, weight in decoder.state_dict().items()
+        if name != "lm_head.weight"
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config.to_hf()), encoding="utf-8")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens([AddedToken("<|start|>", special=True), AddedToken("<|end|>", special=True)])
+    raw.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "<|end|>", "pad_token": "<|end|>", "chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
