@@ -92,7 +92,7 @@ export const api = {
   feedback: (page: { limit?: number; after?: string | null; kind?: string }) =>
     get<Page<Feedback>>(`/feedback${query(page)}`),
   eraseFeedback: (feedback: string) =>
-    json<{ id: string; deleted: true; tainted_versions: Version[] | string[] }>("DELETE", `/feedback/${id(feedback)}`),
+    json<{ id: string; deleted: true; tainted_versions: string[] }>("DELETE", `/feedback/${id(feedback)}`),
   traceFeedback: (feedback: string) => get<FeedbackTrace>(`/trace/${id(feedback)}`),
   traceVersion: (version: string) => get<VersionTrace>(`/trace/${id(version)}`),
 

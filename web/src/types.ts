@@ -83,13 +83,13 @@ export type FeedbackInput =
 export interface Feedback {
   id: string;
   kind: FeedbackInput["kind"];
-  actor: string | { id: string; handle: string };
+  actor: string;
   message_id: string | null;
-  conversation_id?: string | null;
+  conversation_id: string | null;
   presentation_id: string | null;
   payload: Record<string, unknown>;
-  reasons?: string[];
-  comment?: string | null;
+  reasons: string[];
+  comment: string | null;
   created_at: number;
   supersedes: string | null;
   usable: boolean;
@@ -129,7 +129,7 @@ export interface Version extends VersionRef {
 }
 
 export interface Collected {
-  since: Version | null;
+  since: VersionRef | null;
   counts: Record<string, number>;
   usable: Record<string, number>;
   unusable: { reason: string; count: number }[];

@@ -1,11 +1,11 @@
 /** One turn of the thread: what a person said, one answer, or two answers side by side. */
 import { useState } from "preact/hooks";
 import { demonstrate, teaching } from "../state/teaching";
-import { judged, reword, step, tree } from "../state/thread";
+import { answer, judged, path, reword, step, tree } from "../state/thread";
 import { isBlind, pairOf } from "../tree";
 import type { Message } from "../types";
 import { Answer } from "./Answer";
-import { IconButton } from "./Button";
+import { Button, IconButton } from "./Button";
 import { Comparison } from "./Comparison";
 import { CopyButton } from "./CopyButton";
 import { TextEditor } from "./TextEditor";
@@ -37,6 +37,9 @@ function Question({ message }: { message: Message }) {
             <CopyButton text={message.content ?? ""} />
             <IconButton icon="pencil" label="Edit this message" data-action="edit-turn" onClick={() => setEditing(true)} />
           </div>
+          {path.value.at(-1)?.id === message.id && (
+            <Button look="quiet" icon="retry" data-action="answer" onClick={() => void answer(message.id, false)}>Answer this</Button>
+          )}
         </>
       )}
       {task?.kind === "demo" && task.parent === message.id && (

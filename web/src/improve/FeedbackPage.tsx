@@ -7,6 +7,7 @@ import { ask } from "../components/Confirm";
 import { TopBar } from "../components/TopBar";
 import { ago, plural, shortSha, when, words } from "../format";
 import { go, link } from "../state/route";
+import { me } from "../state/session";
 import { attempt, toast } from "../state/toast";
 import type { Feedback, FeedbackTrace } from "../types";
 
@@ -71,9 +72,9 @@ const text = (value: unknown): string => (typeof value === "string" ? value : ""
 /** One line about what was said. */
 function says(one: Feedback): string {
   const { payload } = one;
-  const comment = text(one.comment ?? payload.comment);
+  const comment = one.comment ?? "";
   if (one.kind === "thumb") {
-    const reasons = (one.reasons ?? (payload.reasons as string[] | undefined) ?? []).map((reason) => words(reason).toLowerCase());
+    const reasons = one.reasons.map((reason) => words(reason).toLowerCase());
     const value = Number(payload.value);
     return [value > 0 ? "up" : value < 0 ? "down" : "taken back", ...reasons, comment].filter(Boolean).join(", ");
   }
@@ -89,7 +90,7 @@ function FeedbackDetail({ id }: { id: string }) {
   useEffect(() => void attempt(() => api.traceFeedback(id)).then((found) => found && setTrace(found)), [id]);
   if (!trace) return <p class="hint">Reading…</p>;
   const { feedback, rows, versions } = trace;
-  const author = typeof feedback.actor === "string" ? feedback.actor : feedback.actor.handle;
+  const author = feedback.actor === me.value?.actor.id ? me.value.actor.handle : feedback.actor;
   return (
     <section class="card" data-feedback-detail={feedback.id}>
       <p><button type="button" class="link" onClick={() => go(link.feedback)}>All feedback</button></p>

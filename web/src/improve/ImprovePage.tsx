@@ -2,7 +2,7 @@
 import { useEffect } from "preact/hooks";
 import { TopBar } from "../components/TopBar";
 import { ago } from "../format";
-import { isOver, jobs, loadLearning, unwatch, watch, watched } from "../state/learning";
+import { collected, isOver, jobs, loadLearning, unwatch, watch, watched } from "../state/learning";
 import { link } from "../state/route";
 import { Chip } from "../components/Badge";
 import { Circle } from "./Circle";
@@ -11,7 +11,10 @@ import { JobPanel } from "./JobPanel";
 
 export function ImprovePage() {
   useEffect(() => {
-    void loadLearning();
+    void loadLearning().then(() => {
+      const running = collected.value?.running_job;
+      if (running) watch(running);
+    });
     return unwatch;
   }, []);
   const job = watched.value;

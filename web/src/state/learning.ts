@@ -12,7 +12,7 @@ export const watched = signal<Job | null>(null);
 export const versions = signal<Version[] | null>(null);
 
 const TICK_MS = 1000;
-let timer = 0;
+let round = 0;
 
 export const isOver = (job: Job): boolean => ["succeeded", "failed", "cancelled"].includes(job.status);
 
@@ -25,27 +25,22 @@ export async function loadLearning(): Promise<void> {
   if (found) collected.value = found;
   if (list) jobs.value = list.data;
   if (known) versions.value = known.data;
-  if (found?.running_job) watch(found.running_job);
 }
 
-/** Look at `id` every second until it is over or `unwatch` is called. */
+/** Look at `id` every second until it is over, another job is watched, or `unwatch` is called. */
 export function watch(id: string): void {
-  unwatch();
+  const mine = ++round;
   const look = async () => {
     const job = await api.job(id).catch(() => undefined);
+    if (mine !== round) return;
     if (job) watched.value = job;
-    if (job && isOver(job)) {
-      timer = 0;
-      await Promise.all([loadLearning(), refreshMe()]);
-    } else if (timer !== 0) timer = window.setTimeout(look, TICK_MS);
+    if (job && isOver(job)) await Promise.all([loadLearning(), refreshMe()]);
+    else setTimeout(() => void look(), TICK_MS);
   };
-  timer = window.setTimeout(look, 0);
+  void look();
 }
 
-export function unwatch(): void {
-  clearTimeout(timer);
-  timer = 0;
-}
+export const unwatch = (): void => void round++;
 
 export async function startImproving(): Promise<void> {
   const job = await attempt(() => api.improve());

@@ -165,7 +165,9 @@ async function ensureConversation(): Promise<ConversationSummary> {
 export async function send(content: string): Promise<boolean> {
   const sent = await attempt(async () => {
     const { id } = await ensureConversation();
-    const said = await api.say(id, content, head.value);
+    // A turn that was never answered is said anew beside it: only answers can be gone on from.
+    const last = path.value.at(-1);
+    const said = await api.say(id, content, last?.role === "user" ? last.parent_id : head.value);
     put(said);
     show(said.id);
     return said;
