@@ -1,25 +1,30 @@
 """The loop: schedule, exact resume after kill -9, divergence, and a golden trajectory."""
 
+import json
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tutee.errors import Diverged, InvalidInput
 from tutee.model.pretrained import Pretrained
+from tutee.train.batch import Group
 from tutee.train.checkpoint import latest_checkpoint, read_checkpoint
+from tutee.train.dpo import dpo_loss, with_references
 from tutee.train.loop import LoopConfig, groups_of_step, learning_rate_at, num_steps, train
 from tutee.train.progress import Progress
 from tutee.train.sft import token_mean_loss
 from tutee.train.trainer import Trainer, TrainerConfig
 
-from .tiny_training import LOOP, singles, ten_steps
+from .tiny_training import LOOP, examples, singles, ten_steps
 
 SCRIPT = Path(__file__).with_name("tiny_training.py")
+GOLDEN = json.loads(Path(__file__).with_name("golden_losses.json").read_text())
 
 
 def test_ten_steps_equal_five_a_kill_and_five_bit_for_bit(tmp_path: Path) -> None:
@@ -120,3 +125,23 @@ def test_settings_out_of_range_are_named(key: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         LoopConfig(**{key: 0})
     assert caught.value.param == key
+
+
+def test_golden_trajectory_sft(tmp_path: Path, model: Pretrained) -> None:
+    """Change these numbers only for a change that is meant to change training, and say which."""
+    trainer = Trainer(model, TrainerConfig(rank=4))
+    config = LoopConfig(epochs=4, batch_size=4, learning_rate=1e-2, warmup=0.1)
+    losses = [values["loss"] for values in train(trainer, singles(20), token_mean_loss, config, tmp_path).history]
+    assert losses == pytest.approx(GOLDEN["sft"], abs=1e-4)
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_golden_trajectory_dpo(tmp_path: Path, model: Pretrained) -> None:
+    trainer = Trainer(model, TrainerConfig(rank=4))
+    tokens = examples(40, seed=5)
+    pairs = with_references([Group((tokens[i], tokens[i + 1])) for i in range(0, 40, 2)], trainer.score)
+    config = LoopConfig(epochs=4, batch_size=4, learning_rate=1e-2, warmup=0.1)
+    history = train(trainer, pairs, dpo_loss, config, tmp_path).history
+    assert [values["loss"] for values in history] == pytest.approx(GOLDEN["dpo"], abs=1e-4)
+    assert history[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert history[-1]["reward_accuracy"] == 1

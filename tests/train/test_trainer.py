@@ -1,6 +1,7 @@
 """The five verbs: gradients do not depend on how a step is cut, and what was trained is what is sampled and saved."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained
 from tutee.train.batch import Group, pack_groups, totals
 from tutee.train.dpo import dpo_loss, with_references
+from tutee.train.encode import encode_tokens
 from tutee.train.sft import sequence_mean_loss, token_mean_loss
 from tutee.train.trainer import Loss, Trainer, TrainerConfig
 
@@ -93,8 +95,6 @@ def test_dpo_begins_at_exactly_ln_2_with_the_samplers_own_logprobs(model: Pretra
         drawn = engine.generate(prompts, SamplingParams(max_tokens=12, seed=5, logprobs=0), n=2)
     finally:
         engine.close()
-    from tutee.train.encode import encode_tokens
-
     pairs = [
         Group(tuple(encode_tokens(model, prompt, c.token_ids, c.logprobs) for c in answers))
         for prompt, answers in zip(prompts, drawn, strict=True)
@@ -102,21 +102,16 @@ def test_dpo_begins_at_exactly_ln_2_with_the_samplers_own_logprobs(model: Pretra
     metrics = Trainer(model).forward(pack_groups(pairs), dpo_loss, totals(pairs))
     assert metrics.values()["dpo_loss"] == pytest.approx(math.log(2), abs=1e-6)
     own = with_references(
-        [Group(tuple(replace_none(e) for e in pair.examples)) for pair in pairs], Trainer(model).score
+        [Group(tuple(replace(e, reference_logprobs=None) for e in pair.examples)) for pair in pairs],
+        Trainer(model).score,
     )
     exact = Trainer(model).forward(pack_groups(own), dpo_loss, totals(own)).values()
     assert exact["dpo_loss"] == torch.tensor(2.0).log().item()
     assert exact["reward_margin"] == 0.0
 
 
-def replace_none(example):  # type: ignore[no-untyped-def]
-    from dataclasses import replace
-
-    return replace(example, reference_logprobs=None)
-
-
 def test_the_adapters_change_reaches_the_sampler_and_the_file(model: Pretrained, tmp_path: Path) -> None:
-    """The sampler's log-probs after a step are the trainer's; the base's own do not move; the saved file is the same."""
+    """The sampler's log-probs after a step are the trainer's; the base does not move; the file holds the same."""
     trainer = Trainer(model, TrainerConfig(rank=4))
     groups = singles(4)
     before = trainer.score([groups[0].examples[0].tokens])[0]
@@ -162,7 +157,7 @@ def test_a_non_finite_step_changes_nothing_and_three_in_a_row_stop(model: Pretra
 
 
 def test_one_step_is_adamw_after_clipping(model: Pretrained) -> None:
-    """Loshchilov & Hutter 2019: after the first step the bias-corrected moments are g and g², of the clipped gradient."""
+    """Loshchilov & Hutter 2019: at the first step the corrected moments are g and g², of the clipped gradient."""
     config = TrainerConfig(rank=4, max_grad_norm=0.01, eps=1e-3)
     trainer = moved(Trainer(model, config))
     groups = singles(4)
