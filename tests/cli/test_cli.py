@@ -48,7 +48,7 @@ def test_train_makes_a_version_that_can_be_promoted_traced_exported_and_rolled_b
     job = json.loads(tutee(home, *run))
     assert job["status"] == "succeeded"
     rows: list[dict[str, Any]] = json.loads(tutee(home, "versions", "--json"))
-    assert [(row["number"], row["state"]) for row in rows][0] == (0, "live")
+    assert (rows[0]["number"], rows[0]["state"]) == (0, "live")
     version = next(row for row in rows if row["name"] == job["version"])
     assert version["parent_id"] == rows[0]["id"]
 

@@ -17,6 +17,7 @@ from tutee.cli.output import bar, err, out, show_json, show_table, when
 from tutee.cli.place import open_store, settings_of
 from tutee.cli.versions import show_gate
 from tutee.errors import InvalidInput, TuteeError
+from tutee.lock import is_held
 from tutee.settings import Settings
 from tutee.store import Store
 from tutee.store.schema import Job
@@ -48,7 +49,8 @@ def improve(
             show_collected(collected.rows, collected.unusable, json)
         if preview:
             return
-        job = store.jobs.add("improve", store.versions.live().name, parse_settings(set_), suffix=suffix, seed=seed)
+        config = {"settings": parse_settings(set_)}
+        job = store.jobs.add("improve", store.versions.live().name, config, suffix=suffix, seed=seed)
         job = follow(settings, store, job.id)
         finish(store, job, json)
 
@@ -69,7 +71,7 @@ def train(
     with open_store(settings) as store:
         owner = store.actors.get_or_create("owner").id
         files = [None if path is None else add_file(store, path, owner) for path in (data, validation)]
-        config = {"type": method, method: {"hyperparameters": parse_settings(set_)}}
+        config = {"hyperparameters": parse_settings(set_)}
         job = store.jobs.add(
             method,
             model,
@@ -121,8 +123,6 @@ def show_collected(rows: Any, unusable: Any, json: bool) -> None:
 
 def follow(settings: Settings, store: Store, job_id: str) -> Job:
     """Wait for a job with a progress bar. When no worker runs on this home, start one for as long as it is needed."""
-    from tutee.worker import is_running
-
     command = [
         sys.executable,
         "-m",
@@ -134,7 +134,7 @@ def follow(settings: Settings, store: Store, job_id: str) -> Job:
         "worker",
         "--once",
     ]
-    own = None if is_running(settings.home) else subprocess.Popen(command)
+    own = None if is_held(settings.home / "worker.lock") else subprocess.Popen(command)
     try:
         with bar("waiting for the worker") as progress:
             while (job := store.jobs.get(job_id)).status not in ENDED:
