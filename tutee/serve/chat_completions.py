@@ -142,7 +142,16 @@ def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, list[int]]
     if any(token >= vocabulary for token in asked.params.logit_bias):
         message = f"'logit_bias' names a token beyond the vocabulary of {vocabulary}."
         raise InvalidInput(message, param="logit_bias", code="invalid_value")
-    return served, served.model.chat_format.render(merge_system_messages(asked.messages))
+    prompt = served.model.chat_format.render(merge_system_messages(asked.messages))
+    limit, wanted = served.engine.context_length, asked.params.max_tokens
+    if wanted is not None and len(prompt) + wanted > limit:
+        raise InvalidInput(
+            f"This model's maximum context length is {limit} tokens, but {len(prompt)} are in the messages and "
+            f"{wanted} were asked for.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+    return served, prompt
 
 
 async def _collect(answering: Answering) -> list[Choice]:

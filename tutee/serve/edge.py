@@ -68,10 +68,11 @@ class Edge:
             return
         request_id = f"req_{os.urandom(16).hex()}"
         started = time.perf_counter()
-        status = 0
+        status, complete = 0, False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
+            complete = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
@@ -90,9 +91,10 @@ class Edge:
             self._refuse_strangers(scope, limit)
             await self.app(scope, _limited(receive, limit), send_with_headers)
         except Exception as error:
-            if status:  # the response is under way: all that is left is to close the connection
+            if not status:
+                await error_reply(error)(scope, receive, send_with_headers)
+            elif not complete:  # all that is left is to close the connection
                 raise
-            await error_reply(error)(scope, receive, send_with_headers)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
             self.metrics.requests.labels(scope["method"], route, str(status)).inc()

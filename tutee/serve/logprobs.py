@@ -7,6 +7,7 @@ left at a natural end is not part of the text and is dropped.
 
 from __future__ import annotations
 
+import codecs
 from typing import Any
 
 from tutee.engine.request import Chunk
@@ -21,9 +22,10 @@ class LogprobEntries:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._waiting: list[tuple[int, dict[str, Any]]] = []  # where the token ends, in bytes; its entry
-        self._token_bytes = 0
-        self._text_bytes = 0
+        self._waiting: list[tuple[int, dict[str, Any]]] = []  # where the token ends, in characters; its entry
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._token_end = 0
+        self._text_end = 0
 
     def add(self, chunk: Chunk) -> list[dict[str, Any]]:
         """The entries that this chunk's text completes."""
@@ -31,11 +33,12 @@ class LogprobEntries:
             top = chunk.top_logprobs[i] if i < len(chunk.top_logprobs) else ()
             entry = self._entry(token, chunk.logprobs[i])
             entry["top_logprobs"] = [self._entry(other, value) for other, value in top]
-            self._token_bytes += len(entry["bytes"])
-            self._waiting.append((self._token_bytes, entry))
-        self._text_bytes += len(chunk.text.encode())
+            self._token_end += len(self._decoder.decode(bytes(entry["bytes"])))
+            in_character = bool(self._decoder.getstate()[0])
+            self._waiting.append((self._token_end + in_character, entry))
+        self._text_end += len(chunk.text)
         cut_by_length = chunk.finish_reason == "length"
-        ready = [entry for end, entry in self._waiting if cut_by_length or end <= self._text_bytes]
+        ready = [entry for end, entry in self._waiting if cut_by_length or end <= self._text_end]
         del self._waiting[: len(ready)]
         if chunk.finish_reason == "stop":
             ready = [entry for entry in ready if entry["bytes"]]

@@ -112,7 +112,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return error_reply(InvalidInput(f"'{param}': {first['msg']}.", param=param, code="invalid_value"))
 
     app.add_exception_handler(TuteeError, expected)
-    app.add_exception_handler(OperationalError, expected)
+    app.add_exception_handler(Exception, expected)
     app.add_exception_handler(HTTPException, of_framework)
     app.add_exception_handler(RequestValidationError, validation)
 
