@@ -10,14 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .conftest import random_lora
-from .stepping import Asked, assert_same, finish, run, run_alone
 from tutee.engine.engine import Engine
 from tutee.engine.request import SamplingParams
 from tutee.model.decoder import Decoder
 from tutee.model.logprobs import score
 from tutee.model.lora import Lora, merge
 from tutee.model.pretrained import Pretrained
+
+from .conftest import random_lora
+from .stepping import Asked, assert_same, finish, run, run_alone
 
 MakeEngine = Callable[..., Engine]
 STYLES = (
@@ -78,7 +79,7 @@ def test_a_prefix_from_the_cache_is_a_prefix_computed(make_engine: MakeEngine, l
     assert first[0].cached_tokens == 0
     assert second[0].cached_tokens == min(length // 4 * 4, length - 1)
     assert_same(first, second)
-    longer = asked_of([prompt + [5, 6, 7]])
+    longer = asked_of([[*prompt, 5, 6, 7]])
     assert_same(run(engine, longer), run(make_engine(), longer))
 
 
@@ -151,17 +152,13 @@ def test_equal_prompts_of_different_versions_do_not_share(make_engine: MakeEngin
 
 @settings(max_examples=15, deadline=None)
 @given(company=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 20)), max_size=6), seed=st.integers(0, 2**40))
-def test_a_seed_gives_the_same_text_in_any_company(
-    tiny: Pretrained, company: list[tuple[int, int]], seed: int
-) -> None:
+def test_a_seed_gives_the_same_text_in_any_company(tiny: Pretrained, company: list[tuple[int, int]], seed: int) -> None:
     prompt = [1, 2, 3, 4, 5, 6]
     asked: Asked = (prompt, SamplingParams(seed=seed, max_tokens=12, logprobs=0), None)
-    others: list[Asked] = [
-        (list(range(length)), SamplingParams(max_tokens=tokens), None) for length, tokens in company
-    ]
+    others: list[Asked] = [(list(range(length)), SamplingParams(max_tokens=tokens), None) for length, tokens in company]
     engine = Engine(tiny, max_batch=4, cache_tokens=512, block_size=4, autostart=False)
     alone = run(engine, [asked])
-    crowd = run(engine, others[::2] + [asked] + others[1::2])
+    crowd = run(engine, [*others[::2], asked, *others[1::2]])
     assert_same([crowd[len(others[::2])]], alone)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_successive_draws_of_one_answer_are_independent() -> None:
     for _ in range(4000):
         tokens.append(sample(torch.zeros(1, 4), [state]).tokens[0])
         state.accept(tokens[-1])
-    pairs = np.bincount([4 * a + b for a, b in zip(tokens, tokens[1:], strict=False)], minlength=16)
+    pairs = np.bincount([4 * a + b for a, b in itertools.pairwise(tokens)], minlength=16)
     assert chisquare(pairs).pvalue > 1e-3
 
 
@@ -177,9 +178,7 @@ def test_a_row_that_is_not_finite_is_marked_and_the_others_are_not(bad: float, p
 def test_logprobs_are_the_models_own_whatever_the_sampling() -> None:
     logits_V = logits_of(100)
     own_V = torch.log_softmax(logits_V.double(), -1)
-    params = SamplingParams(
-        temperature=0.5, top_k=3, logit_bias={4: 5.0}, frequency_penalty=1.0, logprobs=5, seed=1
-    )
+    params = SamplingParams(temperature=0.5, top_k=3, logit_bias={4: 5.0}, frequency_penalty=1.0, logprobs=5, seed=1)
     result = sample(logits_V.unsqueeze(0).clone(), [SamplerState(params, 1)])
     assert result.logprobs[0] == pytest.approx(own_V[result.tokens[0]].item(), abs=1e-5)
     ids, values = zip(*result.top_logprobs[0], strict=True)

@@ -30,6 +30,12 @@ class Batch:
     layout: Layout
     sampled: list[Sequence]
     sample_rows: Tensor
+    work: list[Scheduled]
+
+    def owners(self, marked_T: Tensor) -> list[Sequence]:
+        """The sequences that have a marked token in this batch."""
+        parts = torch.split(marked_T, [item.count for item in self.work])
+        return [item.sequence for item, part in zip(self.work, parts, strict=True) if bool(part.any())]
 
 
 def make_batch(work: list[Scheduled], cache: KVCache, block_size: int, device: torch.device | str = "cpu") -> Batch:
@@ -52,7 +58,7 @@ def make_batch(work: list[Scheduled], cache: KVCache, block_size: int, device: t
     )
     ends = [int(end) - 1 for item, end in zip(work, starts[1:], strict=True) if item.samples]
     sampled = [item.sequence for item in work if item.samples]
-    return Batch(torch.tensor(tokens, device=device), layout, sampled, torch.tensor(ends, device=device))
+    return Batch(torch.tensor(tokens, device=device), layout, sampled, torch.tensor(ends, device=device), work)
 
 
 def _block_tables(work: list[Scheduled], device: torch.device | str) -> Tensor:

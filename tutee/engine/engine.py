@@ -16,7 +16,7 @@ from collections.abc import Sequence as Seq
 import torch
 
 from tutee.engine.batch import make_batch
-from tutee.engine.blocks import BlockPool
+from tutee.engine.blocks import SCRATCH_BLOCK, BlockPool
 from tutee.engine.request import Chunk, Completion, FinishReason, Request, SamplingParams, TopLogprobs
 from tutee.engine.sampler import Sampled, SamplerState, sample
 from tutee.engine.scheduler import Scheduled, Scheduler
@@ -239,6 +239,12 @@ class Engine:
             return False
         try:
             sampled, choice = self._forward(work)
+        except _NotFinite as error:
+            # The others' step is not counted, so the next one does the same work for them, without these.
+            for sequence in error.sequences:
+                self._cache.clear([SCRATCH_BLOCK, *sequence.blocks[sequence.reused // self._pool.block_size :]])
+                self._fail(sequence, error)
+            return True
         except Exception as error:
             _log.exception("A step of %d requests failed", len(work))
             for item in work:
@@ -336,18 +342,18 @@ class Engine:
         decoder = self._model.decoder
         batch = make_batch(work, self._cache, self._pool.block_size, self._device)
         hidden_TD = decoder(batch.tokens, batch.layout.positions, batch.layout)
+        if not bool((finite_T := hidden_TD.isfinite().all(-1)).all()):
+            raise _NotFinite(batch.owners(~finite_T))
         if not batch.sampled:
             return [], Sampled([], [], [])
         logits_BV = decoder.logits(hidden_TD[batch.sample_rows])
-        return batch.sampled, sample(logits_BV, [sequence.sampler for sequence in batch.sampled])
+        choice = sample(logits_BV, [sequence.sampler for sequence in batch.sampled])
+        if -1 in choice.tokens:
+            raise _NotFinite([s for s, token in zip(batch.sampled, choice.tokens, strict=True) if token < 0])
+        return batch.sampled, choice
 
     def _extend(self, sequence: Sequence, token: int, logprob: float | None, top: TopLogprobs) -> None:
         """Append one sampled token, and end the sequence if it ends here."""
-        if token < 0:
-            self._fail(
-                sequence, Unavailable(f"The version {sequence.version.name!r} gave numbers that are not finite.")
-            )
-            return
         params = sequence.request.params
         if sequence.generated == 0:
             self._counters.prompt_tokens += sequence.prompt_length
@@ -398,6 +404,15 @@ class Engine:
         self._take_news()
         for sequence in self._unfinished:
             self._end(sequence, "abort")
+
+
+class _NotFinite(Unavailable):
+    """The weights behind these sequences gave NaN or infinity."""
+
+    def __init__(self, sequences: list[Sequence]) -> None:
+        names = ", ".join(sorted({sequence.version.name for sequence in sequences}))
+        super().__init__(f"The version {names} gave numbers that are not finite.")
+        self.sequences = sequences
 
 
 class _Tally:

@@ -8,6 +8,8 @@ Axes: T tokens, B sequences, S cached keys, G kv heads, K head dim.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -58,6 +60,12 @@ class KVCache:
         size = self.block_size
         for stored in (*self.keys, *self.values):
             stored[target * size : (target + 1) * size] = stored[source * size : (source + 1) * size]
+
+    def clear(self, blocks: Sequence[int]) -> None:
+        """Back to zeros, in all layers: before blocks that received numbers that are not finite get another owner."""
+        index = torch.tensor(blocks, device=self.keys[0].device)
+        for stored in (*self.keys, *self.values):
+            stored.view(self.num_blocks, -1)[index] = 0.0
 
     @property
     def nbytes(self) -> int:
