@@ -103,9 +103,15 @@ ISSUERS = re.compile(
 )
 
 
-def _is_card(match: re.Match[str]) -> bool:
-    digits = _digits(match)
-    return ISSUERS.fullmatch(digits) is not None and passes_luhn(digits)
+def _card_end(match: re.Match[str]) -> int | None:
+    """The longest run from here that is a card's: neither an expiry date nor a second card behind it may hide it."""
+    places = [match.start("it") + i for i, c in enumerate(match["it"]) if c.isdigit()]
+    for count in range(len(places), 12, -1):
+        digits = _digits(match)[:count]
+        end = places[count - 1] + 1
+        if ISSUERS.fullmatch(digits) and passes_luhn(digits) and not match.string[end : end + 1].isalnum():
+            return end
+    return None
 
 
 IBAN_TABLE = """
@@ -173,7 +179,7 @@ def _is_national(match: re.Match[str]) -> bool:
     return 10 <= len(_digits(match)) <= 12 and _is_phone(match)
 
 
-INSIDE_URL = re.compile(r"://[^\s/@]{0,100}:[^\s/@]{0,200}$")
+INSIDE_URL = re.compile(r"://[^\s/@]{0,100}:[^\s/]{0,200}$")
 FILE_ENDINGS = {"png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "tsx", "jsx", "py", "mjs"}
 
 
@@ -190,7 +196,7 @@ def _is_key(match: re.Match[str]) -> bool:
 
 
 def _has_digits(match: re.Match[str]) -> bool:
-    return sum(c.isdigit() for c in match["it"]) >= 3
+    return len(_digits(match)) >= 3
 
 
 PUBLIC_WORDS = re.compile(
@@ -240,7 +246,9 @@ ENDS = r"(?![\w-]|[.,][0-9])"
 
 DETECTORS = (
     _detector(
-        "PRIVATE_KEY", rf"(?P<it>-----BEGIN\ {PEM}(?:[^-]{{0,20000}}-----END\ {PEM}|[A-Za-z0-9+/=\s]{{0,20000}}))"
+        "PRIVATE_KEY",
+        rf"""(?P<it>-----BEGIN\ {PEM}(?:(?:(?!-----BEGIN)[\s\S]){{0,20000}}?-----END\ {PEM}
+        |(?:\s{{1,4}}[A-Za-z0-9+/=]{{16,1000}}){{0,500}}))""",
     ),
     _detector("CREDENTIALS", r"\b[a-z][a-z0-9+.-]{1,20}://(?P<it>[^\s/:@\[\]]{0,100}:[^\s/\[\]]{1,200})@"),
     _detector("KEY", rf"(?<![A-Za-z0-9_])(?P<it>{SERVICE_KEYS})(?![A-Za-z0-9_])", _is_key, case=True),
@@ -268,10 +276,9 @@ DETECTORS = (
         r"""(?<![\w.-])(?P<it>[\w.-]{1,64}\ ?[\[(]\ ?at\ ?[\])]\ ?[\w-]{1,63}
         (?:\ ?(?:\.|[\[(]\ ?dot\ ?[\])])\ ?[\w-]{2,63}){1,4})""",
     ),
-    Detector(
-        "IBAN", re.compile(r"(?<![A-Za-z0-9])(?P<it>[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,36})", re.IGNORECASE), _iban_end
-    ),
-    _detector("CARD", rf"(?<![\w.,-])(?P<it>[0-9]{{4}}(?:[\ -]?[0-9]){{9,15}}){ENDS}", _is_card),
+    # found in a lookahead, so that one which proves false hides nothing that begins inside it
+    Detector("IBAN", re.compile(r"(?<![A-Za-z0-9])(?=(?P<it>[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,36}))", re.I), _iban_end),
+    Detector("CARD", re.compile(r"(?<![\w.,])(?<![0-9]-)(?=(?P<it>[0-9]{4}(?:[ -]?[0-9]){9,15}))"), _card_end),
     _detector("SSN", rf"(?<![\w.-])(?P<it>(?!000|666|9)[0-9]{{3}}-(?!00)[0-9]{{2}}-(?!0000)[0-9]{{4}}){ENDS}"),
     _detector("IP", rf"(?<![\w.-])(?P<it>[0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}}){ENDS}", _is_ipv4),
     _detector("IP", r"(?<![\w:.])(?P<it>[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,7})(?![\w:])", _is_ipv6),
