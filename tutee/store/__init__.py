@@ -1,9 +1,9 @@
 """Everything that must survive, in one database (SQLite by default, Postgres by URL) and one home folder.
 
 `store = Store.open(url, home)`; `store.close()`. Groups and their methods follow. Every method is one transaction and
-thread-safe; it returns detached rows of `store.schema` or frozen dataclasses of `store.records`. `Page` iterates and has
-`.has_more`; lists are newest first unless `order="asc"`. A foreign or unknown id is NotFound; `actor_id=None` in a getter
-skips the owner check, for workers only.
+thread-safe; it returns detached rows of `store.schema` or frozen dataclasses of `store.records`. `Page` iterates and
+has `.has_more`; lists are newest first unless `order="asc"`. A foreign or unknown id is NotFound; `actor_id=None` in a
+getter skips the owner check, for workers only.
 
 actors         get_or_create(handle, kind="user") -> Actor · get(id) -> Actor · by_handle(handle) -> Actor|None
                list() -> list[Actor]                                             (the local owner's handle is "owner")
@@ -33,11 +33,13 @@ feedback       add(kind, actor_id, *, presentation_id=None, message_id=None, con
                erase_actor(actor_id) -> Erasure (everything they said) · erasures() -> [Erasure]
 versions       add(name, kind, *, weights_sha256, folder, parent_id=None, job_id=None, snapshot_sha=None,
                state="candidate", card=None) -> ModelVersion
-               ensure_base(name, weights_sha256, folder) (idempotent; the first one goes live) · get(id | name | number) · list() oldest first · live() · alias(name) · aliases()
+               ensure_base(name, weights_sha256, folder) (idempotent; the first one goes live)
+               get(id | name | number) · list() oldest first · live() · alias(name) · aliases()
                set_state(id, state) · set_card(id, card) · descendants(id) · learned_from(feedback_id)
                feedback_counts() -> {version_id: int} · feedback_ids(version_id) -> [str]
 jobs           add(method, model, config, *, actor_id=None, training_file=None, validation_file=None, suffix=None,
-               seed=0, snapshot_sha=None, metadata=None) -> Job · get(id) · list(limit=20, after=None, metadata=None) -> Page
+               seed=0, snapshot_sha=None, metadata=None) -> Job · get(id)
+               list(limit=20, after=None, metadata=None) -> Page
                lease(worker_id, seconds, alone=True) -> Job|None · renew(id, worker_id, seconds) -> bool (False: lost)
                release(id, worker_id) back to the queue · finish(id, *, version_id=None, fine_tuned_model=None,
                trained_tokens=None, result_files=()) · fail(id, code, message, param=None) · mark_cancelled(id)

@@ -24,6 +24,8 @@ from tutee.store.promotions import Promotions
 from tutee.store.snapshots import Snapshots
 from tutee.store.versions import Versions
 
+UNFINISHED_RESTORE = "restore.unfinished"
+"""A file of this name in the home says that a restore was killed while it swapped."""
 FOLDERS = ("models", "versions", "files", "jobs", "backups")
 
 
@@ -63,7 +65,8 @@ class Store:
 
         Raises:
             Unavailable: the schema is newer than this code, half made, or not ours (codes schema_newer,
-                schema_broken, schema_foreign); no backup could be made (backup_failed); the folder cannot be written.
+                schema_broken, schema_foreign); no backup could be made (backup_failed); a restore was interrupted
+                (restore_unfinished); the folder cannot be written.
         """
         home = Path(home).expanduser().resolve()
         try:
@@ -71,6 +74,11 @@ class Store:
                 (home / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Unavailable(f"{home} cannot be used as home: {error.strerror}.", code="home_unwritable") from error
+        if (home / UNFINISHED_RESTORE).exists():
+            raise Unavailable(
+                "A restore into this home was interrupted: run `tutee restore --force` with the same backup again.",
+                code="restore_unfinished",
+            )
         database = Database(url)
         try:
             migrate.bring_up(database, home, unsaved=unsaved)

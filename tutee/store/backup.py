@@ -1,0 +1,250 @@
+"""The whole home in one file, and back: database, versions, files, jobs. Base models are left out: they can be pulled.
+
+An archive is complete or absent, and says what must be in it: its last member lists every file with its sha256. The
+database is copied before the folders, whose files are there before their rows are, so nothing that a row names is
+missed. A restore unpacks and checks everything beside the home's contents and only then swaps; what was there is kept
+in `backups/replaced-…`. A restore that is killed in the swap leaves a mark, and the store will not open until it is
+redone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from tutee.errors import InvalidInput, TuteeError, Unavailable
+from tutee.store import migrate
+from tutee.store.database import Database
+from tutee.store.store import UNFINISHED_RESTORE, Store
+
+FOLDERS = ("versions", "files", "jobs")
+CONTENTS = "contents.json"
+FORMAT = 1
+
+
+def backup(store: Store, path: Path | None = None) -> Path:
+    """Write everything into one archive, while the store may be in use.
+
+    Args:
+        path: where to; None means a dated file in the home's `backups`.
+
+    Raises:
+        Unavailable: the disk is full, or the database could not be copied; no archive is left behind.
+        InvalidInput: `path` exists already.
+    """
+    path = store.home / "backups" / f"tutee-{_stamp()}.tar" if path is None else Path(path).expanduser().resolve()
+    if path.exists():
+        raise InvalidInput(f"{path} exists already.", param="path")
+    beside = path.with_name(f".{path.name}.part")
+    copy = store.home / "backups" / f".{secrets.token_hex(8)}.copy"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        migrate.copy_database(store.database, copy)
+        with beside.open("xb") as out:
+            os.fchmod(out.fileno(), 0o600)  # it holds what people said
+            with tarfile.open(fileobj=out, mode="w") as archive:
+                _write(archive, store, copy)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(beside, path)
+    except (OSError, sqlite3.Error, subprocess.SubprocessError) as error:
+        raise Unavailable(f"The backup could not be written: {error}.", code="backup_failed") from error
+    finally:
+        beside.unlink(missing_ok=True)
+        copy.unlink(missing_ok=True)
+    return path
+
+
+def restore(path: Path, home: Path, *, url: str | None = None, force: bool = False) -> None:
+    """Bring an archive into a home.
+
+    Args:
+        url: the database to restore into; None means SQLite in the home.
+        force: replace what the home holds; it is moved to `backups/replaced-…` (Postgres: dumped there).
+
+    Raises:
+        InvalidInput: no archive of ours, damaged, made on the other kind of database or by a newer tutee; a home that
+            holds something and no `force` (code home_not_empty).
+        Unavailable: a server or worker runs on this home, or the disk is full. Nothing was changed.
+    """
+    home = Path(home).expanduser().resolve()
+    database = Database(url or f"sqlite:///{home / 'tutee.db'}")
+    (home / "backups").mkdir(parents=True, exist_ok=True)
+    staged = home / "backups" / f".restore-{secrets.token_hex(8)}"
+    locks = list(_hold_home(home))
+    try:
+        occupied = _occupied(database, home)
+        if occupied and not force:
+            raise InvalidInput(
+                f"{home} already holds {occupied}. Restore into an empty home, or force it to replace this one.",
+                param="force",
+                code="home_not_empty",
+            )
+        contents = _unpack(Path(path), staged)
+        _check_kind(contents, database)
+        _swap(staged, home, database, occupied is not None)
+    except (OSError, sqlite3.Error, subprocess.SubprocessError) as error:
+        raise Unavailable(f"The backup could not be restored: {error}.", code="restore_failed") from error
+    finally:
+        database.close()
+        shutil.rmtree(staged, ignore_errors=True)
+        for lock in locks:
+            lock.close()
+
+
+def _write(archive: tarfile.TarFile, store: Store, copy: Path) -> None:
+    contents: dict[str, Any] = {
+        "format": FORMAT,
+        "database": "sqlite" if store.database.is_sqlite else "postgresql",
+        "schema": migrate.head(),
+        "created_at": time.time(),
+        "files": {},
+    }
+    contents["files"]["database"] = _add(archive, copy, "database")
+    for folder in FOLDERS:
+        for file in sorted((store.home / folder).rglob("*")):
+            if file.is_file() and not file.is_symlink() and not file.name.endswith(".part"):
+                name = file.relative_to(store.home).as_posix()
+                try:
+                    contents["files"][name] = _add(archive, file, name)
+                except FileNotFoundError:
+                    continue  # deleted or replaced since it was listed
+    said = json.dumps(contents).encode()
+    info = tarfile.TarInfo(CONTENTS)
+    info.size = len(said)
+    archive.addfile(info, io.BytesIO(said))
+
+
+def _add(archive: tarfile.TarFile, file: Path, name: str) -> str:
+    """Add one file as it is at this moment; returns its sha256."""
+    with file.open("rb") as source:
+        info = archive.gettarinfo(arcname=name, fileobj=source)
+        reader = _Digesting(source)
+        archive.addfile(info, reader)  # type: ignore[arg-type]
+    return reader.digest.hexdigest()
+
+
+class _Digesting:
+    """A reader that hashes what passes, padding a file that shrank so that the archive stays readable."""
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self._source = source
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        piece = self._source.read(size).ljust(size, b"\0")
+        self.digest.update(piece)
+        return piece
+
+
+def _unpack(path: Path, staged: Path) -> dict[str, Any]:
+    """Extract into `staged` and check every byte; returns the list of contents."""
+    try:
+        with tarfile.open(path, mode="r:") as archive:
+            archive.extractall(staged, filter="data")
+        contents: dict[str, Any] = json.loads((staged / CONTENTS).read_text(encoding="utf-8"))
+        expected: dict[str, str] = contents["files"]
+    except (tarfile.TarError, ValueError, KeyError, EOFError, FileNotFoundError) as error:
+        raise InvalidInput(f"{path} is no complete backup of tutee: {error}.", param="path") from error
+    if contents.get("format") != FORMAT:
+        raise InvalidInput(f"{path} was written by a newer tutee.", param="path")
+    (staged / CONTENTS).unlink()
+    found = {file.relative_to(staged).as_posix(): file for file in staged.rglob("*") if file.is_file()}
+    if set(found) != set(expected) or any(name.split("/")[0] not in (*FOLDERS, "database") for name in found):
+        raise InvalidInput(f"{path} is damaged: its files are not those that it lists.", param="path")
+    for name, file in found.items():
+        with file.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != expected[name]:
+                raise InvalidInput(f"{path} is damaged: {name} is not what was saved.", param="path")
+    return contents
+
+
+def _check_kind(contents: dict[str, Any], database: Database) -> None:
+    kind = "sqlite" if database.is_sqlite else "postgresql"
+    if contents["database"] != kind:
+        raise InvalidInput(f"The backup is of {contents['database']}, but this home uses {kind}.", param="url")
+    if contents["schema"] > migrate.head():
+        raise InvalidInput(
+            f"The backup has schema {contents['schema']}, newer than this tutee knows ({migrate.head()}).", param="path"
+        )
+
+
+def _swap(staged: Path, home: Path, database: Database, occupied: bool) -> None:
+    mark = home / UNFINISHED_RESTORE
+    mark.write_text("A restore was interrupted here: run `tutee restore --force` again.\n", encoding="utf-8")
+    aside = home / "backups" / f"replaced-{_stamp()}"
+    if occupied:
+        aside.mkdir()
+    if database.path is None:
+        _swap_postgres(staged / "database", home, database, occupied)
+    else:
+        database.close()
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            old = database.path.with_name(database.path.name + suffix)
+            if old.exists():
+                shutil.move(old, aside / old.name)
+        shutil.move(staged / "database", database.path)
+    for folder in FOLDERS:
+        if occupied and (home / folder).exists():
+            os.replace(home / folder, aside / folder)
+        elif (home / folder).exists():
+            (home / folder).rmdir()
+        (staged / folder).mkdir(exist_ok=True)
+        os.replace(staged / folder, home / folder)
+    mark.unlink()
+
+
+def _swap_postgres(dump: Path, home: Path, database: Database, occupied: bool) -> None:
+    program = shutil.which("pg_restore")
+    if program is None:
+        raise Unavailable("pg_restore is not installed. Install the PostgreSQL client programs.", code="restore_failed")
+    if occupied:
+        migrate.save_copy(database, home, "replaced")
+    migrate.postgres_tool(
+        database, [program, "--clean", "--if-exists", "--no-owner", "--single-transaction", str(dump)]
+    )
+
+
+def _occupied(database: Database, home: Path) -> str | None:
+    """What would be replaced, in words; None for an empty home."""
+    if database.path is not None and database.path.exists():
+        return "a database"
+    if database.path is None:
+        try:
+            with database.read() as session:
+                if migrate.schema_version(session.connection()) is not None:
+                    return "a database"
+        except TuteeError:
+            return "a damaged database"
+    full = [folder for folder in FOLDERS if (home / folder).is_dir() and any((home / folder).iterdir())]
+    return full[0] if full else None
+
+
+def _hold_home(home: Path) -> Iterator[IO[str]]:
+    """Take the locks of server and worker, so that neither runs nor starts meanwhile."""
+    for name in ("server.lock", "worker.lock"):
+        lock = (home / name).open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise Unavailable(
+                f"A {name.removesuffix('.lock')} runs on this home. Stop it first.", code="home_in_use"
+            ) from None
+        yield lock
+
+
+def _stamp() -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{secrets.token_hex(2)}"
