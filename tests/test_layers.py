@@ -21,6 +21,7 @@ SAME_ROW_ALLOWED = {
     ("data", "safety"),
     ("settings", "errors"),
     ("conversation", "errors"),
+    ("lock", "errors"),
     ("__main__", "cli"),
 }
 FORBIDDEN = {("serve", "train")}  # a crash in training cannot take the chat down: they meet in store/ only

@@ -7,7 +7,14 @@ import pytest
 from tutee.errors import Busy
 from tutee.lock import is_held, only_one
 
-HOLD = "import sys; from pathlib import Path; from tutee.lock import only_one\nwith only_one(Path(sys.argv[1]), 'a test'): print('held', flush=True); sys.stdin.read()"
+HOLD = """
+import sys
+from pathlib import Path
+from tutee.lock import only_one
+with only_one(Path(sys.argv[1]), "a test"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path: Path) -> None:

@@ -28,9 +28,8 @@ def only_one(path: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "an unknown process"
-            raise Busy(
-                f"{path.parent} is already in use by {holder}. Stop it, or give this one a home of its own (TUTEE_HOME)."
-            ) from None
+            advice = "Stop it, or give this one a home of its own with TUTEE_HOME."
+            raise Busy(f"{path.parent} is already in use by {holder}. {advice}") from None
         file.truncate(0)
         file.write(f"{what}, pid {os.getpid()}\n")
         file.flush()

@@ -17,7 +17,7 @@ from tutee.errors import TuteeError
 
 # In a pipe there is no width to fit into: rows stay whole, so that grep and awk see them.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 200)
 
 
 def show_json(value: Any) -> None:
