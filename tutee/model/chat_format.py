@@ -1,4 +1,4 @@
-"""Messages to tokens by the model's own chat template: the only renderer, for serving and for training (with loss mask).
+"""Messages to tokens by the model's own chat template: the only renderer, for serving and (with a loss mask) training.
 
 Text that people write can never become a special token: `<|im_end|>` in a message stays text. Where an assistant turn
 begins and ends the text is cut, and each piece is turned into tokens on its own, so that what is trained has the same
@@ -69,7 +69,7 @@ class ChatFormat:
         return self._encode(text) if pieces is None else [id for piece in pieces for id in self._encode(piece.text)]
 
     def render_training(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
-        """(ids, mask): mask is 1 on each token that an assistant turn of weight ≠ 0 says, its end-of-turn token included.
+        """(ids, mask): mask is 1 on each token that an assistant turn of weight ≠ 0 says, end-of-turn token included.
 
         The ids before an assistant turn are what `render` gives for the messages before it.
 
@@ -80,7 +80,8 @@ class ChatFormat:
         pieces = self._cut(adapted, text)
         if pieces is None:
             raise InvalidInput(
-                "The model's chat template drops or rewrites earlier assistant turns, so what to learn cannot be marked. "
+                "The model's chat template drops or rewrites earlier assistant turns, so what to learn cannot be "
+                "marked. "
                 "Give one assistant turn per example.",
                 param="messages",
                 code="invalid_template",
@@ -140,7 +141,7 @@ class ChatFormat:
         return ids + self._tokenizer.encode(text[position:].replace(BREAK, ""))
 
     def _cut(self, messages: list[Message], text: str) -> list[Piece] | None:
-        """The text in pieces, cut where assistant turns begin and end; None if the template does not let us find them."""
+        """The text cut where assistant turns begin and end; None if the template does not let us find them."""
         pieces: list[Piece] = []
         position = 0
         for i, message in enumerate(messages):

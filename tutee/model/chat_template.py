@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -175,8 +175,8 @@ class _Budgeted(NodeTransformer):
         return _filtered(node, "sized")
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
+    return nodes.Filter(cast(nodes.Expr, node), name, [], [], None, None, lineno=node.lineno)
 
 
 class _Generation(Extension):
@@ -197,7 +197,7 @@ def _count(steps: int) -> None:
 
 
 def _steps(values: Any) -> Any:
-    """A loop's values, counted: sequences are counted at once (so that `loop.length` still works), others one by one."""
+    """A loop's values, counted: sequences at once (so that `loop.length` still works), others one by one."""
     if isinstance(values, list | tuple | dict | str | range):
         _count(len(values) + 1)
         return values

@@ -62,7 +62,7 @@ class Matrices:
         return torch.addmm(out_TO, functional.linear(x_TD, a), b.t())
 
     def _adapted_exactly(self, lora: Lora, x_TD: Tensor, out_TO: Tensor) -> Tensor:
-        parts = list(out_TO.split(self.widths, dim=-1))
+        parts = list(torch.split(out_TO, self.base.widths, dim=-1))
         for i, (name, width) in enumerate(zip(self.names, self.widths, strict=True)):
             matrices = lora.matrices((name,), (width,), x_TD.dtype)
             if matrices is not None:
@@ -154,7 +154,8 @@ class Block(nn.Module):
 
     def forward(self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
         x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD).to(self.dtype), rotation, layout)
-        return x_TD + self.mlp(self.post_attention_layernorm(x_TD).to(self.dtype), layout)
+        out_TD: Tensor = x_TD + self.mlp(self.post_attention_layernorm(x_TD).to(self.dtype), layout)
+        return out_TD
 
 
 class Embedding(nn.Module):
@@ -178,8 +179,8 @@ class Body(nn.Module):
 class Decoder(nn.Module):
     """A Llama-family decoder. `state_dict()` has the names and shapes of transformers.
 
-    Parameters are created empty, and frozen for inference: `load_state_dict` or `initialise` fills them; a trainer calls
-    `requires_grad_(True)` for full fine-tuning. Change them in place under `torch.no_grad()`, never through `.data`:
+    Parameters are created empty, and frozen for inference: `load_state_dict` or `initialise` fills them; a trainer
+    calls `requires_grad_(True)` for full fine-tuning. Change them in place under `torch.no_grad()`, not through `.data`:
     copies that are laid out for speed are renewed when a parameter's version counter moves.
     """
 
@@ -194,6 +195,8 @@ class Decoder(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Embedding(config)
         cos, sin = rope_table(config)
+        self.rope_cos: Tensor
+        self.rope_sin: Tensor
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 

@@ -29,7 +29,7 @@ class Group:
     """Sequences of one layout that are attended in one call, padded to the longest."""
 
     rows_BN: Tensor | None
-    """Rows of [T] that are the queries (and the keys, without a cache); None: all rows in order, one sequence or N = 1."""
+    """Rows of [T] that are the queries (without a cache the keys too); None: all in order, one sequence or N = 1."""
     shape: tuple[int, int]
     """(B, N)."""
     blocks: Tensor | None
@@ -182,7 +182,8 @@ class Layout:
                 None if window is None or new <= window else _bias(torch.zeros(1, dtype=torch.int64), new, new, window)
             )
             return Group(rows_BN, shape, None, None if bias_BNS is None else bias_BNS.to(self.device))
-        assert self.cache is not None and self.block_tables is not None
+        assert self.cache is not None
+        assert self.block_tables is not None
         size = self.cache.block_size
         width = -(-int(contexts.max()) // size)
         blocks = self.block_tables[torch.tensor(members), :width]

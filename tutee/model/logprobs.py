@@ -114,7 +114,7 @@ def score(
         with torch.no_grad():
             hidden_TD = decoder(inputs_T, layout.positions, layout)
             logprob_T, _ = token_logprobs(decoder, hidden_TD, targets_T)
-        for j, logprobs in zip(batch, logprob_T.split([len(sequences[j]) - 1 for j in batch]), strict=True):
+        for j, logprobs in zip(batch, torch.split(logprob_T, [len(sequences[j]) - 1 for j in batch]), strict=True):
             out[j] = logprobs
         batch = []
     return out

@@ -90,7 +90,7 @@ class Lora(nn.Module):
         parameters = [p for key in keys if key in self.A for p in (self.A[key], self.B[key])]
         if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
             return self._combine(keys, widths, dtype)
-        stamp = tuple(p._version for p in parameters)
+        stamp = tuple(n for p in parameters for n in (p._version, p.data_ptr()))
         remembered = self._fused.get(names)
         if remembered is None or remembered[:2] != (stamp, dtype):
             with torch.no_grad():
@@ -104,7 +104,7 @@ class Lora(nn.Module):
             self.B[key] if key in self.B else self.A[present[0]].new_zeros(width, 0)
             for key, width in zip(keys, widths, strict=True)
         ]
-        b = torch.block_diag(*blocks) if len(blocks) > 1 else blocks[0]
+        b = torch.block_diag(*blocks) if len(blocks) > 1 else blocks[0]  # type: ignore[no-untyped-call]
         return a.to(dtype), (b * self.scale).to(dtype)
 
     def scaled(self, factor: float) -> Lora:
@@ -188,7 +188,7 @@ class Lora(nn.Module):
 
 
 def merge(state: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor]:
-    """The base's state dict with the adapter's change added to its matrices, in float32, rounded to each tensor's dtype."""
+    """The base's state dict with the adapter's change added in float32, then rounded to each tensor's dtype."""
     out = dict(state)
     with torch.no_grad():
         for name in _matrix_shapes(lora.decoder_config, lora.config.targets):

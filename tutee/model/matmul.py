@@ -1,8 +1,8 @@
 """Matrix multiplication in the two precisions, and matrices with one input kept side by side.
 
 float32 is exact: a CPU library may add up a row's products in another order when the batch has another size, so rows go
-through in tiles of one fixed size, and a row's result never depends on its company. bfloat16 is fast: matrices that read
-the same input are one multiplication, and for small batches the weight is laid out once for the matrix units.
+through in tiles of one fixed size, and a row's result never depends on its company. bfloat16 is fast: matrices that
+read the same input are one multiplication, and for small batches the weight is laid out once for the matrix units.
 
 Axes: T tokens, D input width, O output width.
 """
@@ -19,7 +19,7 @@ PACKED_ROWS = 256
 
 
 class Projection(nn.Module):
-    """Parameters of one matrix, named as in transformers; `Side` multiplies."""
+    """Parameters of one matrix, named as in transformers; `SideBySide` multiplies."""
 
     def __init__(self, width_in: int, width_out: int, bias: bool, dtype: torch.dtype) -> None:
         super().__init__()
@@ -30,8 +30,8 @@ class Projection(nn.Module):
 class SideBySide:
     """Projections of one input.
 
-    In bfloat16 their weights are views of one block of memory, so one multiplication serves all of them while each keeps
-    its own name, and an in-place update of a parameter reaches the block. A parameter that is being trained is
+    In bfloat16 their weights are views of one block of memory, so one multiplication serves all of them while each
+    keeps its own name, and an in-place update of a parameter reaches the block. A parameter that is being trained is
     multiplied on its own, because a gradient needs an owner.
     """
 
@@ -40,6 +40,9 @@ class SideBySide:
         self.widths = [part.weight.shape[0] for part in parts]
         self._block: Tensor | None = None
         self._packed: tuple[tuple[int, ...], Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_block": None, "_packed": None}  # a copy makes its own, for its own parameters
 
     def __call__(self, x_TD: Tensor) -> Tensor:
         """[T, sum of the widths], in the input's precision."""
@@ -65,13 +68,13 @@ class SideBySide:
         block = self._block
         if block is None or not self._attached(block):
             block = torch.cat([part.weight.detach() for part in self.parts])
-            for part, view in zip(self.parts, block.split(self.widths), strict=True):
+            for part, view in zip(self.parts, torch.split(block, self.widths), strict=True):
                 part.weight.data = view
             self._block = block
         return block
 
     def _attached(self, block: Tensor) -> bool:
-        views = block.split(self.widths)
+        views = torch.split(block, self.widths)
         return all(part.weight.data_ptr() == view.data_ptr() for part, view in zip(self.parts, views, strict=True))
 
     def _packed_weight(self) -> Tensor:
@@ -88,7 +91,7 @@ def tiled_linear(x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) 
     rows = x_TD.shape[0]
     # A fresh, padded copy also fixes the alignment in memory, on which a library's choice of kernel may depend.
     padded = functional.pad(x_TD, (0, 0, 0, -rows % TILE)) if rows % TILE else x_TD.clone()
-    tiles = [functional.linear(tile, weight_OD, bias_O) for tile in padded.split(TILE)]
+    tiles = [functional.linear(tile, weight_OD, bias_O) for tile in torch.split(padded, TILE)]
     return _beside(tiles, dim=0)[:rows]
 
 
@@ -97,8 +100,5 @@ def _beside(parts: list[Tensor], dim: int = -1) -> Tensor:
 
 
 def _can_pack(x_TD: Tensor) -> bool:
-    return x_TD.device.type == "cpu" and torch.backends.mkldnn.is_available() and _fast_bfloat16()
-
-
-def _fast_bfloat16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # Also false where PyTorch was built without oneDNN.
+    return x_TD.device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -123,7 +123,7 @@ def fill(decoder: Decoder, tensors: Mapping[str, Tensor], folder: Path) -> None:
 def save_version(
     base: Pretrained, folder: Path, state: Mapping[str, Tensor] | None = None, lora: Lora | None = None
 ) -> str:
-    """Save a version: an adapter folder (`lora`) or a full Hugging Face folder (`state`); returns its weights_sha256."""
+    """Save a version: an adapter folder (`lora`) or a full Hugging Face folder (`state`); returns the weights' hash."""
     if (state is None) == (lora is None):
         raise ValueError("give either a state or a lora")
     folder.parent.mkdir(parents=True, exist_ok=True)

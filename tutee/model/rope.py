@@ -16,18 +16,19 @@ from tutee.model.config import DecoderConfig
 def inverse_frequencies(config: DecoderConfig) -> Tensor:
     """Radians per position, float32 [K / 2]."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-    frequencies = 1.0 / (config.rope_theta**exponents)
+    frequencies: Tensor = 1.0 / (config.rope_theta**exponents)
     scaling = config.rope_scaling
     if scaling is None:
         return frequencies
     if scaling["rope_type"] == "linear":
-        return frequencies / scaling["factor"]
+        return frequencies.div(scaling["factor"])
     # Llama 3.1: long wavelengths are slowed by `factor`, short ones kept, those between are blended.
     original = scaling["original_max_position_embeddings"]
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     wavelengths = 2 * math.pi / frequencies
     blend = ((original / wavelengths - low) / (high - low)).clamp(0, 1)
-    return (1 - blend) * frequencies / scaling["factor"] + blend * frequencies
+    blended: Tensor = (1 - blend) * frequencies / scaling["factor"] + blend * frequencies
+    return blended
 
 
 def rope_table(config: DecoderConfig) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ class Tokenizer:
         return self._backend.token_to_id(text) if isinstance(text, str) else None
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """Ids of `text`. With `special`, special tokens written in the text become their ids; else they are plain text."""
+        """Ids of `text`. With `special`, special tokens written in it become their ids; else they are plain text."""
         return list((self._backend if special else self._plain).encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:

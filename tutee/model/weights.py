@@ -92,7 +92,7 @@ def flush(path: Path) -> None:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Hex SHA-256 over the folder's weight files, in order of name; remembered beside them until size or time changes."""
+    """Hex SHA-256 over the folder's weight files, in order of name; remembered beside them until they change."""
     files = weight_files(folder)
     stamps = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     memory = folder / REMEMBERED
