@@ -80,11 +80,12 @@ def _method(method: Fields | None, old_style: Fields | None) -> tuple[str, dict[
     own = method.object(name)
     if own is None:
         return name, {}, {}
-    settings = own.object("x_settings")
     given = own.object("hyperparameters")
-    own.refuse_unknown()
     hyperparameters = {} if given is None else _hyperparameters(given, METHODS[name])
-    return name, hyperparameters, {} if settings is None else dict(settings.raw)
+    settings = own.object("x_settings")
+    ours = {} if settings is None else {key: settings.take(key) for key in settings.raw}
+    own.refuse_unknown()
+    return name, hyperparameters, ours
 
 
 def _hyperparameters(given: Fields, allowed: tuple[str, ...]) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""Files through the official client in strict mode, and bad uploads."""
+
+from __future__ import annotations
+
+import httpx
+import openai
+import pytest
+
+from tests.serve.conftest import Running
+
+LINES = b'{"messages": [{"role": "user", "content": "\xc3\xbc"}]}\n' * 3
+
+
+def test_upload_read_back_list_and_delete(sdk: openai.OpenAI) -> None:
+    made = sdk.files.create(file=("rows.jsonl", LINES), purpose="fine-tune")
+    assert (made.filename, made.bytes, made.status) == ("rows.jsonl", len(LINES), "processed")
+    assert sdk.files.retrieve(made.id) == made
+    assert sdk.files.content(made.id).read() == LINES
+    assert made.id in [row.id for row in sdk.files.list(purpose="fine-tune")]
+    assert made.id not in [row.id for row in sdk.files.list(purpose="vision")]
+    assert sdk.files.delete(made.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        sdk.files.retrieve(made.id)
+
+
+def test_content_is_a_download_whatever_it_is_called(sdk: openai.OpenAI, http: httpx.Client) -> None:
+    made = sdk.files.create(file=('x".html\r\nSet-Cookie: a=b', b"<script>alert(1)</script>"), purpose="user_data")
+    reply = http.get(f"/v1/files/{made.id}/content")
+    assert reply.headers["content-type"] == "application/octet-stream"
+    assert reply.headers["content-disposition"].startswith("attachment")
+    assert "set-cookie" not in reply.headers
+
+
+def test_the_same_bytes_twice_are_two_files(sdk: openai.OpenAI) -> None:
+    first, second = (sdk.files.create(file=("a", LINES), purpose="fine-tune") for _ in range(2))
+    sdk.files.delete(first.id)
+    assert sdk.files.content(second.id).read() == LINES
+
+
+def test_lists_page(sdk: openai.OpenAI) -> None:
+    made = [sdk.files.create(file=(f"{i}", b"x"), purpose="batch").id for i in range(3)]
+    assert [row.id for row in sdk.files.list(purpose="batch", limit=2, order="asc")] == made
+
+
+@pytest.mark.parametrize(
+    ("data", "files", "param"),
+    [
+        ({"purpose": "fine-tune"}, None, "file"),
+        ({}, {"file": ("a", b"x")}, "purpose"),
+        ({"purpose": "x"}, {"file": ("a", b"x")}, "purpose"),
+        (
+            {"purpose": "batch", "expires_after[anchor]": "created_at", "expires_after[seconds]": "60"},
+            {"file": ("a", b"x")},
+            "expires_after",
+        ),
+    ],
+)
+def test_bad_uploads_name_the_field(http: httpx.Client, data: dict, files: dict | None, param: str) -> None:  # type: ignore[type-arg]
+    reply = http.post("/v1/files", data=data, files=files or {"other": ("b", b"y")})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == param
+
+
+def test_a_body_that_is_no_form_is_refused(http: httpx.Client) -> None:
+    assert http.post("/v1/files", json={"purpose": "x"}).json()["error"]["code"] == "invalid_content_type"
+    broken = http.post("/v1/files", content=b"--x\r\nbad", headers={"content-type": "multipart/form-data; boundary=x"})
+    assert broken.status_code == 400
+    assert set(broken.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_another_person_cannot_reach_a_file(server: Running, sdk: openai.OpenAI) -> None:
+    made = sdk.files.create(file=("mine", b"secret"), purpose="user_data")
+    stranger = server.sdk(default_headers={"X-Tutee-Actor": "stranger"})
+    for call in (stranger.files.retrieve, stranger.files.content, stranger.files.delete):
+        with pytest.raises(openai.NotFoundError):
+            call(made.id)
+    assert sdk.files.content(made.id).read() == b"secret"

@@ -1,0 +1,162 @@
+"""Fine-tuning jobs through the official client in strict mode; no worker runs here, so jobs stay queued."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.serve.conftest import Running
+
+LINE = b'{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n'
+
+
+@pytest.fixture
+def file(sdk: openai.OpenAI) -> str:
+    return sdk.files.create(file=("rows.jsonl", LINE * 10), purpose="fine-tune").id
+
+
+def test_a_supervised_job_with_defaults(sdk: openai.OpenAI, file: str) -> None:
+    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=file, suffix="mine", seed=3, metadata={"a": "b"})
+    assert job.id.startswith("ftjob-")
+    assert (job.status, job.model, job.training_file, job.seed) == ("queued", "tiny", file, 3)
+    assert job.error is None
+    assert job.method is not None
+    assert job.method.type == "supervised"
+    assert job.hyperparameters.n_epochs == "auto"
+    assert job.metadata == {"a": "b"}
+    assert sdk.fine_tuning.jobs.retrieve(job.id) == job
+    assert list(sdk.fine_tuning.jobs.checkpoints.list(job.id)) == []
+
+
+def test_a_dpo_job_with_hyperparameters(sdk: openai.OpenAI, file: str) -> None:
+    method: Any = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2, "n_epochs": 2, "batch_size": "auto"}}}
+    job = sdk.fine_tuning.jobs.create(model="chat", training_file=file, validation_file=file, method=method)
+    assert job.method is not None
+    assert job.method.dpo is not None
+    assert job.method.dpo.hyperparameters is not None
+    assert job.method.dpo.hyperparameters.beta == 0.2
+    assert job.method.dpo.hyperparameters.learning_rate_multiplier == "auto"
+    assert job.validation_file == file
+    assert job.model == "tiny"
+
+
+def test_old_style_hyperparameters_are_supervised(sdk: openai.OpenAI, file: str) -> None:
+    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=file, hyperparameters={"n_epochs": 4})
+    assert job.method is not None
+    assert job.method.type == "supervised"
+    assert job.hyperparameters.n_epochs == 4
+
+
+def test_cancel_once_and_then_a_400_that_is_not_retried(server: Running, file: str) -> None:
+    calls: list[Any] = []
+    client = openai.OpenAI(
+        base_url=f"{server.url}/v1",
+        api_key="x",
+        http_client=openai.DefaultHttpxClient(event_hooks={"request": [calls.append]}),
+    )
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file)
+    assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    assert client.fine_tuning.jobs.retrieve(job.id).finished_at is not None
+    calls.clear()
+    with pytest.raises(openai.BadRequestError):
+        client.fine_tuning.jobs.cancel(job.id)
+    assert len(calls) == 1
+
+
+def test_pause_and_resume_are_refused_plainly(server: Running, file: str) -> None:
+    client = server.sdk()
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file)
+    for call in (client.fine_tuning.jobs.pause, client.fine_tuning.jobs.resume):
+        with pytest.raises(openai.BadRequestError) as caught:
+            call(job.id)
+        assert caught.value.code == "unsupported_operation"
+
+
+def test_lists_page_and_filter_by_metadata(sdk: openai.OpenAI, file: str) -> None:
+    jobs = [
+        sdk.fine_tuning.jobs.create(model="tiny", training_file=file, metadata={"batch": "paging"}).id for _ in range(3)
+    ]
+    found = [job.id for job in sdk.fine_tuning.jobs.list(limit=1, extra_query={"metadata[batch]": "paging"})]
+    assert found == jobs[::-1]
+
+
+def test_events_and_checkpoints_and_failure_as_a_worker_leaves_them(
+    server: Running, sdk: openai.OpenAI, file: str
+) -> None:
+    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=file)
+    jobs = server.services.store.jobs
+    jobs.event(job.id, "info", "one")
+    jobs.event(job.id, "warn", "two", {"step": 1, "train_loss": 0.5})
+    jobs.checkpoint(job.id, 7, "jobs/x/step-7", {"train_loss": 0.5, "odd": 3}, "ft:tiny:local::1:ckpt-step-7")
+    jobs.fail(job.id, "invalid_training_file", "line 7: not JSON", "training_file")
+    events = [event.message for event in sdk.fine_tuning.jobs.list_events(job.id, limit=2)]
+    assert events.index("two") < events.index("one")
+    checkpoint = next(iter(sdk.fine_tuning.jobs.checkpoints.list(job.id)))
+    assert (checkpoint.step_number, checkpoint.metrics.train_loss) == (7, 0.5)
+    failed = sdk.fine_tuning.jobs.retrieve(job.id)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert (failed.error.code, failed.error.param) == ("invalid_training_file", "training_file")
+    assert "line 7" in failed.error.message
+
+
+BAD: list[tuple[dict[str, Any], int, str, str]] = [
+    ({"model": None}, 400, "model", "missing_required_parameter"),
+    ({"model": "gpt-9"}, 404, "model", "model_not_found"),
+    ({"training_file": None}, 400, "training_file", "missing_required_parameter"),
+    ({"training_file": "file-none"}, 404, "training_file", "file_not_found"),
+    ({"validation_file": "file-none"}, 404, "validation_file", "file_not_found"),
+    ({"suffix": "x" * 65}, 400, "suffix", "string_above_max_length"),
+    ({"seed": -1}, 400, "seed", "integer_below_min_value"),
+    ({"metadata": []}, 400, "metadata", "invalid_type"),
+    ({"integrations": [{"type": "wandb"}]}, 400, "integrations", "unsupported_parameter"),
+    ({"method": "dpo"}, 400, "method", "invalid_type"),
+    ({"method": {}}, 400, "method.type", "missing_required_parameter"),
+    ({"method": {"type": "reinforcement"}}, 400, "method.type", "invalid_value"),
+    ({"method": {"type": "dpo", "supervised": {}}}, 400, "method", "invalid_value"),
+    ({"hyperparameters": {"n_epochs": 51}}, 400, "hyperparameters.n_epochs", "integer_above_max_value"),
+    ({"hyperparameters": {"beta": 1}}, 400, "hyperparameters.beta", "unknown_parameter"),
+]
+for name, value, code in (
+    ("beta", 2.1, "decimal_above_max_value"),
+    ("beta", 0, "decimal_below_min_value"),
+    ("beta", -1, "decimal_below_min_value"),
+    ("n_epochs", 51, "integer_above_max_value"),
+    ("n_epochs", "many", "invalid_type"),
+    ("batch_size", 0, "integer_below_min_value"),
+    ("batch_size", 257, "integer_above_max_value"),
+    ("learning_rate_multiplier", 0, "decimal_below_min_value"),
+    ("warmup", 1, "unknown_parameter"),
+):
+    dpo = {"type": "dpo", "dpo": {"hyperparameters": {name: value}}}
+    BAD.append(({"method": dpo}, 400, f"method.dpo.hyperparameters.{name}", code))
+
+
+@pytest.mark.parametrize(("changes", "status", "param", "code"), BAD)
+def test_a_bad_field_is_named(
+    http: httpx.Client, file: str, changes: dict[str, Any], status: int, param: str, code: str
+) -> None:
+    reply = http.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file} | changes)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"], error["code"]) == (status, param, code)
+
+
+def test_a_file_for_something_else_is_refused_and_one_in_use_stays(sdk: openai.OpenAI, file: str) -> None:
+    other = sdk.files.create(file=("x", b"x"), purpose="vision").id
+    with pytest.raises(openai.BadRequestError) as caught:
+        sdk.fine_tuning.jobs.create(model="tiny", training_file=other)
+    assert caught.value.code == "invalid_purpose"
+    sdk.fine_tuning.jobs.create(model="tiny", training_file=file)
+    with pytest.raises(openai.BadRequestError) as in_use:
+        sdk.files.delete(file)
+    assert in_use.value.code == "file_in_use"
+
+
+def test_somebody_elses_file_does_not_exist(server: Running, file: str) -> None:
+    stranger = server.sdk(default_headers={"X-Tutee-Actor": "stranger"})
+    with pytest.raises(openai.NotFoundError) as caught:
+        stranger.fine_tuning.jobs.create(model="tiny", training_file=file)
+    assert caught.value.code == "file_not_found"

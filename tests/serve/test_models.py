@@ -1,0 +1,62 @@
+"""The list of models and the names that answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+
+from tests.serve.conftest import Running, add_candidate
+
+HELLO: Any = [{"role": "user", "content": "Hello"}]
+
+
+def test_the_alias_and_the_base_are_listed_and_retrieved(sdk: openai.OpenAI) -> None:
+    ids = [model.id for model in sdk.models.list()]
+    assert ids[0] == "chat"
+    assert "tiny" in ids
+    assert sdk.models.retrieve("tiny").created > 0
+    assert sdk.models.retrieve("chat").object == "model"
+
+
+def test_unknown_models_are_404(sdk: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        sdk.models.retrieve("gpt-9")
+    assert caught.value.code == "model_not_found"
+
+
+def test_a_version_answers_to_its_name_id_and_number(server: Running, sdk: openai.OpenAI) -> None:
+    name = "ft:tiny:local:named:0a1b2c3d"
+    id = add_candidate(server, name, verdict=None)
+    row = server.services.store.versions.get(id)
+    assert sdk.models.retrieve(name).id == name
+    texts = {
+        sdk.chat.completions.create(model=model, messages=HELLO, temperature=0, max_tokens=12)
+        .choices[0]
+        .message.content
+        for model in (name, id, str(row.number))
+    }
+    base = sdk.chat.completions.create(model="tiny", messages=HELLO, temperature=0, max_tokens=12)
+    assert len(texts) == 1
+    assert base.choices[0].message.content not in texts
+
+
+def test_a_deleted_version_answers_no_more_but_keeps_its_row(server: Running, sdk: openai.OpenAI) -> None:
+    id = add_candidate(server, "doomed", verdict=None)
+    sdk.chat.completions.create(model="doomed", messages=HELLO, max_tokens=1)
+    assert sdk.models.delete("doomed").deleted
+    assert server.services.store.versions.get(id).state == "revoked"
+    for ask in (
+        lambda: sdk.models.retrieve("doomed"),
+        lambda: sdk.chat.completions.create(model="doomed", messages=HELLO, max_tokens=1),
+    ):
+        with pytest.raises(openai.NotFoundError):
+            ask()
+
+
+def test_the_base_and_the_live_version_cannot_be_deleted(sdk: openai.OpenAI) -> None:
+    for name in ("tiny", "chat"):
+        with pytest.raises(openai.BadRequestError) as caught:
+            sdk.models.delete(name)
+        assert caught.value.code == "model_in_use"
