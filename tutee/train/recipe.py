@@ -31,7 +31,7 @@ from tutee.engine.request import Completion, SamplingParams
 from tutee.errors import InvalidInput
 from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained
-from tutee.train.batch import Batch, Totals
+from tutee.train.batch import Batch, Group, Totals
 from tutee.train.candidates import CHUNK, Candidate, SamplingPlan, sample_candidates, training_prompts
 from tutee.train.checkpoint import write_json
 from tutee.train.dpo import dpo_loss, with_references
@@ -46,7 +46,7 @@ from tutee.train.progress import Clock, Progress, Report, silent
 from tutee.train.sft import sequence_mean_loss
 from tutee.train.trainer import Trainer, TrainerConfig
 
-STAGES = ("head", "candidates", "pairs", "train", "guard")
+STAGES = ("head", "imitate", "candidates", "pairs", "train", "guard")
 GUARD_PROMPTS = 24
 GUARD_SAMPLES = 2
 
@@ -68,8 +68,12 @@ class RecipeConfig:
     batch_size: int = 4
     beta: float = 0.1
     """DPO's tie to the reference."""
-    sft_repeats: int = 4
-    """How often each correction or demonstration is imitated in the run."""
+    first_repeats: int = 4
+    """How often each correction or demonstration is imitated before candidates are sampled; 0 samples from the base."""
+    alone_repeats: int = 6
+    """The same when there is no head, so that what people wrote is all there is to learn."""
+    sft_repeats: int = 2
+    """How often each correction or demonstration is imitated among the head's pairs."""
     rounds: int = 1
     """2 samples once more, from the first round's policy, and goes on from there."""
     max_kl: float = 12.0
@@ -84,6 +88,7 @@ class RecipeConfig:
         require(8 <= self.max_tokens <= 4096, "max_tokens", "'max_tokens' must be between 8 and 4096.")
         require(0 < self.temperature <= 2, "temperature", "'temperature' must be above 0 and at most 2.")
         require(0 < self.beta <= 2, "beta", "'beta' must be above 0 and at most 2.")
+        require(0 <= self.first_repeats <= 50, "first_repeats", "'first_repeats' must be between 0 and 50.")
         require(0 <= self.sft_repeats <= 50, "sft_repeats", "'sft_repeats' must be between 0 and 50.")
         require(self.rounds in (1, 2), "rounds", "'rounds' must be 1 or 2.")
         require(self.max_kl > 0, "max_kl", "'max_kl' must be above 0.")
@@ -146,10 +151,12 @@ def run_recipe(
     engine = Engine(model, max_batch=config.sampling_batch, cache_tokens=blocks, max_waiting=CHUNK * config.candidates)
     try:
         trainer = Trainer(model, config.trainer())
-        for number in range(1, config.rounds + 1):
-            if number > 1:
-                trainer = Trainer(model, config.trainer(), start=trainer.lora)
-            _round(run, engine, trainer, number)
+        if lessons.pairs or lessons.imitations:
+            groups = [*lessons.imitations] * (config.first_repeats if run.trusts_head else config.alone_repeats)
+            _train(run, trainer, groups + with_references(lessons.pairs, trainer.score), "imitate")
+        for number in range(1, config.rounds + 1 if run.trusts_head else 1):
+            trainer = Trainer(model, config.trainer(), start=trainer.lora)
+            _train(run, trainer, _preferences(run, engine, trainer, number), "train", number)
         lora = _guard(run, engine, trainer)
     finally:
         engine.close()
@@ -254,33 +261,24 @@ def _what_is_missing(run: _Run) -> str:
     )
 
 
-def _round(run: _Run, engine: Engine, trainer: Trainer, number: int) -> None:
-    """One round: candidates from the policy as it is, the head's pairs, and a run over them and what people wrote."""
-    config = run.config
-    lessons = run.lessons
-    groups = with_references(lessons.pairs, trainer.score)
-    groups += [*lessons.imitations] * config.sft_repeats
-    if run.trusts_head:
-        assert run.head is not None
-        answers = _candidates(run, engine, trainer, f"candidates-{number}", config.candidates, run.prompts)
-        pairs = head_pairs(run.model, run.head, [messages for messages, _ in run.prompts], answers)
-        groups += pairs
-        said = f"The head sees a difference between the answers to {len(pairs)} of {len(run.prompts)} prompts."
-        run.notes.append(said)
-        run.report(Progress("pairs", len(run.prompts), len(run.prompts), {"pairs": float(len(pairs))}, 0.0, said))
-    result = train(
-        trainer,
-        groups,
-        partial(recipe_loss, beta=config.beta),
-        config.loop(),
-        run.folder / f"train-{number}",
-        report=run.report,
-    )
+def _preferences(run: _Run, engine: Engine, trainer: Trainer, number: int) -> list[Group]:
+    """The head's pairs over answers that the policy gives now, and what people wrote, so that it is not unlearned."""
+    assert run.head is not None
+    answers = _candidates(run, engine, trainer, f"candidates-{number}", run.config.candidates, run.prompts)
+    pairs = head_pairs(run.model, run.head, [messages for messages, _ in run.prompts], answers)
+    said = f"The head sees a difference between the answers to {len(pairs)} of {len(run.prompts)} prompts."
+    run.notes.append(said)
+    run.report(Progress("pairs", len(run.prompts), len(run.prompts), {"pairs": float(len(pairs))}, 0.0, said))
+    return pairs + [*run.lessons.imitations] * run.config.sft_repeats
+
+
+def _train(run: _Run, trainer: Trainer, groups: Sequence[Group], stage: str, number: int = 1) -> None:
+    loss = partial(recipe_loss, beta=run.config.beta)
+    folder = run.folder / f"{stage}-{number}"
+    result = train(trainer, groups, loss, run.config.loop(), folder, report=run.report, stage=stage)
     run.steps += result.steps
     run.tokens += result.trained_tokens
-    run.metrics |= {
-        f"train_{k}": v for k, v in result.history[-1].items() if k in ("loss", "reward_accuracy", "sft_loss")
-    }
+    run.metrics |= {f"{stage}_loss": result.history[-1]["loss"]}
 
 
 def _candidates(
