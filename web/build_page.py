@@ -1,7 +1,7 @@
-"""Build the web page into `tutee/serve/page/`: as a hatchling build hook, and by hand with `python web/build_page.py`.
+"""Build the web page into `tutee/serve/page/`: as a hatchling build hook, or by hand with `python web/build_page.py`.
 
-Runs `npm ci && npm run build` when the page is missing or older than its sources and Node is there; without Node it says what
-to install and goes on, because the API works without a page. Knows nothing of the package it builds for.
+Runs `npm ci && npm run build` when the page is missing or older than its sources and Node is there; without Node it
+says what to install and goes on, because the API works without a page. Knows nothing of the package it builds for.
 """
 
 from __future__ import annotations

@@ -1,0 +1,196 @@
+"""A real server process with a scripted model, and a real Chromium that may talk to nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+from scripted_model import write_scripted_model
+
+ROOT = Path(__file__).resolve().parents[2]
+ARTIFACTS = ROOT / "artifacts" / "browser"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE_MS = 20_000
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="needs the playwright package")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder is a browser test."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.browser)
+
+
+@dataclass
+class Served:
+    """A server on a home of its own. `kill` is kill -9; the home stays."""
+
+    home: Path
+    log: Path
+    port: int = field(default_factory=lambda: _free_port())
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TUTEE_")}
+        settings = {"TUTEE_HOME": str(self.home), "TUTEE_PORT": str(self.port), "TUTEE_MODEL": "scripted"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tutee", "serve"], env=kept | settings, stdout=log, stderr=log, cwd=self.home
+            )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/health", timeout=2).status_code == 200:
+                    return
+            time.sleep(0.1)
+        pytest.fail(f"The server is not ready after a minute: {self.log.read_text()[-3000:]}")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(20)
+        self.process.kill()
+
+    def call(self, method: str, path: str, **options: object) -> dict:
+        """A native route, as the local owner."""
+        response = httpx.request(method, f"{self.url}/v1/tutee{path}", timeout=30, **options)
+        assert response.status_code < 300, response.text
+        return response.json()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def built_page() -> None:
+    """The page as its sources are now."""
+    done = subprocess.run([sys.executable, ROOT / "web" / "build_page.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if not (ROOT / "tutee" / "serve" / "page" / "index.html").is_file():
+        pytest.skip(done.stderr.strip())
+
+
+@pytest.fixture(scope="session")
+def make_served(built_page: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Served]]:
+    """Starts servers, each on a fresh home, and ends them."""
+    running = []
+
+    def make() -> Served:
+        folder = tmp_path_factory.mktemp("served")
+        write_scripted_model(folder / "home" / "models" / "scripted")
+        served = Served(folder / "home", folder / "serve.log")
+        served.start()
+        running.append(served)
+        return served
+
+    yield make
+    for served in running:
+        served.stop()
+
+
+@pytest.fixture(scope="session")
+def served(make_served: Callable[[], Served]) -> Served:
+    """The server that most journeys share."""
+    return make_served()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[object]:
+    """One Chromium for all journeys."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Window:
+    """A page that remembers what went wrong in it and where it talked to."""
+
+    page: object
+    foreign: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def make_page(chromium: object, served: Served) -> Iterator[Callable[..., object]]:
+    """Opens pages in contexts of their own; at the end none may have thrown, or asked another machine for anything."""
+    windows: list[Window] = []
+
+    def make(server: Served | None = None, max_tokens: int | None = 60, **options: object) -> object:
+        origin = (server or served).url
+        settings = {"viewport": {"width": 1280, "height": 820}, "permissions": ["clipboard-read", "clipboard-write"]}
+        context = chromium.new_context(base_url=origin, **(settings | options))
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        window = Window(page)
+        allowed = (f"{origin}/", f"blob:{origin}/", "data:")
+        page.on("request", lambda request: request.url.startswith(allowed) or window.foreign.append(request.url))
+        page.on("pageerror", lambda error: window.errors.append(str(error)))
+        if max_tokens is not None:
+            page.add_init_script(
+                f"""localStorage.getItem("tutee.sampling")
+                    ?? localStorage.setItem("tutee.sampling", '{{"max_tokens": {max_tokens}}}')"""
+            )
+        windows.append(window)
+        return page
+
+    yield make
+    for window in windows:
+        window.page.context.close()
+    assert [url for window in windows for url in window.foreign] == []
+    assert [error for window in windows for error in window.errors] == []
+
+
+@pytest.fixture
+def page(make_page: Callable[..., object]) -> object:
+    """A page on the shared server whose answers are short."""
+    return make_page()
+
+
+@pytest.fixture
+def shoot(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Keeps a screenshot among the artefacts."""
+
+    def save(page: object, name: str) -> None:
+        ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=ARTIFACTS / f"{request.node.originalname}-{name}.png", animations="disabled")
+
+    return save

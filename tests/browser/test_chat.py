@@ -1,0 +1,215 @@
+"""Journey 1, chat: streaming, stop, branches, history, looks, drafts, reload in the middle of an answer."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+from scripted_model import LONG, SHORT
+from steps import COMPOSER, DONE, answer_text, ask, confirm, last, open_chat, toast
+
+
+def count_paints(page) -> None:
+    """Note each length that the growing answer has, in the page itself."""
+    page.evaluate(
+        """() => {
+          window.lengths = [];
+          new MutationObserver(() => {
+            const prose = [...document.querySelectorAll("[data-role=assistant] .prose")].at(-1);
+            if (prose) window.lengths.push(prose.textContent.length);
+          }).observe(document.getElementById("main"), { childList: true, subtree: true, characterData: true });
+        }"""
+    )
+
+
+def test_an_answer_streams_and_survives_a_reload(make_page, shoot):
+    page = make_page(max_tokens=400)
+    open_chat(page)
+    shoot(page, "welcome")
+    count_paints(page)
+    ask(page, "How does a bicycle stay upright?")
+    lengths = sorted(set(page.evaluate("window.lengths")))
+    assert len(lengths) >= 3, "the text should grow in several paints"
+    said = answer_text(page)
+    assert any(text.split("\n")[0].replace("**", "") in said for text in (LONG, SHORT))
+    assert last(page, "[data-role=assistant] [data-version]").inner_text() == "v0"
+    assert page.locator("[data-ending=length]").count() == 1
+    shoot(page, "answer")
+    page.reload()
+    page.wait_for_selector(DONE)
+    assert answer_text(page) == said
+    assert page.locator("[data-page-title]").inner_text() == "How does a bicycle stay upright?"
+
+
+def test_markdown_is_rendered_and_code_is_copied(make_page):
+    page = make_page(max_tokens=120)
+    open_chat(page)
+    ask(page, "Tell me")
+    for _ in range(12):
+        if page.locator("[data-role=assistant] table").count():
+            break
+        page.click("[data-action=regenerate]")
+        page.wait_for_selector("[data-action=send]")
+        page.wait_for_selector(DONE)
+    answer = last(page, "[data-role=assistant]")
+    assert answer.locator("ol li").first.inner_text() == "First thing"
+    assert answer.locator("strong").first.inner_text() == "bold"
+    answer.locator(".code-copy").first.click()
+    assert page.evaluate("navigator.clipboard.readText()") == "def lean(angle):\n    return 0.4 * angle"
+    answer.locator("[data-action=copy]").click()
+    assert page.evaluate("navigator.clipboard.readText()").startswith("Here is a longer answer, with **bold** words.")
+    page.wait_for_selector(".hljs-keyword")
+
+
+def test_stop_ends_the_engine_and_keeps_the_part(make_page, served, shoot):
+    page = make_page(max_tokens=6000)
+    open_chat(page)
+    ask(page, "Go on and on", wait=False)
+    page.wait_for_selector("[data-role=assistant][data-state=streaming] .prose")
+    page.click("[data-action=stop]")
+    page.wait_for_selector("[data-role=assistant][data-state=stopped]")
+    assert page.locator("[data-ending=stopped]").is_visible()
+    said = answer_text(page)
+    assert 0 < len(said) < 20_000
+    shoot(page, "stopped")
+    assert re.search(r"running\S* 0(\.0)?$", httpx.get(f"{served.url}/metrics", timeout=10).text, re.M)
+    page.reload()
+    page.wait_for_selector("[data-ending=stopped]")
+    assert answer_text(page) == said
+
+
+def test_a_reload_in_the_middle_goes_on_where_it_was(make_page):
+    page = make_page(max_tokens=2500)
+    open_chat(page)
+    ask(page, "A long one please", wait=False)
+    page.wait_for_selector("[data-role=assistant][data-state=streaming] .prose")
+    page.reload()
+    page.wait_for_selector("[data-role=assistant][data-state=streaming] .prose")
+    second = page.context.new_page()
+    second.goto(page.url)
+    for each in (page, second):
+        each.wait_for_selector("[data-role=assistant][data-state=complete]", timeout=60_000)
+    assert answer_text(page) == answer_text(second)
+    lines = {line for line in answer_text(page).split("\n") if line.strip()}
+    assert len(lines) < 20, "a loop over a short script has few different lines, unless something was lost or doubled"
+
+
+def test_regenerate_and_edit_make_branches_and_nothing_is_overwritten(page, shoot):
+    open_chat(page)
+    ask(page, "First wording")
+    ask(page, "A question that follows")
+    page.locator("[data-role=assistant]").first.locator("[data-action=regenerate]").click()
+    page.wait_for_selector("[data-siblings='2/2']")
+    page.wait_for_selector("[data-action=send]")
+    assert page.locator("[data-role=user]").count() == 1
+    page.click("[data-siblings] [aria-label='Previous branch']")
+    page.wait_for_selector("text=A question that follows")
+    page.locator("[data-role=user]").first.hover()
+    page.locator("[data-action=edit-turn]").first.click()
+    page.fill("[data-editor=reword] textarea", "Second wording")
+    page.click("[data-editor=reword] [data-action=save]")
+    page.wait_for_selector("[data-role=user] [data-siblings='2/2']")
+    page.wait_for_selector("[data-action=send]")
+    assert page.locator("text=A question that follows").count() == 0
+    shoot(page, "branches")
+    page.reload()
+    page.wait_for_selector("text=Second wording")
+    page.click("[data-role=user] [data-siblings] [aria-label='Previous branch']")
+    page.wait_for_selector("text=First wording")
+    page.wait_for_selector("[data-role=assistant] [data-siblings]")
+
+
+def test_history_is_searched_renamed_and_deleted(page):
+    open_chat(page)
+    ask(page, "Zebra stripes and why")
+    row = page.locator("[data-conversation]", has_text="Zebra stripes")
+    row.hover()
+    row.locator("[data-menu=conversation]").click()
+    page.click("[popover]:popover-open [data-item=rename]")
+    page.fill(".rename", "About zebras")
+    page.press(".rename", "Enter")
+    row = page.locator("[data-conversation]", has_text="About zebras")
+    row.wait_for()
+    assert page.locator("[data-page-title]").inner_text() == "About zebras"
+    page.fill("[data-search]", "no such words anywhere")
+    page.wait_for_selector("text=No chat has these words.")
+    page.fill("[data-search]", "zebras")
+    row.wait_for()
+    row.hover()
+    row.locator("[data-menu=conversation]").click()
+    page.click("[popover]:popover-open [data-item=delete]")
+    confirm(page)
+    row.wait_for(state="detached")
+    page.wait_for_selector("text=Ask. Then teach.")
+
+
+def test_a_draft_survives_and_keys_do_what_people_expect(page):
+    open_chat(page)
+    page.fill(COMPOSER, "half a thought")
+    page.press(COMPOSER, "Shift+Enter")
+    page.type(COMPOSER, "second line")
+    page.reload()
+    page.wait_for_selector(COMPOSER)
+    assert page.input_value(COMPOSER) == "half a thought\nsecond line"
+    page.evaluate(
+        """() => document.querySelector("[data-composer]").dispatchEvent(
+             new KeyboardEvent("keydown", { key: "Enter", isComposing: true, bubbles: true, cancelable: true }))"""
+    )
+    assert page.locator("[data-role=user]").count() == 0, "Enter that ends a composition must not send"
+    page.press(COMPOSER, "Enter")
+    page.wait_for_selector("[data-role=user]:has-text('second line')")
+    page.wait_for_selector(DONE)
+    assert page.input_value(COMPOSER) == ""
+
+
+def test_the_view_stays_where_one_reads(make_page):
+    page = make_page(max_tokens=1500, viewport={"width": 900, "height": 500})
+    open_chat(page)
+    ask(page, "A long one please", wait=False)
+    scroller = page.locator("[data-thread]")
+    page.wait_for_selector("[data-role=assistant] .block >> nth=40", state="attached")
+    scroller.evaluate("box => box.scrollTo({ top: 100 })")
+    page.wait_for_selector("[data-action=to-end]")
+    page.wait_for_selector("[data-action=send]", timeout=60_000)
+    assert scroller.evaluate("box => box.scrollTop") == 100
+    page.click("[data-action=to-end]")
+    page.wait_for_selector("[data-action=to-end]", state="detached")
+
+
+def test_a_temporary_chat_leaves_no_trace(page, served):
+    open_chat(page)
+    page.click("[data-action=temporary-chat]")
+    page.wait_for_selector("text=This chat leaves no trace")
+    ask(page, "A secret about llamas")
+    assert page.locator("[data-action=thumb-up]").count() == 0
+    assert page.locator("[data-conversation]", has_text="llamas").count() == 0
+    assert served.call("GET", "/conversations?q=llamas")["data"] == []
+    assert b"secret about llamas" not in (served.home / "tutee.db").read_bytes()
+    assert page.evaluate("JSON.stringify(localStorage)").count("llamas") == 0
+
+
+def test_settings_reach_the_answer(page, served):
+    open_chat(page)
+    page.click("[data-action=settings]")
+    page.fill("[data-dialog=settings] input[max='2']", "0")
+    page.fill("[data-dialog=settings] textarea", "You are brief.")
+    page.keyboard.press("Escape")
+    ask(page, "Hello there")
+    conversation = served.call("GET", f"/conversations/{page.url.rsplit('/', 1)[1]}")
+    assert conversation["system"] == "You are brief."
+    page.click("[data-action=settings]")
+    page.click("[data-dialog=settings] button:has-text('Dark')")
+    assert page.get_attribute("html", "data-theme") == "dark"
+    page.reload()
+    page.wait_for_selector(COMPOSER)
+    assert page.get_attribute("html", "data-theme") == "dark"
+
+
+def test_an_error_of_the_server_is_said_in_its_own_words(page):
+    open_chat(page)
+    page.fill(COMPOSER, "x" * 30_000)
+    page.press(COMPOSER, "Enter")
+    toast(page, "context")
+    page.wait_for_selector("[data-action=answer]")
+    page.goto("/#/c/conv-00000000000000000000000000000000")
+    page.wait_for_selector("text=This chat is not here")

@@ -1,0 +1,27 @@
+"""Journey 5: the server is killed in the middle of an answer. Nothing said is lost, and the page goes on by itself."""
+
+from __future__ import annotations
+
+from steps import ask, open_chat
+
+
+def test_kill_in_mid_answer(make_page, make_served, shoot):
+    served = make_served()
+    page = make_page(served, max_tokens=7000)
+    open_chat(page)
+    ask(page, "A very long one please", wait=False)
+    page.wait_for_selector("[data-role=assistant][data-state=streaming] .block >> nth=8", state="attached")
+    served.kill()
+    page.wait_for_selector("[data-away]")
+    shoot(page, "away")
+    served.start()
+    page.wait_for_selector("[data-role=assistant][data-state=interrupted]")
+    page.wait_for_selector("[data-away]", state="detached")
+    assert page.locator("[data-role=user]").inner_text().startswith("A very long one please")
+    assert page.locator("[data-role=assistant] .block").count() > 0, "what was said before the crash is still there"
+    shoot(page, "interrupted")
+    page.evaluate("localStorage.setItem('tutee.sampling', '{\"max_tokens\":40}')")
+    page.reload()
+    page.wait_for_selector("[data-ending=interrupted]")
+    page.click("[data-action=retry]")
+    page.wait_for_selector("[data-role=assistant][data-state=complete] [data-siblings='2/2']")
