@@ -61,3 +61,15 @@ def write_tiny_model(folder: Path, hidden: int = 32, context: int = 512) -> None
     raw.save(str(folder / "tokenizer.json"))
     settings = {"eos_token": "<|end|>", "pad_token": "<|end|>", "chat_template": TEMPLATE}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def planted_home(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the tiny base live and some feedback in it; copy it before you change it."""
+    from tiny_home import open_home, plant
+
+    home = tmp_path_factory.mktemp("planted") / "home"
+    store, base, model = open_home(home, tiny_folder)
+    plant(store, base, model)
+    store.close()
+    return home

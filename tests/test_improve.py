@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_home import EXAM, PEOPLE, RECIPE, add_improve, open_home, plant, settings_for, show_two, vote
+from tiny_home import EXAM, PEOPLE, RECIPE, add_improve, settings_for, show_two, vote
 
 from tutee.errors import InvalidInput
 from tutee.evaluate.gate import judge
@@ -34,10 +35,9 @@ class Watcher:
 
 
 @pytest.fixture(scope="module")
-def planted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Path]]:
-    home = tmp_path_factory.mktemp("home")
-    store, base, model = open_home(home, tiny_folder)
-    plant(store, base, model)
+def planted(planted_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Path]]:
+    home = Path(shutil.copytree(planted_home, tmp_path_factory.mktemp("circle") / "home"))
+    store = Store.open(settings_for(home).url, home)
     yield store, home
     store.close()
 
@@ -138,10 +138,11 @@ def test_the_live_version_is_not_judged_against_itself(planted: tuple[Store, Pat
         judge(planted[0], planted[0].versions.live().id)
 
 
-def test_a_job_keeps_its_snapshot_though_feedback_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
-    store, base, model = open_home(tmp_path, tiny_folder)
-    plant(store, base, model, votes=12, corrections=6)
-    place = place_for(store, tmp_path, add_improve(store), Watcher())
+def test_a_job_keeps_its_snapshot_though_feedback_goes_on(planted_home: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(planted_home, tmp_path / "home"))
+    store = Store.open(settings_for(home).url, home)
+    place = place_for(store, home, add_improve(store), Watcher())
+    base, model = place.base, place.model
     first = freeze_feedback(place)
     show = show_two(store, model, "ada", "One more question?", [(base.id, "Yes it is."), (base.id, "No it is not.")])
     vote(store, "ada", show, "a")
@@ -150,10 +151,10 @@ def test_a_job_keeps_its_snapshot_though_feedback_goes_on(tiny_folder: Path, tmp
     store.close()
 
 
-def test_erased_feedback_leaves_a_job_that_already_began(tiny_folder: Path, tmp_path: Path) -> None:
-    store, base, model = open_home(tmp_path, tiny_folder)
-    plant(store, base, model, votes=12, corrections=6)
-    place = place_for(store, tmp_path, add_improve(store), Watcher())
+def test_erased_feedback_leaves_a_job_that_already_began(planted_home: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(planted_home, tmp_path / "home"))
+    store = Store.open(settings_for(home).url, home)
+    place = place_for(store, home, add_improve(store), Watcher())
     first = freeze_feedback(place)
     (place.folder / "train-1").mkdir(parents=True)
     gone = next(row.origin.feedback_ids[-1] for row in first.of("train"))

@@ -332,7 +332,7 @@ class Lease:
         self.lost = False
         self._renew = lambda: store.jobs.renew(job_id, worker_id, LEASE_SECONDS)
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._keep_beating, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
         self._thread.start()
@@ -342,12 +342,16 @@ class Lease:
         self._done.set()
         self._thread.join()
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
+        """Renew once. A busy database is no reason to give up: there are two more beats before the lease runs out."""
+        try:
+            self.lost = self.lost or not self._renew()
+        except TuteeError as error:
+            log.warning("the lease could not be renewed: %s", error.message)
+
+    def _keep_beating(self) -> None:
         while not self._done.wait(LEASE_SECONDS / 3):
-            try:
-                self.lost = self.lost or not self._renew()
-            except TuteeError as error:  # a busy database now is no reason to give up; the next beat may do
-                log.warning("the lease could not be renewed: %s", error.message)
+            self.beat()
 
 
 class Reporter:

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import betaln
 
 Winner = Literal["candidate", "live", "tie", "both_bad"]
 
@@ -106,16 +104,20 @@ def confidence_sequence(wins: int, losses: int, alpha: float = 0.05) -> tuple[fl
     """
     if wins + losses == 0:
         return 0.0, 1.0
-    log_mixture = float(betaln(wins + 1, losses + 1))
+    log_beta = math.lgamma(wins + 1) + math.lgamma(losses + 1) - math.lgamma(wins + losses + 2)
 
-    def excess(p: float) -> float:
+    def inside(p: float) -> bool:
         log_likelihood = (wins * math.log(p) if wins else 0.0) + (losses * math.log1p(-p) if losses else 0.0)
-        return log_mixture - log_likelihood - math.log(1 / alpha)
+        return log_beta - log_likelihood < math.log(1 / alpha)
 
-    centre = min(max(wins / (wins + losses), 1e-9), 1 - 1e-9)
-    lo = float(brentq(excess, 1e-12, centre)) if wins and excess(1e-12) > 0 else 0.0
-    hi = float(brentq(excess, centre, 1 - 1e-12)) if losses and excess(1 - 1e-12) > 0 else 1.0
-    return lo, hi
+    def edge(outer: float) -> float:
+        inner = min(max(wins / (wins + losses), 1e-9), 1 - 1e-9)
+        for _ in range(60):
+            middle = (inner + outer) / 2
+            inner, outer = (middle, outer) if inside(middle) else (inner, middle)
+        return inner
+
+    return edge(1e-12) if wins else 0.0, edge(1 - 1e-12) if losses else 1.0
 
 
 def more_votes_needed(wins: int, losses: int, threshold: float, prior_rate: float = 0.7) -> int | None:
