@@ -50,9 +50,11 @@ class Promotions:
             alias = session.get(Alias, CHAT)
             _check_promotable(version, alias)
             gate = _gate(session, version, gate_id)
-            passed = gate is not None and gate.verdict == "pass"
+            against_live = gate is not None and (alias is None or gate.baseline_id in (None, alias.version_id))
+            passed = gate is not None and gate.verdict == "pass" and against_live
             if not passed and not (override and why and why.strip()):
                 said = "was not judged yet" if gate is None else f"got the verdict {gate.verdict}"
+                said = said if gate is None or against_live else "was judged against another version than the live one"
                 raise InvalidInput(
                     f"{version.name} {said}. Judge it again, or override with a reason.",
                     param="override" if not override else "reason",
