@@ -162,7 +162,7 @@ LONG_RUNS += ["http://", "://a:", "password: ", "call me at ", "eyJaaaaaaaaaa.",
 
 @pytest.mark.parametrize("piece", LONG_RUNS)
 def test_time_is_linear_in_the_length(piece: str) -> None:
-    text = piece * (200_000 // len(piece))
+    text = piece * (60_000 // len(piece))
     start = time.process_time()
     redact(text)
-    assert time.process_time() - start < 3
+    assert time.process_time() - start < 2

@@ -49,17 +49,31 @@ class Redacted:
 def redact(text: str) -> Redacted:
     """Replace what exposes a person or opens a door. Time is linear in the length of the text."""
     found: list[Entity] = []
-    for entity in sorted(_find(text), key=lambda e: (e.start, -e.end)):
-        if found and entity.start < found[-1].end:
-            if entity.end > found[-1].end:
-                found[-1] = Entity(found[-1].kind, found[-1].start, entity.end)
-        else:
-            found.append(entity)
+    masked = text
+    while new := list(_find(masked)):  # what stood glued to an entity may be one itself
+        found = _merged(found + new)
+        masked = _replaced(text, found, lambda entity: f"[{'X' * (entity.end - entity.start - 2)}]")
+    return Redacted(_replaced(text, found, lambda entity: f"[{entity.kind}]"), tuple(found))
+
+
+def _replaced(text: str, entities: list[Entity], mark: Callable[[Entity], str]) -> str:
     parts, at = [], 0
-    for entity in found:
-        parts += [text[at : entity.start], f"[{entity.kind}]"]
+    for entity in entities:
+        parts += [text[at : entity.start], mark(entity)]
         at = entity.end
-    return Redacted("".join([*parts, text[at:]]), tuple(found))
+    return "".join([*parts, text[at:]])
+
+
+def _merged(entities: list[Entity]) -> list[Entity]:
+    """In order of the text, overlapping ones as one of the first's kind."""
+    merged: list[Entity] = []
+    for entity in sorted(entities, key=lambda e: (e.start, -e.end)):
+        if merged and entity.start < merged[-1].end:
+            if entity.end > merged[-1].end:
+                merged[-1] = Entity(merged[-1].kind, merged[-1].start, entity.end)
+        else:
+            merged.append(entity)
+    return merged
 
 
 def _find(text: str) -> Iterator[Entity]:
