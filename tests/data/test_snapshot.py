@@ -146,6 +146,13 @@ def test_deleting_a_conversation_empties_its_rows_and_prompts(home: Home) -> Non
     assert freeze(home.store, collect(home.store)).sha != frozen.sha
 
 
+def test_a_comparison_across_conversations_goes_with_either(home: Home) -> None:
+    a, b = home.answer(home.ask("A joke?"), "No."), home.answer(home.ask("A song?"), "La.")
+    home.compare(a, b, "a")
+    home.store.conversations.delete(b.conversation_id, home.person())
+    assert home.store.feedback.live() == []
+
+
 def test_what_is_taken_back_between_collecting_and_freezing_stays_out(home: Home) -> None:
     home.person("ada", train=True)
     hers = home.thumb(home.answer(home.ask("My name?", handle="ada"), "Ada."), 1)

@@ -86,6 +86,8 @@ def erase_conversations(
         shas.update(session.scalars(select(Conversation.system_sha).where(Conversation.id.in_(batch))))
         generations = select(Generation.id).join(Message).where(Message.conversation_id.in_(batch)).scalar_subquery()
         shas.update(session.scalars(select(Generation.prompt_sha).where(Generation.id.in_(generations))))
+        shown = select(PresentationItem.presentation_id).where(PresentationItem.generation_id.in_(generations))
+        feedback += session.scalars(select(Feedback.id).where(Feedback.presentation_id.in_(shown)))
     tombstone = erase_feedback(session, feedback, actor_id, ids[0] if len(ids) == 1 else None)
     for batch in blobs.batched(ids):
         asked = SnapshotRow.payload["conversation_id"].as_string()  # prompts have no feedback to be found by
