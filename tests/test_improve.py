@@ -12,9 +12,13 @@ from tiny_home import EXAM, PEOPLE, RECIPE, add_improve, settings_for, show_two,
 
 from tutee.errors import InvalidInput
 from tutee.evaluate.gate import judge
-from tutee.improve import Improved, Workplace, freeze_feedback, improve, open_base, version_name
+from tutee.improve import Workplace, freeze_feedback, improve, open_base, version_name
 from tutee.store import Store
+from tutee.store.schema import ModelVersion
 from tutee.train.progress import Progress
+
+Whole = tuple[ModelVersion, "Watcher", str]
+"""The version, what was reported, and the job's id."""
 
 
 class KilledError(Exception):
@@ -49,17 +53,18 @@ def place_for(store: Store, home: Path, job_id: str, watcher: Watcher) -> Workpl
 
 
 @pytest.fixture(scope="module")
-def whole(planted: tuple[Store, Path]) -> tuple[Improved, Watcher, str]:
+def whole(planted: tuple[Store, Path]) -> Whole:
     """One undisturbed turn of the circle."""
     store, home = planted
     job_id, watcher = add_improve(store), Watcher()
-    return improve(place_for(store, home, job_id, watcher)), watcher, job_id
+    version, _ = improve(place_for(store, home, job_id, watcher))
+    return version, watcher, job_id
 
 
-def test_feedback_becomes_a_judged_candidate(planted: tuple[Store, Path], whole: tuple[Improved, Watcher, str]) -> None:
+def test_feedback_becomes_a_judged_candidate(planted: tuple[Store, Path], whole: Whole) -> None:
     store, home = planted
     done, watcher, job_id = whole
-    version = store.versions.get(done.version.id)
+    version = store.versions.get(done.id)
     assert (version.state, version.kind, version.job_id) == ("candidate", "adapter", job_id)
     assert version.parent_id == store.versions.get("tiny").id
     assert version.snapshot_sha == store.jobs.get(job_id).snapshot_sha
@@ -72,50 +77,47 @@ def test_feedback_becomes_a_judged_candidate(planted: tuple[Store, Path], whole:
     assert "train" in stages
 
 
-def test_every_measurement_that_the_gate_reads_is_written(
-    planted: tuple[Store, Path], whole: tuple[Improved, Watcher, str]
-) -> None:
+def test_every_measurement_that_the_gate_reads_is_written(planted: tuple[Store, Path], whole: Whole) -> None:
     store, _ = planted
-    suites = {row.suite: row for row in store.evaluations.list(whole[0].version.id)}
+    suites = {row.suite: row for row in store.evaluations.list(whole[0].id)}
     wanted = {"drift.kl", "drift.length_ratio", "drift.short_share", "drift.distinct_2", "drift.finished"}
     assert wanted | {"capability.lost", "sycophancy.flip_increase"} <= set(suites)
     assert suites["drift.kl"].n == EXAM["prompts"]
     assert suites["drift.kl"].estimate is not None
     assert suites["drift.kl"].estimate > 0
-    gate = store.gates.latest(whole[0].version.id)
+    gate = store.gates.latest(whole[0].id)
     assert gate is not None
     assert gate.verdict in ("insufficient", "fail")
     assert {check["name"] for check in gate.checks} >= {"blind votes", "capability", "length"}
 
 
-def test_a_run_that_died_anywhere_ends_like_one_that_did_not(
-    planted: tuple[Store, Path], whole: tuple[Improved, Watcher, str]
-) -> None:
+def test_a_run_that_died_anywhere_ends_like_one_that_did_not(planted: tuple[Store, Path], whole: Whole) -> None:
     store, home = planted
     done, watcher, _ = whole
-    last = next(progress.total for progress in watcher.seen if progress.stage == "train")
-    assert last > 12, "one of the deaths must come after a checkpoint"
+    totals = {progress.stage: progress.total for progress in watcher.seen}
+    assert totals["imitate"] > 12, "one of the deaths must come after a checkpoint"
     job_id = add_improve(store)
-    for dies_at in (("collect", 1), ("candidates", 6), ("train", 3), ("train", last), ("guard", 1), ("judge", 0)):
+    deaths = [("collect", 1), ("imitate", 12), ("candidates", 6), ("train", 2), ("train", totals["train"])]
+    for dies_at in (*deaths, ("guard", 1), ("judge", 0)):
         with pytest.raises(KilledError):
             improve(place_for(store, home, job_id, Watcher(dies_at)))
-    again = improve(place_for(store, home, job_id, Watcher()))
-    assert again.trained.steps == done.trained.steps
-    assert again.version.weights_sha256 == done.version.weights_sha256
-    assert store.jobs.get(job_id).snapshot_sha == done.version.snapshot_sha
+    again, _ = improve(place_for(store, home, job_id, Watcher()))
+    assert again.card["steps"] == done.card["steps"] == totals["imitate"] + totals["train"]
+    assert again.weights_sha256 == done.weights_sha256
+    assert store.jobs.get(job_id).snapshot_sha == done.snapshot_sha
     assert len([version for version in store.versions.list() if version.job_id == job_id]) == 1
-    suites = [row.suite for row in store.evaluations.list(again.version.id)]
+    suites = [row.suite for row in store.evaluations.list(again.id)]
     assert len(suites) == len(set(suites))
-    once_more = improve(place_for(store, home, job_id, Watcher()))
-    assert once_more.version.id == again.version.id
-    assert len(store.evaluations.list(again.version.id)) == len(suites)
+    once_more, _ = improve(place_for(store, home, job_id, Watcher()))
+    assert once_more.id == again.id
+    assert len(store.evaluations.list(again.id)) == len(suites)
 
 
 def test_votes_move_the_verdict_and_the_same_evidence_is_not_judged_twice(
-    planted: tuple[Store, Path], whole: tuple[Improved, Watcher, str], tiny_folder: Path
+    planted: tuple[Store, Path], whole: Whole, tiny_folder: Path
 ) -> None:
     store, home = planted
-    candidate, live = whole[0].version, store.versions.live()
+    candidate, live = whole[0], store.versions.live()
     _, model = open_base(settings_for(home), store, "tiny")
     before = judge(store, candidate.id)
     assert judge(store, candidate.id).id == before.id
@@ -166,13 +168,13 @@ def test_erased_feedback_leaves_a_job_that_already_began(planted_home: Path, tmp
     store.close()
 
 
-def test_names_are_free_and_stay_the_same(planted: tuple[Store, Path], whole: tuple[Improved, Watcher, str]) -> None:
+def test_names_are_free_and_stay_the_same(planted: tuple[Store, Path], whole: Whole) -> None:
     store, home = planted
     done, _, job_id = whole
-    assert version_name(place_for(store, home, job_id, Watcher())) == done.version.name
+    assert version_name(place_for(store, home, job_id, Watcher())) == done.name
     config = {"settings": RECIPE}
-    taken = store.jobs.add("improve", "tiny", config, suffix=done.version.name)
-    assert version_name(place_for(store, home, taken.id, Watcher())) != done.version.name
+    taken = store.jobs.add("improve", "tiny", config, suffix=done.name)
+    assert version_name(place_for(store, home, taken.id, Watcher())) != done.name
     free = store.jobs.add("improve", "tiny", config, suffix="house style")
     assert version_name(place_for(store, home, free.id, Watcher())) == "house style"
 

@@ -24,7 +24,9 @@ from tutee.errors import Busy
 from tutee.store import Store
 from tutee.store.schema import Job
 from tutee.train.progress import Progress
-from tutee.worker import InterruptedJobError, Lease, Reporter, Worker, only_worker, run_worker
+from tutee.worker import run_worker
+from tutee.worker.report import InterruptedJobError, Lease, Reporter
+from tutee.worker.run import Worker, only_worker
 
 PROGRAM = """
 from tutee.settings import load_settings
@@ -64,15 +66,6 @@ def wait_until(done: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def reached(store: Store, job_id: str, stage: str, step: int = 0) -> Callable[[], bool]:
-    def check() -> bool:
-        job = store.jobs.get(job_id)
-        at = job.progress
-        return job.status not in ("queued", "running") or (at.get("stage") == stage and (at.get("step") or 0) >= step)
-
-    return check
-
-
 def run_all(home: Path, store: Store, stopping: threading.Event | None = None) -> Worker:
     """Run every queued job in this process."""
     worker = Worker(settings_for(home), store, stopping or threading.Event())
@@ -82,7 +75,7 @@ def run_all(home: Path, store: Store, stopping: threading.Event | None = None) -
 
 
 def steps_of(store: Store, job_id: str) -> list[int]:
-    return [step for step, _ in store.jobs.metrics(job_id)["learning_rate"]]
+    return [step for step, _ in store.jobs.metrics(job_id).get("learning_rate", [])]
 
 
 def add_file(store: Store, lines: list[Any], name: str = "train.jsonl") -> str:
@@ -170,6 +163,17 @@ def test_a_bad_line_seven_fails_the_job_by_name_and_nothing_else(
     assert store.jobs.get(good.id).status == "succeeded"
 
 
+def test_training_on_top_of_an_adapter_is_refused(home: Path, store: Store) -> None:
+    first = add_api_job(store, "supervised", chat_lines(4), n_epochs=1)
+    run_all(home, store)
+    name = str(store.jobs.get(first.id).fine_tuned_model)
+    second = store.jobs.add("supervised", name, {}, training_file=first.training_file)
+    run_all(home, store)
+    error = store.jobs.get(second.id).error or {}
+    assert (error["code"], error["param"]) == ("model_not_trainable", "model")
+    assert "'tiny'" in error["message"]
+
+
 def test_a_missing_file_model_or_method_is_named(home: Path, store: Store) -> None:
     gone = store.jobs.add("supervised", "tiny", {}, training_file="file-nothing")
     model = store.jobs.add("improve", "gpt-9", {})
@@ -242,14 +246,18 @@ def test_workers_that_die_or_are_stopped_leave_one_version_and_the_same_steps(ho
     undisturbed = add_improve(store)
     run_all(home, store)
     job_id = add_improve(store)
-    step = random.Random(os.environ.get("CRASH_SEED", "0")).randint(1, len(steps_of(store, undisturbed)) - 1)
+    dice = random.Random(os.environ.get("CRASH_SEED", "0"))
+    step = dice.randint(1, len(steps_of(store, undisturbed)) - 1)
     with worker_process(home) as process:
-        wait_until(reached(store, job_id, "train", step))
+        wait_until(lambda: len(steps_of(store, job_id)) >= step)
         os.kill(process.pid, signal.SIGKILL)
+    assert store.jobs.get(job_id).status == "running"
     with worker_process(home, once=False) as process:
-        wait_until(reached(store, job_id, "guard"))
+        wait_until(lambda: store.jobs.get(job_id).attempts == 2)
+        time.sleep(dice.random())
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+    assert store.jobs.get(job_id).status in ("queued", "succeeded")
     with worker_process(home) as process:
         assert process.wait(60) == 0
     job, expected = store.jobs.get(job_id), store.jobs.get(undisturbed)
@@ -269,13 +277,13 @@ def test_a_second_worker_on_the_same_home_is_refused(home: Path) -> None:
         run_worker(settings_for(home), once=True)
 
 
-def test_a_lost_lease_stops_the_work(store: Store) -> None:
+def test_a_lost_lease_stops_the_work(home: Path, store: Store) -> None:
     job = store.jobs.get(add_improve(store))
     store.jobs.lease("somebody else", 60)
     lease = Lease(store, job.id, "me")
     lease.beat()
     assert lease.lost
-    reporter = Reporter(store, job, lease, threading.Event())
+    reporter = Reporter(store, job, home, lease, threading.Event())
     with pytest.raises(InterruptedJobError):
         reporter(Progress("train", 1, 2))
 

@@ -13,7 +13,7 @@ from tutee.store import Store
 from tutee.store.records import StoredPresentation
 from tutee.store.schema import ModelVersion
 
-RECIPE = {"prompts": 6, "candidates": 3, "max_tokens": 8, "rank": 2, "learning_rate": 1e-3, "batch_size": 3}
+RECIPE = {"prompts": 6, "candidates": 3, "max_tokens": 8, "rank": 2, "learning_rate": 1e-3, "batch_size": 2}
 EXAM = {"prompts": 3, "max_tokens": 8, "probe_items": 8, "probe_tokens": 4}
 TOPICS = [
     "bread",

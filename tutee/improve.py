@@ -35,7 +35,7 @@ from tutee.model.pretrained import Pretrained, load_pretrained
 from tutee.model.weights import weights_sha256
 from tutee.settings import Settings
 from tutee.store import Store
-from tutee.store.schema import Gate, Job, ModelVersion
+from tutee.store.schema import Job, ModelVersion
 from tutee.train.checkpoint import write_json
 from tutee.train.options import read_options
 from tutee.train.progress import Progress, Report
@@ -66,25 +66,18 @@ class Workplace:
         return self.home / "jobs" / self.job.id
 
 
-@dataclass(frozen=True, slots=True)
-class Improved:
-    """What one turn of the circle made."""
-
-    version: ModelVersion
-    gate: Gate | None
-    trained: RecipeResult
-
-
-def improve(place: Workplace) -> Improved:
-    """One turn: from all feedback that may be learned from to a judged candidate."""
+def improve(place: Workplace) -> tuple[ModelVersion, int]:
+    """One turn: from all feedback that may be learned from to a judged candidate. Also counts the tokens trained on."""
     snapshot = freeze_feedback(place)
     trained = train_on(place, snapshot)
     while erased_since(place, snapshot):
         snapshot = freeze_feedback(place)
         trained = train_on(place, snapshot)
-    version = register(place, trained.folder, name=version_name(place), card={"metrics": dict(trained.metrics)})
+    card = {"metrics": dict(trained.metrics), "notes": list(trained.notes), "steps": trained.steps}
+    version = register(place, trained.folder, name=version_name(place), card=card)
     evaluate(place, version, snapshot)
-    return Improved(version, judge_version(place, version), trained)
+    judge_version(place, version)
+    return version, trained.trained_tokens
 
 
 def freeze_feedback(place: Workplace) -> Snapshot:
@@ -120,7 +113,10 @@ def train_on(place: Workplace, snapshot: Snapshot) -> RecipeResult:
     if "seed" not in place.job.config.get("settings", {}):
         config = replace(config, seed=place.job.seed)
     prompts = [prompt.messages for prompt in snapshot.prompts if prompt.split == "train"]
-    return run_recipe(place.model, snapshot.of("train"), prompts, config, place.folder, report=place.report)
+    trained = run_recipe(place.model, snapshot.of("train"), prompts, config, place.folder, report=place.report)
+    for note in trained.notes:
+        place.store.jobs.event(place.job.id, "info", note)
+    return trained
 
 
 def register(place: Workplace, trained: Path, *, name: str, card: Mapping[str, Any] | None = None) -> ModelVersion:
@@ -163,20 +159,29 @@ def evaluate(place: Workplace, version: ModelVersion, snapshot: Snapshot | None 
     written = {row.suite for row in place.store.evaluations.list(version.id) if row.baseline_id == live.id}
     for score in scores:
         if score.suite not in written:
-            numbers = [value if math.isfinite(value) else None for value in (score.estimate, score.ci_lo, score.ci_hi)]
+            lo, hi = (value if math.isfinite(value) else None for value in (score.ci_lo, score.ci_hi))
+            estimate = score.estimate if math.isfinite(score.estimate) else None
             place.store.evaluations.add(
-                version.id, live.id, score.suite, score.n, *numbers, score.method, score.role, dict(score.detail)
+                version.id,
+                live.id,
+                score.suite,
+                score.n,
+                estimate,
+                lo,
+                hi,
+                score.method,
+                score.role,
+                dict(score.detail),
             )
 
 
-def judge_version(place: Workplace, version: ModelVersion) -> Gate | None:
-    """The gate's first word on the candidate; votes will change it. None if somebody promoted it already."""
+def judge_version(place: Workplace, version: ModelVersion) -> None:
+    """The gate's first word on the candidate, unless somebody promoted it already; votes will change it."""
     place.report(Progress("judge", 0, 1))
-    gate = None if place.store.versions.live().id == version.id else judge(place.store, version.id)
-    if gate is not None:
+    if place.store.versions.live().id != version.id:
+        gate = judge(place.store, version.id)
         place.store.jobs.event(place.job.id, "info", f"Gate: {gate.verdict}. {' '.join(gate.reasons)}")
     place.report(Progress("judge", 1, 1))
-    return gate
 
 
 def open_base(settings: Settings, store: Store, name: str) -> tuple[ModelVersion, Pretrained]:

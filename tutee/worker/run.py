@@ -1,0 +1,199 @@
+"""The worker process: one a home, one job at a time, low priority, and every way in which a job can end.
+
+A job is held by a lease that a thread renews; when the worker dies, the next worker on this home takes the job over at
+once (a worker elsewhere when the lease has run out) and goes on from the job's folder. Imports torch only when there is
+work, and gives the model's memory back afterwards. Does not know how a method trains.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import IO
+
+from tutee.errors import Busy, InvalidInput, TuteeError
+from tutee.settings import Settings
+from tutee.store import Store
+from tutee.store.schema import Job
+from tutee.worker import api_job
+from tutee.worker.report import LEASE_SECONDS, CancelledError, InterruptedJobError, Lease, Reporter
+
+log = logging.getLogger("tutee.worker")
+
+POLL_SECONDS = 0.5
+MOST_ATTEMPTS = 100
+"""A job that killed this many workers is failed rather than tried for ever."""
+
+
+def run_worker(settings: Settings, once: bool = False) -> None:
+    """Run jobs until SIGTERM or SIGINT; with `once`, until the queue is empty.
+
+    Raises:
+        Busy: another worker runs on this home.
+    """
+    be_polite()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with only_worker(settings), Store.open(settings.url, settings.home) as store:
+        stopping = threading.Event()
+        with stop_on_signals(stopping):
+            worker = Worker(settings, store, stopping)
+            worker.recover()
+            while not stopping.is_set():
+                if not worker.run_next():
+                    if once:
+                        return
+                    stopping.wait(POLL_SECONDS)
+
+
+def be_polite() -> None:
+    """Yield to chat: lower priority, and OpenMP threads that sleep while they wait instead of burning a core.
+
+    Must come before torch is imported, which reads the variables once.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    with suppress(OSError):
+        os.nice(10)
+
+
+@contextmanager
+def only_worker(settings: Settings) -> Iterator[None]:
+    """Hold the home's worker lock; it vanishes with the process however that ends.
+
+    Raises:
+        Busy: another worker holds it.
+    """
+    path = settings.home / "worker.lock"
+    file: IO[str]
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"Another worker already runs on {settings.home}.") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+@contextmanager
+def stop_on_signals(stopping: threading.Event) -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into the event; a second one ends the process the usual way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Worker:
+    """One worker on one store. `stopping` ends the running job at its next step, back into the queue."""
+
+    def __init__(self, settings: Settings, store: Store, stopping: threading.Event) -> None:
+        self.settings = settings
+        self.store = store
+        self.stopping = stopping
+        self._place = f"{socket.gethostname()}:{settings.home}:"
+        self.id = f"{self._place}{os.getpid()}"
+
+    def recover(self) -> None:
+        """Put back at once what a dead worker of this home held: we hold the home's lock, so it is dead."""
+        job = self.store.jobs.running()
+        if job is not None and job.lease_owner is not None and job.lease_owner.startswith(self._place):
+            self.store.jobs.release(job.id, job.lease_owner)
+
+    def run_next(self) -> bool:
+        """Take one job and run it to its end; False when the queue is empty."""
+        job = self.store.jobs.lease(self.id, LEASE_SECONDS)
+        if job is None:
+            return False
+        lease = Lease(self.store, job.id, self.id)
+        try:
+            with lease:
+                self._run(job, Reporter(self.store, job, self.settings.home, lease, self.stopping))
+        finally:
+            free_memory()
+        return True
+
+    def _run(self, job: Job, report: Reporter) -> None:
+        try:
+            if self.store.jobs.cancelled(job.id):
+                raise CancelledError
+            if job.attempts > MOST_ATTEMPTS:
+                raise TuteeError(f"The worker died {job.attempts - 1} times on this job.", code="worker_died")
+            run_method(self.settings, self.store, job, report)
+        except CancelledError:
+            self.store.jobs.mark_cancelled(job.id)
+            log.info("%s was cancelled", job.id)
+        except InterruptedJobError:
+            if not report.lease.lost:
+                self.store.jobs.release(job.id, self.id)
+            log.info("%s was put back, its checkpoints are kept", job.id)
+        except TuteeError as error:
+            code = f"invalid_{error.param}" if error.param in api_job.FILE_PARAMS else error.code or "server_error"
+            self.store.jobs.fail(job.id, code, error.message, error.param)
+            log.warning("%s failed: %s", job.id, error.message)
+        except MemoryError:
+            self.store.jobs.fail(job.id, "out_of_memory", "There was not enough memory for this job.")
+        except Exception as error:
+            log.exception("%s failed", job.id)
+            self.store.jobs.fail(job.id, "server_error", f"The job failed with an unexpected error: {error!r}")
+
+
+def run_method(settings: Settings, store: Store, job: Job, report: Reporter) -> None:
+    """Load the job's base model, run its method, and finish the job in the store.
+
+    `job.config` holds `settings` (of the recipe, or of the trainer), `hyperparameters` (OpenAI's, API jobs only) and
+    `exam` (`evaluate.measure.ExamConfig`), each optional.
+
+    Raises:
+        InvalidInput: param `model`, `training_file` or a setting is wrong. Diverged: the last good checkpoint is kept.
+    """
+    examples = api_job.read_examples(store, job)  # before the model is loaded: a bad file fails at once
+    # Only now: an idle worker needs no torch.
+    import torch
+
+    from tutee import improve
+
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    store.jobs.event(job.id, "info", "The job started." if job.attempts <= 1 else "The job goes on where it stopped.")
+    base, model = improve.open_base(settings, store, job.model)
+    if examples is not None and base.name != job.model and store.versions.get(job.model).kind == "adapter":
+        raise InvalidInput(
+            f"'{job.model}' is an adapter; training starts from a base model: '{base.name}'.",
+            param="model",
+            code="model_not_trainable",
+        )
+    place = improve.Workplace(settings, store, base, model, job, report)
+    report.stages = api_job.STAGES if examples else improve.STAGES
+    version, tokens = api_job.run_api_job(place, *examples) if examples else improve.improve(place)
+    files = [api_job.write_result_file(store, job)] if examples else []
+    store.jobs.event(job.id, "info", f"New model version {version.number}: {version.name}.")
+    store.jobs.finish(
+        job.id, version_id=version.id, fine_tuned_model=version.name, trained_tokens=tokens, result_files=files
+    )
+
+
+def free_memory() -> None:
+    """Give the memory of a finished job's model back to the system."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
