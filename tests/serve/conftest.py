@@ -80,9 +80,9 @@ def make_home(tmp_path: Path, roomy_model: Path) -> Callable[..., Settings]:
     return make
 
 
-def home_at(home: Path, model: Path, **changes: Any) -> Settings:
+def home_at(home: Path, shelf: Path, **changes: Any) -> Settings:
     if not (home / "models" / "tiny").exists():
-        shutil.copytree(model, home / "models" / "tiny")
+        shutil.copytree(shelf, home / "models" / "tiny")
     facts: dict[str, Any] = {"model": "tiny", "dtype": "float32", "threads": 1, "max_body_bytes": 1 << 20}
     return Settings(home=home.resolve(), **(facts | changes))
 

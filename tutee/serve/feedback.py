@@ -57,7 +57,13 @@ def _thumb(body: Fields, caller: Caller, services: Services) -> tuple[Feedback, 
     reasons = body.strings("reasons", most=MOST_REASONS, longest=LONGEST_REASON) or []
     comment = body.string("comment", most=LONGEST_COMMENT)
     row = services.store.feedback.add(
-        "thumb", caller.id, message_id=message.id, payload={"value": value}, reasons=reasons, comment=comment
+        "thumb",
+        caller.id,
+        message_id=message.id,
+        presentation_id=message.presentation_id,
+        payload={"value": value},
+        reasons=reasons,
+        comment=comment,
     )
     return row, {}
 
@@ -102,7 +108,12 @@ def _edit(body: Fields, caller: Caller, services: Services) -> tuple[Feedback, E
         body.refuse("content", "is the same as the answer: nothing is corrected", "invalid_value")
     comment = body.string("comment", most=LONGEST_COMMENT)
     row = services.store.feedback.add(
-        "edit", caller.id, message_id=message.id, payload={"content": content}, comment=comment
+        "edit",
+        caller.id,
+        message_id=message.id,
+        presentation_id=message.presentation_id,
+        payload={"content": content},
+        comment=comment,
     )
     return row, {"diff": word_diff(message.content, content)}
 
@@ -127,7 +138,12 @@ def _flag(body: Fields, caller: Caller, services: Services) -> tuple[Feedback, E
     category = body.need_string("category", most=LONGEST_REASON)
     comment = body.string("comment", most=LONGEST_COMMENT)
     row = services.store.feedback.add(
-        "flag", caller.id, message_id=message.id, payload={"category": category}, comment=comment
+        "flag",
+        caller.id,
+        message_id=message.id,
+        presentation_id=message.presentation_id,
+        payload={"category": category},
+        comment=comment,
     )
     return row, {}
 

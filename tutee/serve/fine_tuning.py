@@ -109,9 +109,13 @@ def may_see(job: Job, caller: Caller) -> bool:
 
 def job_of(id: str, caller: Caller, services: Services, methods: tuple[str, ...] | None = None) -> Job:
     """A job that the caller may see, or NotFound."""
-    job = services.store.jobs.get(id)
+    unknown = NotFound(f"There is no job '{id}'.", code="job_not_found")
+    try:
+        job = services.store.jobs.get(id)
+    except NotFound:
+        raise unknown from None
     if not may_see(job, caller) or (methods is not None and job.method not in methods):
-        raise NotFound(f"There is no fine-tuning job '{id}'.")
+        raise unknown
     return job
 
 

@@ -96,8 +96,8 @@ def _hyperparameters(given: Fields, allowed: tuple[str, ...]) -> dict[str, Any]:
             )
     out = {}
     for name in allowed:
-        if given.raw.get(name) is not None:
-            out[name] = "auto" if given.raw[name] == "auto" else _number(given, name)
+        if (value := given.take(name)) is not None:
+            out[name] = value if value == "auto" else _number(given, name)
     return out
 
 

@@ -1,0 +1,115 @@
+"""The lock against a second server, the watch over the worker, and `serve` itself as a process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serve.conftest import serving
+from tutee.errors import Busy, InvalidInput, Unavailable
+from tutee.serve import supervisor as module
+from tutee.serve.app import open_services
+from tutee.serve.run import open_socket
+from tutee.serve.supervisor import Supervisor, only_server, worker_environment
+from tutee.settings import Settings, load_settings
+
+
+def wait_until(true: Callable[[], object], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+def test_a_second_server_on_the_same_home_is_refused(make_home: Callable[..., Settings]) -> None:
+    settings = make_home()
+    with serving(settings) as running:
+        with pytest.raises(Busy, match=f"pid {os.getpid()}.*TUTEE_HOME") as caught, open_services(settings):
+            pass
+        assert str(settings.home) in caught.value.message
+        assert running.http().get("/health").status_code == 200
+    with only_server(settings):
+        pass
+
+
+def test_a_home_without_a_model_says_so(make_home: Callable[..., Settings]) -> None:
+    with pytest.raises(InvalidInput), open_services(make_home(model="absent"), worker=False):
+        pass
+
+
+def test_a_port_in_use_says_so(make_home: Callable[..., Settings]) -> None:
+    with open_socket(make_home(port=0)) as first:
+        first.listen()
+        with pytest.raises(Unavailable, match="PORT="):
+            open_socket(make_home(port=first.getsockname()[1]))
+
+
+def test_a_worker_that_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.05)
+    watch = Supervisor([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ))
+    watch.start()
+    wait_until(lambda: watch.pid)
+    first = watch.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: watch.pid not in (None, first))
+    second = watch.pid
+    assert second is not None
+    watch.close()
+    assert watch.starts == 2
+    with pytest.raises(ProcessLookupError):
+        os.kill(second, 0)
+
+
+def test_a_worker_that_keeps_failing_is_tried_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.2)
+    watch = Supervisor([sys.executable, "-S", "-c", "raise SystemExit(3)"], dict(os.environ))
+    watch.start()
+    time.sleep(2)
+    watch.close()
+    assert 2 <= watch.starts <= 4
+
+
+def test_the_worker_gets_this_servers_settings(
+    make_home: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTEE_ADMIN_KEY", "secret")
+    settings = make_home(max_batch=5)
+    environment = worker_environment(settings)
+    assert "TUTEE_ADMIN_KEY" not in environment
+    read = load_settings(environment)
+    assert (read.home, read.url, read.model, read.dtype) == (settings.home, settings.url, "tiny", "float32")
+    assert (read.threads, read.max_batch) == (1, 5)
+
+
+def test_serve_as_a_process_says_where_it_is_and_ends_with_its_worker(make_home: Callable[..., Settings]) -> None:
+    settings = make_home()
+    environment = worker_environment(settings)
+    command = [sys.executable, "-m", "tutee", "serve", "--port", "0"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        url = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
+        assert httpx.get(f"{url}/health").status_code == 200
+        second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert second.returncode != 0
+        assert "already serves" in second.stdout + second.stderr
+        assert "Traceback" not in second.stderr
+        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+        worker = int(children.stdout.split()[0])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+        wait_until(lambda: not Path(f"/proc/{worker}").exists())
+    finally:
+        process.kill()
+        process.wait()
