@@ -49,6 +49,8 @@ from tutee.train.trainer import Trainer, TrainerConfig
 STAGES = ("head", "imitate", "candidates", "pairs", "train", "guard")
 GUARD_PROMPTS = 24
 GUARD_SAMPLES = 2
+MOST_REPEATED = 200
+"""Rows after repetition; above it every correction or demonstration counts once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ def run_recipe(
     try:
         trainer = Trainer(model, config.trainer())
         if lessons.pairs or lessons.imitations:
-            groups = [*lessons.imitations] * (config.first_repeats if run.trusts_head else config.alone_repeats)
+            groups = _repeated(lessons.imitations, config.first_repeats if run.trusts_head else config.alone_repeats)
             _train(run, trainer, groups + with_references(lessons.pairs, trainer.score), "imitate")
         for number in range(1, config.rounds + 1 if run.trusts_head else 1):
             trainer = Trainer(model, config.trainer(), start=trainer.lora)
@@ -269,7 +271,13 @@ def _preferences(run: _Run, engine: Engine, trainer: Trainer, number: int) -> li
     said = f"The head sees a difference between the answers to {len(pairs)} of {len(run.prompts)} prompts."
     run.notes.append(said)
     run.report(Progress("pairs", len(run.prompts), len(run.prompts), {"pairs": float(len(pairs))}, 0.0, said))
-    return pairs + [*run.lessons.imitations] * run.config.sft_repeats
+    return pairs + _repeated(run.lessons.imitations, run.config.sft_repeats)
+
+
+def _repeated(groups: Sequence[Group], times: int) -> list[Group]:
+    """The groups `times` over; fewer times where there are many, for repeating serves small data only."""
+    most = max(1, MOST_REPEATED // max(1, len(groups)))
+    return [*groups] * min(times, most)
 
 
 def _train(run: _Run, trainer: Trainer, groups: Sequence[Group], stage: str, number: int = 1) -> None:

@@ -1,0 +1,36 @@
+"""The guard complains about distance, loops, collapse and unwanted lengths, and about nothing else."""
+
+import pytest
+
+from tutee.train.guard import Drift, Limits, complaints, drift
+
+LIMITS = Limits(max_kl=12.0)
+BASE = Drift(kl=0.0, words=60, short_share=0.02, distinct_2=0.9, finished=0.2)
+CHOSEN = ["word " * n for n in range(20, 61)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "complaint"),
+    [
+        (Drift(6.0, 45, 0.02, 0.88, 0.8), None),
+        (Drift(12.5, 45, 0.02, 0.88, 0.8), "12.5 nats"),
+        (Drift(6.0, 45, 0.02, 0.80, 0.8), "repeat themselves"),
+        (Drift(6.0, 45, 0.06, 0.88, 0.8), "6% of its answers have fewer than 8 words"),
+        (Drift(6.0, 30, 0.02, 0.88, 0.8), None),  # half the base's length, but people chose such answers
+        (Drift(6.0, 15, 0.02, 0.88, 0.8), "nobody chose such"),
+        (Drift(6.0, 95, 0.02, 0.88, 0.8), "nobody chose such"),
+    ],
+)
+def test_complaints(policy: Drift, complaint: str | None) -> None:
+    found = complaints(policy, BASE, CHOSEN, LIMITS)
+    assert found == [] if complaint is None else complaint in " ".join(found)
+
+
+def test_without_chosen_answers_only_the_base_says_how_long_is_right() -> None:
+    assert complaints(Drift(1.0, 40, 0.0, 0.9, 1.0), BASE, [], LIMITS) == []
+    assert complaints(Drift(1.0, 30, 0.0, 0.9, 1.0), BASE, [], LIMITS) != []
+
+
+def test_drift_of_answers() -> None:
+    seen = drift(["a b a b", "one two three four five six seven eight nine"], [True, False], [1.0, 3.0])
+    assert seen == Drift(kl=2.0, words=6.5, short_share=0.5, distinct_2=pytest.approx((2 / 3 + 1) / 2), finished=0.5)
