@@ -153,10 +153,7 @@ def test_an_answer_longer_than_the_context_is_counted_not_cut(model: Pretrained,
 
 
 def test_unknown_and_impossible_settings_are_refused_by_name() -> None:
-    for raw, param in (({"learningrate": 1}, "settings.learningrate"), ({"prompts": "many"}, "settings.prompts")):
+    for raw in ({"learningrate": 1}, {"prompts": "many"}, {"rounds": 3}, {"rank": 0}, {"seed": True}):
         with pytest.raises(InvalidInput) as caught:
             read_config(raw)
-        assert caught.value.param == param
-    with pytest.raises(InvalidInput) as caught:
-        read_config({"rounds": 3})
-    assert caught.value.param == "rounds"
+        assert caught.value.param == f"settings.{next(iter(raw))}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tutee.conversation import Message
-from tutee.data.rows import PairRow, Reply, Row, SftRow, UnpairedRow
+from tutee.data.rows import PairRow, Reply, Row, SftRow, UnpairedRow, replies_of
 from tutee.model.pretrained import Pretrained
 from tutee.train.batch import Group
 from tutee.train.candidates import Candidate
@@ -34,6 +34,8 @@ class Lessons:
     """What people wrote, one group of one each."""
     chosen_texts: tuple[str, ...]
     """Answers that people chose, liked or wrote: what good answers look like."""
+    answer_tokens: int
+    """Tokens that 95 % of the labelled answers do not exceed; 0 when nobody kept their tokens."""
     too_long: int
     """Rows that do not fit the model's context and were left out."""
 
@@ -58,7 +60,15 @@ def read_lessons(model: Pretrained, rows: Sequence[Row]) -> Lessons:
             elif group is not None and len(group.examples) == 1:
                 imitations.append(group)
                 chosen.append(row.reply.text if isinstance(row, SftRow) else "")
-    return Lessons(_labels(votes, thumbs), tuple(pairs), tuple(imitations), tuple(chosen), too_long)
+    lengths = [len(r.sampled.token_ids) for row in rows for r in replies_of(row).values() if r.sampled is not None]
+    return Lessons(
+        labels=_labels(votes, thumbs),
+        pairs=tuple(pairs),
+        imitations=tuple(imitations),
+        chosen_texts=tuple(chosen),
+        answer_tokens=int(np.quantile(lengths, 0.95)) if lengths else 0,
+        too_long=too_long,
+    )
 
 
 def learn_head(labels: Labels, seed: int) -> PreferenceHead | None:

@@ -28,7 +28,10 @@ def read_options(kind: type[Options], raw: Mapping[str, Any], param: str = "sett
                 code="unknown_parameter",
             )
         values[key] = _convert(value, hints[key], f"{param}.{key}")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except InvalidInput as error:
+        raise InvalidInput(error.message, param=f"{param}.{error.param}", code=error.code) from None
 
 
 def require(condition: bool, param: str, message: str) -> None:

@@ -17,7 +17,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,8 @@ class RecipeConfig:
     """Prompts on which candidates are sampled, the users' own first."""
     candidates: int = 8
     """Answers a prompt."""
-    max_tokens: int = 96
-    """Longest candidate, in tokens."""
+    max_tokens: int = 0
+    """Longest candidate, in tokens; 0: as long as most of the labelled answers are, within 32 and 256."""
     temperature: float = 0.9
     rank: int = 16
     alpha: float = 32.0
@@ -87,7 +87,7 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         require(1 <= self.prompts <= 10_000, "prompts", "'prompts' must be between 1 and 10000.")
         require(2 <= self.candidates <= 64, "candidates", "'candidates' must be between 2 and 64.")
-        require(8 <= self.max_tokens <= 4096, "max_tokens", "'max_tokens' must be between 8 and 4096.")
+        require(0 <= self.max_tokens <= 4096, "max_tokens", "'max_tokens' must be between 0 and 4096.")
         require(0 < self.temperature <= 2, "temperature", "'temperature' must be above 0 and at most 2.")
         require(0 < self.beta <= 2, "beta", "'beta' must be above 0 and at most 2.")
         require(0 <= self.first_repeats <= 50, "first_repeats", "'first_repeats' must be between 0 and 50.")
@@ -144,6 +144,7 @@ def run_recipe(
     """
     _claim(folder, model, rows, prompts, config)
     lessons = read_lessons(model, rows)
+    config = replace(config, max_tokens=config.max_tokens or min(max(lessons.answer_tokens, 32), 256))
     run = _Run(model, config, folder, report, lessons, learn_head(lessons.labels, config.seed))
     _judge_head(run)
     labelled = [row.prompt for row in rows]
