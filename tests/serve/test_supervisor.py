@@ -113,3 +113,31 @@ def test_serve_as_a_process_says_where_it_is_and_ends_with_its_worker(make_home:
     finally:
         process.kill()
         process.wait()
+
+
+def test_the_worker_does_not_outlive_a_server_that_is_killed(make_home: Callable[..., Settings]) -> None:
+    """The parent here is a small process in the server's place."""
+    settings = make_home()
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import subprocess, sys, os, time\n"
+            "command = [sys.executable, '-m', 'tutee.serve.child', str(os.getpid()), 'worker']\n"
+            "print(subprocess.Popen(command).pid, flush=True)\n"
+            "time.sleep(60)",
+        ],
+        env=worker_environment(settings),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    wait_until(lambda: (settings.home / "worker.lock").exists(), 20)
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not Path(f"/proc/{worker}").exists() or _is_zombie(worker), 10)
+
+
+def _is_zombie(pid: int) -> bool:
+    return ") Z " in Path(f"/proc/{pid}/stat").read_text()

@@ -72,7 +72,7 @@ class Live:
     def base(self) -> Served:
         """The base model that the server was started with."""
         assert self._base is not None, "open() comes first"
-        return self._serve(self._base)
+        return self.serve(self._base)
 
     @property
     def chat(self) -> Served:
@@ -116,35 +116,10 @@ class Live:
 
     def serve(self, version: ModelVersion) -> Served:
         """`version` with its engine, loaded if need be."""
-        return self._serve(version)
-
-    def unload(self, version: ModelVersion) -> None:
-        """Take no new requests for an adapter; those that run finish on it."""
-        with self._loading:
-            for engine in self._engines.values():
-                if version.id in engine.versions and version.kind == "adapter":
-                    engine.remove_version(version.id)
-
-    def refresh(self) -> None:
-        """Look at the alias now, not in half a second."""
-        with self._loading:
-            version = self.store.versions.alias(ALIAS)
-            if self._chat is not None and self._chat.version.id == version.id:
-                return
-            self._chat = self._serve(version)
-            log.info("chat is now version %s (%s)", version.number, version.name)
-
-    def _watch(self) -> None:
-        while not self._closed.wait(WATCH_SECONDS):
-            try:
-                self.refresh()
-            except TuteeError as error:  # keep serving what we have; the row may be repaired
-                log.error("the live version cannot be loaded: %s", error.message)
-            except Exception:
-                log.exception("the live version cannot be looked up")
-
-    def _serve(self, version: ModelVersion) -> Served:
         root = self.root(version)
+        engine = self._engines.get(root.id)
+        if engine is not None and version.id in engine.versions:  # without waiting for others that are being loaded
+            return Served(version, engine, self._models[root.id])
         with self._loading:
             if root.id not in self._engines:
                 folder = self.settings.home / root.folder
@@ -162,6 +137,31 @@ class Live:
                 raise Unavailable(f"Version {version.name} is an adapter without a parent.", code="broken_version")
             version = self.store.versions.get(version.parent_id)
         return version
+
+    def unload(self, version: ModelVersion) -> None:
+        """Take no new requests for an adapter; those that run finish on it."""
+        with self._loading:
+            for engine in self._engines.values():
+                if version.id in engine.versions and version.kind == "adapter":
+                    engine.remove_version(version.id)
+
+    def refresh(self) -> None:
+        """Look at the alias now, not in half a second."""
+        with self._loading:
+            version = self.store.versions.alias(ALIAS)
+            if self._chat is not None and self._chat.version.id == version.id:
+                return
+            self._chat = self.serve(version)
+            log.info("chat is now version %s (%s)", version.number, version.name)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(WATCH_SECONDS):
+            try:
+                self.refresh()
+            except TuteeError as error:  # keep serving what we have; the row may be repaired
+                log.error("the live version cannot be loaded: %s", error.message)
+            except Exception:
+                log.exception("the live version cannot be looked up")
 
     def _start_engine(self, version_id: str, model: Pretrained) -> None:
         self._models[version_id] = model

@@ -53,8 +53,8 @@ def only_server(settings: Settings) -> Iterator[None]:
 
 
 def worker_command() -> list[str]:
-    """How the worker is started; its settings travel in the environment."""
-    return [sys.executable, "-m", "tutee", "worker"]
+    """How the worker is started, so that it does not outlive this process; its settings travel in the environment."""
+    return [sys.executable, "-m", "tutee.serve.child", str(os.getpid()), "worker"]
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:
