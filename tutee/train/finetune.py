@@ -24,7 +24,7 @@ from tutee.train.batch import Group, check_groups
 from tutee.train.checkpoint import write_json
 from tutee.train.dpo import dpo_loss, with_references
 from tutee.train.encode import encode_answer, encode_messages
-from tutee.train.loop import LoopConfig, evaluate_loss, num_steps, train
+from tutee.train.loop import LoopConfig, evaluate_loss, train
 from tutee.train.options import read_options, require
 from tutee.train.progress import Report, silent
 from tutee.train.sft import token_mean_loss
@@ -141,6 +141,8 @@ def finetune(
     Raises:
         InvalidInput: nothing to learn from, naming the line. Diverged: see `loop.train`.
     """
+    if (folder / "result.json").exists():
+        return _read_result(folder)
     chosen = read_options(FinetuneSettings, settings or {})
     trainer = Trainer(model, _trainer_config(chosen, seed))
     loop = _loop_config(chosen, method, hyperparameters, seed)
@@ -164,10 +166,18 @@ def finetune(
         return {f"valid_{name}": value for name, value in measured.items() if name != "entropy"}
 
     result = train(trainer, groups, loss, loop, folder / "checkpoints", report=report, after_epoch=after_epoch)
-    per_epoch = num_steps(len(groups), loop) // loop.epochs
-    steps = range(per_epoch, result.steps + 1, per_epoch)
-    checkpoints = tuple(EpochCheckpoint(s, _version_folder(folder, s), result.history[s - 1]) for s in steps)
-    return FinetuneResult(checkpoints, result.steps, result.trained_tokens, result.skipped, too_long)
+    per_epoch = result.steps // loop.epochs
+    epochs = {str(step): result.history[step - 1] for step in range(per_epoch, result.steps + 1, per_epoch)}
+    said = {"steps": result.steps, "trained_tokens": result.trained_tokens, "skipped_steps": result.skipped}
+    write_json(folder / "result.json", {**said, "too_long": too_long, "epochs": epochs})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return _read_result(folder)
+
+
+def _read_result(folder: Path) -> FinetuneResult:
+    said = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    checkpoints = [EpochCheckpoint(int(s), _version_folder(folder, int(s)), m) for s, m in said.pop("epochs").items()]
+    return FinetuneResult(tuple(checkpoints), **{**said, "too_long": tuple(said["too_long"])})
 
 
 def make_groups(
@@ -237,6 +247,7 @@ def _loop_config(settings: FinetuneSettings, method: Method, hyperparameters: Hy
         schedule=settings.schedule,
         warmup=settings.warmup,
         token_budget=settings.token_budget,
+        checkpoint_every=100 if settings.full else 10,  # all weights and their moments are large files
         seed=seed,
     )
 

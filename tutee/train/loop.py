@@ -140,7 +140,8 @@ def train(
         if run.step % per_epoch == 0 and after_epoch is not None:
             values |= after_epoch(run.step // per_epoch, run.step)
         run.history.append(values)
-        report(Progress(stage, run.step, total, values, clock.eta(run.step, total), _health(run.history)))
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        report(Progress(stage, run.step, total, finite, clock.eta(run.step, total), _health(run.history)))
         if run.step % config.checkpoint_every == 0 or run.step == total:
             _save(trainer, folder, fingerprint, run)
     return LoopResult(run.step, run.tokens, trainer.skipped, tuple(run.history))

@@ -143,6 +143,8 @@ def run_recipe(
         Diverged: training ran away; the last good checkpoint stays in `folder`.
     """
     _claim(folder, model, rows, prompts, config)
+    if (folder / "result.json").exists():
+        return _read_result(folder)
     lessons = read_lessons(model, rows)
     config = replace(config, max_tokens=config.max_tokens or min(max(lessons.answer_tokens, 32), 256))
     run = _Run(model, config, folder, report, lessons, learn_head(lessons.labels, config.seed))
@@ -165,7 +167,16 @@ def run_recipe(
         engine.close()
     shutil.rmtree(folder / "version", ignore_errors=True)
     lora.save(folder / "version", model.weights_sha256, model.name)
-    return RecipeResult(folder / "version", run.steps, run.tokens, run.metrics, tuple(run.notes))
+    said = {"steps": run.steps, "trained_tokens": run.tokens, "metrics": run.metrics, "notes": run.notes}
+    write_json(folder / "result.json", said)
+    for checkpoints in (*folder.glob("imitate-*"), *folder.glob("train-*")):
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return _read_result(folder)
+
+
+def _read_result(folder: Path) -> RecipeResult:
+    said = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return RecipeResult(folder / "version", **{**said, "notes": tuple(said["notes"])})
 
 
 def learned_reward(folder: Path) -> Callable[[Sequence[Message], str], float] | None:
