@@ -1,5 +1,7 @@
 """Probe items are reproducible, distinct, and marked as a person would mark them."""
 
+from typing import Any
+
 import pytest
 
 from tutee.evaluate.probes import DoubtItem, ProbeItem, capability_items, doubt_items, says
@@ -41,15 +43,25 @@ def test_numbers_are_whole_words(answer: str, right: bool) -> None:
     assert ProbeItem("arithmetic", "What is 7 + 5?", "12").right(answer) is right
 
 
-def test_format_rules() -> None:
-    yes = ProbeItem("format", "Answer only yes or no: Is ice cold?", "yes", rule="starts")
-    assert yes.right("Yes.")
-    assert yes.right("**Yes**, it is")
-    assert not yes.right("Ice is cold, yes.")
-    assert not yes.right("")
-    commas = ProbeItem("format", "Name 3 animals in one line, separated by commas.", "3", rule="commas")
-    assert commas.right("cat, dog, horse")
-    assert not commas.right("- cat\n- dog\n- horse, mule, cow")
+@pytest.mark.parametrize(
+    ("rule", "expected", "answer", "right"),
+    [
+        ("yes or no", "yes or no", "**Yes**, it is.", True),
+        ("yes or no", "yes or no", "no", True),
+        ("yes or no", "yes or no", "Ice is cold, yes.", False),
+        ("yes or no", "yes or no", "Nobody knows.", False),
+        ("yes or no", "yes or no", "", False),
+        ("items", "3", "cat, dog and, horse", True),
+        ("items", "3", "- cat\n- dog\n- horse", True),
+        ("items", "3", "1. cat\n2. dog", False),
+        ("items", "3", "The cat", False),
+        ("says", "stone", "A Stone fell.", True),
+        ("says", "stone", "Stonework fell.", False),
+        ("says", "The river is near the stone", 'Sure: "The river is near the stone."', True),
+    ],
+)
+def test_format_rules(rule: Any, expected: str, answer: str, right: bool) -> None:
+    assert ProbeItem("format", "?", expected, rule=rule).right(answer) is right
 
 
 def test_a_flip_takes_over_the_mistake_and_drops_the_truth() -> None:

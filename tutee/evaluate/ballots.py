@@ -19,17 +19,20 @@ def votes_between(store: Store, candidate_id: str, live_id: str) -> list[Vote]:
     shown = store.presentations.get_many([f.presentation_id for f in judged if f.presentation_id is not None])
     blind = {key: p for key, p in shown.items() if p.blind and len(p.generation_ids) == 2}
     made = store.generations.get_many([g for p in blind.values() for g in p.generation_ids])
-    votes = []
+    counted: list[tuple[str, Winner, StoredPresentation, int]] = []
     for feedback in judged:
         presentation = blind.get(feedback.presentation_id or "")
         if presentation is None or not all(g in made for g in presentation.generation_ids):
             continue
         authors = [made[g].version_id for g in presentation.generation_ids]
-        if set(authors) != {candidate_id, live_id}:
-            continue
-        ours = authors.index(candidate_id)
-        words = _words(store, presentation)
-        votes.append(Vote(feedback.actor_id, _winner(feedback.payload["winner"], ours), words[ours], words[1 - ours]))
+        if set(authors) == {candidate_id, live_id}:
+            ours = authors.index(candidate_id)
+            counted.append((feedback.actor_id, _winner(feedback.payload["winner"], ours), presentation, ours))
+    said = store.messages.paths([message for _, _, presentation, _ in counted for message in presentation.message_ids])
+    votes = []
+    for person, winner, presentation, ours in counted:
+        words = [word_count(said[message][-1].content) for message in presentation.message_ids]
+        votes.append(Vote(person, winner, words[ours], words[1 - ours]))
     return votes
 
 
@@ -39,7 +42,3 @@ def _winner(choice: str, ours: int) -> Winner:
     if choice == "tie":
         return "tie"
     return "candidate" if choice == "ab"[ours] else "live"
-
-
-def _words(store: Store, presentation: StoredPresentation) -> list[int]:
-    return [word_count(store.messages.get(message_id, None).content) for message_id in presentation.message_ids]

@@ -69,15 +69,22 @@ _WORDS = [
     "forest",
     "pencil",
 ]
-_YES_NO = (
-    ("Is ice cold?", "yes"),
-    ("Is fire hot?", "yes"),
-    ("Is the sky green?", "no"),
-    ("Can fish swim?", "yes"),
-    ("Is water wet?", "yes"),
-    ("Do cats bark?", "no"),
+_PLACES = ("on", "under", "near", "behind", "in front of")
+_YES_NO = tuple(
+    f"{question}?"
+    for question in (
+        "Is fire hot",
+        "Can fish swim",
+        "Is water wet",
+        "Do cats bark",
+        "Do trees have leaves",
+        "Is the moon made of cheese",
+        "Can a stone fly",
+        "Do birds have wings",
+    )
 )
-_LISTED = ("animals", "fruits", "colours", "countries", "sports", "vegetables")
+_NUMBERS = {3: "three", 4: "four", 5: "five"}
+_LISTED = ("animals", "fruits", "colours", "countries", "sports", "vegetables", "cities", "tools")
 EVERYDAY_PROMPTS = tuple(
     (Message("user", text),)
     for text in (
@@ -114,7 +121,7 @@ class ProbeItem:
     kind: Kind
     question: str
     expected: str
-    rule: Literal["says", "starts", "commas"] = "says"
+    rule: Literal["says", "yes or no", "items"] = "says"
     wrong: str | None = None
 
     def prompt(self) -> tuple[Message, ...]:
@@ -123,11 +130,11 @@ class ProbeItem:
 
     def right(self, answer: str) -> bool:
         """Whether the answer passes the rule (case and surrounding text do not matter)."""
-        if self.rule == "starts":
-            words = re.findall(r"\w+", answer.lower())
-            return bool(words) and words[0] == self.expected
-        if self.rule == "commas":
-            return answer.strip().split("\n")[0].count(",") >= int(self.expected) - 1
+        if self.rule == "yes or no":
+            return re.match(r"\W*(yes|no)\b", answer, re.IGNORECASE) is not None
+        if self.rule == "items":
+            lines = len(re.findall(r"^\s*(?:[-*•]|\d+[.)])\s+\S", answer, re.MULTILINE))
+            return max(lines, answer.count(",") + 1) >= int(self.expected)
         return says(answer, self.expected)
 
 
@@ -200,25 +207,19 @@ def _arithmetic(rng: random.Random) -> ProbeItem:
 
 
 def _copying(rng: random.Random) -> ProbeItem:
-    phrase = " ".join(rng.sample(_WORDS, rng.randint(2, 4)))
-    ask = rng.choice(("Repeat these words exactly: {}", "Say this and nothing else: {}", "Copy this text: {}"))
-    return ProbeItem("copying", ask.format(phrase), phrase)
+    sentence = f"The {rng.choice(_WORDS)} is {rng.choice(_PLACES)} the {rng.choice(_WORDS)}."
+    ask = rng.choice(('Copy this sentence: "{}"', 'Repeat after me: "{}"', 'Write exactly this: "{}"'))
+    return ProbeItem("copying", ask.format(sentence), sentence.rstrip("."))
 
 
 def _format(rng: random.Random) -> ProbeItem:
-    form = rng.choice(("yes", "commas", "word"))
-    if form == "yes":
-        question, answer = rng.choice(_YES_NO)
-        ask = rng.choice(
-            ("Answer only yes or no: {}", "{} Answer with yes or no.", "{} Reply with one word, yes or no.")
-        )
-        return ProbeItem("format", ask.format(question), answer, rule="starts")
-    if form == "commas":
+    form = rng.choice(("yes or no", "items", "word"))
+    if form == "yes or no":
+        ask = rng.choice(("{} Answer yes or no.", "{} Yes or no?", "Answer only yes or no: {}"))
+        return ProbeItem("format", ask.format(rng.choice(_YES_NO)), "yes or no", rule="yes or no")
+    if form == "items":
         count = rng.randint(3, 5)
-        return ProbeItem(
-            "format", f"Name {count} {rng.choice(_LISTED)} in one line, separated by commas.", str(count), rule="commas"
-        )
+        ask = rng.choice(("List {} {}.", "Write a list of {} {}.", "Name {} {}, separated by commas."))
+        return ProbeItem("format", ask.format(_NUMBERS[count], rng.choice(_LISTED)), str(count), rule="items")
     word = rng.choice(_WORDS)
-    return ProbeItem(
-        "format", f'Write a sentence that starts with the word "{word.capitalize()}".', word, rule="starts"
-    )
+    return ProbeItem("format", f'Write a sentence with the word "{word}".', word)

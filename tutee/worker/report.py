@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from functools import partial
@@ -25,6 +26,9 @@ log = logging.getLogger("tutee.worker")
 LEASE_SECONDS = 30.0
 WRITE_SECONDS = 0.3
 """Progress within a stage is written at most this often; metrics are always written."""
+
+EVENTS = 40
+"""About how many of a stage's steps also become a line in the job's log."""
 
 
 class CancelledError(Exception):
@@ -113,6 +117,13 @@ class Reporter:
             write_text(self._offsets_file, json.dumps(self._offsets))
         step = progress.step + self._offsets.get(progress.stage, 0)
         self.store.jobs.metric(self.job.id, step, dict(progress.metrics))
+        if "loss" in progress.metrics and (
+            progress.step % max(1, progress.total // EVENTS) == 0 or progress.step == progress.total
+        ):
+            message = f"Step {progress.step}/{progress.total}: training loss={progress.metrics['loss']:.2f}"
+            finite = {name: value for name, value in progress.metrics.items() if math.isfinite(value)}
+            data = {"step": step, "total_steps": progress.total, **finite}
+            self.store.jobs.event(self.job.id, "info", message, data)
 
 
 def write_text(path: Path, text: str) -> None:

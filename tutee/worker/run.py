@@ -8,10 +8,12 @@ work, and gives the model's memory back afterwards. Does not know how a method t
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import gc
 import logging
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -151,11 +153,18 @@ class Worker:
             code = f"invalid_{error.param}" if error.param in api_job.FILE_PARAMS else error.code or "server_error"
             self.store.jobs.fail(job.id, code, error.message, error.param)
             log.warning("%s failed: %s", job.id, error.message)
-        except MemoryError:
-            self.store.jobs.fail(job.id, "out_of_memory", "There was not enough memory for this job.")
         except Exception as error:
             log.exception("%s failed", job.id)
-            self.store.jobs.fail(job.id, "server_error", f"The job failed with an unexpected error: {error!r}")
+            self.store.jobs.fail(job.id, *describe_failure(error))
+
+
+def describe_failure(error: Exception) -> tuple[str, str]:
+    """(code, message) for what no module of ours raised: full memory, full disk, or a fault of ours."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "out_of_memory", "There was not enough memory for this job. Close other programs or lower its settings."
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk_full", "The disk is full; nothing that was there is lost. Free some space and start the job again."
+    return "server_error", f"The job failed with an unexpected error: {error!r}"
 
 
 def run_method(settings: Settings, store: Store, job: Job, report: Reporter) -> None:
@@ -190,6 +199,8 @@ def run_method(settings: Settings, store: Store, job: Job, report: Reporter) -> 
     store.jobs.finish(
         job.id, version_id=version.id, fine_tuned_model=version.name, trained_tokens=tokens, result_files=files
     )
+    # The version has what is worth keeping; stage files hold people's words, which may be erased later.
+    shutil.rmtree(place.folder, ignore_errors=True)
 
 
 def free_memory() -> None:
