@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from sqlalchemy import select
+
 from tutee.data.judging import Judge, Outcome, Reason
 from tutee.data.prompts import Prompt, prompts_of
 from tutee.data.rows import Kind, Row, UnpairedRow, canonical, kind_of, replies_of
@@ -19,8 +21,6 @@ from tutee.store import Store
 from tutee.store.schema import Feedback
 
 __all__ = ["Collected", "Reason", "collect", "why_not"]
-
-PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,9 @@ def collect(store: Store, since_version: str | None = None) -> Collected:
     Raises:
         NotFound: no such version.
     """
-    events = list(store.feedback.live())
+    with store.database.read() as session:
+        ever = session.scalars(select(Feedback.id)).all()
+    events = store.feedback.live()
     threads = consented_threads(store)
     asked = questions(threads.values())
     outcomes = Judge(store, threads, events).outcomes()
@@ -75,7 +77,7 @@ def collect(store: Store, since_version: str | None = None) -> Collected:
     _drop_duplicates(outcomes)
     rows = tuple(row for outcome in outcomes.values() if isinstance(outcome, list) for row in outcome)
     used = {id for row in rows for id in row.origin.feedback_ids}
-    unusable = {event.id: Reason.SUPERSEDED for event in _all_events(store) if event.id not in outcomes}
+    unusable = {id: Reason.SUPERSEDED for id in ever if id not in outcomes}
     unusable |= {id: why for id, why in outcomes.items() if isinstance(why, Reason) and id not in used}
     new = _new(store, since_version, events, used)
     return Collected(rows, tuple(prompts_of(asked.values())), tuple(sorted(unusable.items())), new)
@@ -123,15 +125,6 @@ def _said(row: Row) -> str:
     label = row.label if isinstance(row, UnpairedRow) else None
     prompt = [message.to_dict() for message in row.prompt]
     return canonical([kind_of(row), row.origin.actor_id, prompt, texts, label])
-
-
-def _all_events(store: Store) -> list[Feedback]:
-    page = store.feedback.list(limit=PAGE)
-    events = list(page)
-    while page.has_more:
-        page = store.feedback.list(limit=PAGE, after=page.last_id)
-        events += page
-    return events
 
 
 def _new(store: Store, version_id: str | None, events: Sequence[Feedback], usable: set[str]) -> dict[str, int]:

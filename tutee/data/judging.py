@@ -110,10 +110,11 @@ class Judge:
             raise _UnusableError(Reason.TIE)
         if event.payload.get("dwell_ms", MIN_DWELL_MS) < MIN_DWELL_MS:
             raise _UnusableError(Reason.TOO_FAST)
-        shown = self._shown[event.presentation_id or ""].message_ids
-        first, second = (thread.messages.get(id) for id in shown[:2])
-        if first is None or second is None or first.parent_id != second.parent_id:
+        shown = self._shown.get(event.presentation_id or "")
+        answers = [thread.messages[id] for id in shown.message_ids[:2] if id in thread.messages] if shown else []
+        if len(answers) != 2 or answers[0].parent_id != answers[1].parent_id:
             raise _UnusableError(Reason.OTHER_QUESTION)
+        first, second = answers
         prompt, origin = _question(event, thread, first)
         a, b = self._finished(first), self._finished(second)
         if winner == "both_bad":

@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
+from sqlalchemy import select
+
 from tutee.conversation import Message, Role
 from tutee.data.rows import Split
 from tutee.data.splits import Item, assign, normalise
 from tutee.store import Store
 from tutee.store.records import StoredConversation, StoredMessage
-
-PAGE = 1000
+from tutee.store.schema import Conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,9 @@ def consented(store: Store, conversation_ids: Iterable[str] | None = None) -> li
     """
     agreed = store.consents.all("train")
     if conversation_ids is None:
-        found = [conversation for actor_id in agreed for conversation in _conversations_of(store, actor_id)]
-    else:
-        found = list(store.conversations.get_many(conversation_ids).values())
+        with store.database.read() as session:
+            conversation_ids = session.scalars(select(Conversation.id)).all()
+    found = store.conversations.get_many(conversation_ids).values()
     allowed = (c for c in found if (agreed[c.actor_id] if c.train is None else c.train))
     return sorted(allowed, key=lambda c: (c.created_at, c.id))
 
@@ -89,13 +90,3 @@ def questions(threads: Iterable[Thread]) -> dict[str, Question]:
         message.id: Question(thread, message, normalise(text), split)
         for (thread, message), text, split in zip(asked, texts, assign(items), strict=True)
     }
-
-
-def _conversations_of(store: Store, actor_id: str) -> list[StoredConversation]:
-    found: list[StoredConversation] = []
-    page = store.conversations.list(actor_id, limit=PAGE)
-    found += page
-    while page.has_more:
-        page = store.conversations.list(actor_id, limit=PAGE, after=page.last_id)
-        found += page
-    return found
