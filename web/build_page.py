@@ -73,9 +73,13 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[misc]
     """Hatchling calls this before it packs a wheel or prepares an editable install."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build the page; an sdist that already carries a fresh one needs no Node."""
-        if (WEB / "index.html").is_file():
+        """Build the page; an sdist that carries a fresh one needs no Node. A wheel is never packed half-built."""
+        try:
             build_page()
+        except subprocess.CalledProcessError as error:
+            if version != "editable":
+                raise
+            print(f"The web page could not be built, the API works without it: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A model folder whose weights spell a text: one-hot embeddings, silent layers, a head that names each token's successor.
+"""A model folder whose weights spell a text: one-hot embeddings, silent layers, a head that knows each successor.
 
 It goes through the real loader, engine and trainer like any Llama, but says something a browser test can expect:
 markdown with a list, a table and code, in one of two variants (equal chances), over and over until `max_tokens`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 
 import httpx
 from scripted_model import LONG, SHORT
@@ -119,7 +120,7 @@ def test_regenerate_and_edit_make_branches_and_nothing_is_overwritten(page, shoo
     page.wait_for_selector("[data-role=assistant] [data-siblings]")
 
 
-def test_history_is_searched_renamed_and_deleted(page):
+def test_history_is_searched_renamed_and_deleted(page, served):
     open_chat(page)
     ask(page, "Zebra stripes and why")
     row = page.locator("[data-conversation]", has_text="Zebra stripes")
@@ -131,6 +132,12 @@ def test_history_is_searched_renamed_and_deleted(page):
     row = page.locator("[data-conversation]", has_text="About zebras")
     row.wait_for()
     assert page.locator("[data-page-title]").inner_text() == "About zebras"
+    row.hover()
+    row.locator("[data-menu=conversation]").click()
+    page.click("[popover]:popover-open [data-item=keep-out]")
+    toast(page, "kept out of training")
+    found = served.call("GET", "/conversations?q=zebras")["data"]
+    assert [one["train"] for one in found] == [False]
     page.fill("[data-search]", "no such words anywhere")
     page.wait_for_selector("text=No chat has these words.")
     page.fill("[data-search]", "zebras")
@@ -198,6 +205,9 @@ def test_settings_reach_the_answer(page, served):
     conversation = served.call("GET", f"/conversations/{page.url.rsplit('/', 1)[1]}")
     assert conversation["system"] == "You are brief."
     page.click("[data-action=settings]")
+    with page.expect_download() as archive:
+        page.click("[data-dialog=settings] button:has-text('Download everything')")
+    assert zipfile.is_zipfile(archive.value.path())
     page.click("[data-dialog=settings] button:has-text('Dark')")
     assert page.get_attribute("html", "data-theme") == "dark"
     page.reload()

@@ -7,7 +7,7 @@ import { reloadConversations } from "../state/conversations";
 import { sidebarOpen } from "../state/preferences";
 import { route } from "../state/route";
 import { locked, me, refreshMe, startError } from "../state/session";
-import { conversation, title } from "../state/thread";
+import { conversation, refresh, title } from "../state/thread";
 import { Announcer } from "./Announcer";
 import { ChatPage } from "./ChatPage";
 import { Confirm } from "./Confirm";
@@ -37,10 +37,16 @@ function Rooms() {
   useEffect(() => {
     const closeSidebar = () => (sidebarOpen.value = false);
     const onKey = (event: KeyboardEvent) => event.key === "Escape" && closeSidebar();
+    // What another tab or the terminal did meanwhile.
+    const onReturn = () => {
+      if (document.visibilityState === "visible") void Promise.all([refreshMe(), reloadConversations(), refresh()]);
+    };
     const wide = matchMedia("(min-width: 52rem)");
+    document.addEventListener("visibilitychange", onReturn);
     wide.addEventListener("change", closeSidebar);
     addEventListener("keydown", onKey);
     return () => {
+      document.removeEventListener("visibilitychange", onReturn);
       wide.removeEventListener("change", closeSidebar);
       removeEventListener("keydown", onKey);
     };

@@ -1,5 +1,5 @@
 /** A button with a small menu: arrow keys walk, Escape closes, a click elsewhere closes. */
-import { useId, useRef } from "preact/hooks";
+import { useId, useRef, useState } from "preact/hooks";
 import { Icon, type IconName } from "./Icon";
 
 export interface MenuItem {
@@ -16,6 +16,8 @@ export function Menu({ label, items, name }: { label: string; items: MenuItem[];
   const id = useId();
   const button = useRef<HTMLButtonElement>(null);
   const menu = useRef<HTMLDivElement>(null);
+  // A long list has a menu in each row: its items exist only while it is open.
+  const [open, setOpen] = useState(false);
 
   const place = (event: { newState: string }) => {
     if (event.newState !== "open") return;
@@ -40,8 +42,9 @@ export function Menu({ label, items, name }: { label: string; items: MenuItem[];
         data-menu={name} popovertarget={id}>
         <Icon name="more" />
       </button>
-      <div ref={menu} id={id} popover="auto" role="menu" class="menu" aria-label={label} onToggle={place} onKeyDown={walk}>
-        {items.map((item) => (
+      <div ref={menu} id={id} popover="auto" role="menu" class="menu" aria-label={label}
+        onBeforeToggle={(event) => setOpen(event.newState === "open")} onToggle={place} onKeyDown={walk}>
+        {open && items.map((item) => (
           <button key={item.label} type="button" role="menuitem" class={item.danger ? "danger" : ""} data-item={item.name}
             onClick={() => {
               menu.current!.hidePopover();

@@ -1,6 +1,6 @@
 /** The left side: new chats, past ones with search, and the way to what the assistant learns. */
 import { useEffect, useRef, useState } from "preact/hooks";
-import { conversations, hasMore, listState, loadMore, reloadConversations, remove, rename, search } from "../state/conversations";
+import { conversations, hasMore, listState, loadMore, reloadConversations, remove, rename, search, setTraining } from "../state/conversations";
 import { sidebarOpen } from "../state/preferences";
 import { go, link, route } from "../state/route";
 import { me } from "../state/session";
@@ -118,6 +118,7 @@ function HistoryRow({ conversation }: { conversation: ConversationSummary }) {
   const [naming, setNaming] = useState(false);
   const title = conversation.title || "Untitled chat";
   const here = route.value.page === "chat" && route.value.id === conversation.id;
+  const mayLearn = conversation.train ?? me.value?.consent.train;
   const discard = async () => {
     const sure = await ask({
       title: "Delete this chat?",
@@ -141,6 +142,9 @@ function HistoryRow({ conversation }: { conversation: ConversationSummary }) {
       </a>
       <Menu label={`Options for ${title}`} name="conversation" items={[
         { label: "Rename", icon: "pencil", name: "rename", run: () => setNaming(true) },
+        mayLearn
+          ? { label: "Keep out of training", icon: "close", name: "keep-out", run: () => void setTraining(conversation.id, false) }
+          : { label: "Learn from this chat", icon: "growth", name: "learn", run: () => void setTraining(conversation.id, true) },
         { label: "Delete", icon: "trash", name: "delete", danger: true, run: () => void discard() },
       ]} />
     </li>

@@ -6,17 +6,36 @@ import { isDark } from "../state/preferences";
 
 type Points = [number, number][];
 
-/** Losses first, then by name. */
-function order([a]: [string, Points], [b]: [string, Points]): number {
-  return Number(/loss/.test(b)) - Number(/loss/.test(a)) || a.localeCompare(b);
-}
+/** What is drawn first: the loss that is minimised, then what tells whether it learns the right thing. */
+const FIRST = [/^dpo_loss$/, /^loss$/, /loss/, /margin/, /accuracy/, /reward/, /kl/];
+const SHOWN = 7;
+
+const rank = (name: string): number => {
+  const found = FIRST.findIndex((pattern) => pattern.test(name));
+  return found < 0 ? FIRST.length : found;
+};
 
 export function Curves({ series }: { series: Record<string, Points> }) {
-  const drawn = Object.entries(series).filter(([, points]) => points.length > 0).sort(order);
+  const all = Object.entries(series).sort(([a], [b]) => rank(a) - rank(b) || a.localeCompare(b));
+  const curves = all.filter(([, points]) => points.length > 1);
+  const figures = all.filter(([, points]) => points.length === 1);
+  const draw = (drawn: [string, Points][], large: boolean) =>
+    drawn.map(([name, points], index) => (
+      <Curve key={`${name}/${isDark.value}`} name={name} points={points} large={large && index === 0} />
+    ));
   return (
-    <div class="curves" data-curves={drawn.length}>
-      {drawn.map(([name, points], index) => <Curve key={`${name}/${isDark.value}`} name={name} points={points} large={index === 0} />)}
-    </div>
+    <>
+      {curves.length > 0 && <div class="curves" data-curves={curves.length}>{draw(curves.slice(0, SHOWN), true)}</div>}
+      {(curves.length > SHOWN || figures.length > 0) && (
+        <details class="more">
+          <summary>All signals</summary>
+          <dl class="figures">
+            {figures.map(([name, points]) => <div key={name}><dt>{words(name)}</dt><dd>{number(points[0]![1])}</dd></div>)}
+          </dl>
+          {curves.length > SHOWN && <div class="curves">{draw(curves.slice(SHOWN), false)}</div>}
+        </details>
+      )}
+    </>
   );
 }
 

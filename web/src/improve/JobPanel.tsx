@@ -9,6 +9,19 @@ import { link } from "../state/route";
 import type { Job } from "../types";
 import { Curves } from "./Curves";
 
+/** What each stage does, for people who do not train models. */
+const STAGES: Record<string, string> = {
+  collect: "Collecting what people taught",
+  head: "Learning what people prefer",
+  imitate: "Imitating what people wrote",
+  candidates: "Writing new answers to choose from",
+  pairs: "Pairing the best answers with the worst",
+  train: "Training",
+  guard: "Checking that it did not drift",
+  evaluate: "Evaluating on what was held out",
+  judge: "Judging",
+};
+
 export function JobPanel({ job }: { job: Job }) {
   const over = isOver(job);
   const stop = async () => {
@@ -59,7 +72,7 @@ function Progress({ job }: { job: Job }) {
         </ol>
       )}
       <div class="progress-line">
-        <strong data-stage={at.stage ?? ""}>{at.stage ? words(at.stage) : "Queued"}</strong>
+        <strong data-stage={at.stage ?? ""}>{at.stage ? (STAGES[at.stage] ?? words(at.stage)) : "Queued"}</strong>
         {total > 0 && <span data-step>step {at.step ?? 0} of {total}</span>}
         <span class="spread" />
         {at.eta_s != null && <span data-eta>about {duration(at.eta_s)} left</span>}

@@ -3,7 +3,7 @@ import { signal } from "@preact/signals";
 import { api } from "../api";
 import type { ConversationSummary } from "../types";
 import { keepDraft } from "./preferences";
-import { attempt } from "./toast";
+import { attempt, toast } from "./toast";
 
 const PAGE = 40;
 
@@ -42,6 +42,14 @@ export async function rename(id: string, title: string): Promise<void> {
   if (renamed) {
     conversations.value = conversations.value.map((one) => (one.id === id ? { ...one, title: renamed.title } : one));
   }
+}
+
+/** Let a chat be learned from or not, whatever the reader's general consent says. */
+export async function setTraining(id: string, train: boolean): Promise<void> {
+  const changed = await attempt(() => api.updateConversation(id, { train }));
+  if (!changed) return;
+  conversations.value = conversations.value.map((one) => (one.id === id ? { ...one, train: changed.train } : one));
+  toast(train ? "New versions may learn from this chat." : "This chat is kept out of training.");
 }
 
 export async function remove(id: string): Promise<boolean> {

@@ -7,6 +7,7 @@ import type { Conversation, ConversationSummary, Message } from "../types";
 import { conversations, reloadConversations } from "./conversations";
 import { keepDraft, sampling, systemPrompt } from "./preferences";
 import { go, link } from "./route";
+import { me, refreshMe } from "./session";
 import { announcement, attempt, complain } from "./toast";
 
 export const conversation = signal<ConversationSummary | null>(null);
@@ -106,6 +107,7 @@ export async function refresh(): Promise<void> {
   const found = id && (await attempt(() => api.conversation(id)));
   if (found && conversation.value?.id === found.id) {
     tree.value = withMessages(tree.value, found.messages.filter((message) => !followers.has(message.id)));
+    streaming.value.forEach(watch);
   }
 }
 
@@ -133,6 +135,7 @@ function watch(message: Message): void {
       put(finished);
       liveTexts.delete(message.id);
       announce(finished);
+      if (finished.version && finished.version.id !== me.value?.live.id) void refreshMe();
       void reloadConversations();
     })
     .catch((error: unknown) => {
