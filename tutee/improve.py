@@ -7,7 +7,7 @@ worker killed at any moment is replaced by another that ends with the same snaps
 and one version. Versions are always trained from the base on all live feedback, never on top of each other, so that
 lineage is one level deep and leaving a row out is exact. Nothing here promotes: a person does.
 
-Does not know where jobs come from or who watches (`worker.py`), nor how training works (`train/`).
+Does not know where jobs come from or who watches (`worker/`), nor how training works (`train/`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tutee.data.snapshot import Snapshot, freeze, load
 from tutee.engine.engine import Engine
 from tutee.errors import InvalidInput, NotFound
 from tutee.evaluate.gate import Score, judge
-from tutee.evaluate.measure import ExamConfig, Material, measure
+from tutee.evaluate.measure import ExamConfig, Material, Tick, measure
 from tutee.evaluate.subject import Subject
 from tutee.model.library import pull
 from tutee.model.lora import Lora
@@ -96,8 +96,11 @@ def freeze_feedback(place: Workplace) -> Snapshot:
         live = place.store.versions.live()
         snapshot = freeze(place.store, collect(place.store, live.id), parent=live.snapshot_sha)
         place.store.jobs.set_snapshot(job.id, snapshot.sha)
-        place.store.jobs.event(job.id, "info", f"Snapshot {snapshot.sha[:12]} holds {len(snapshot.rows)} rows.")
-    place.report(Progress("collect", 1, 1, {name: float(count) for name, count in snapshot.counts.items()}))
+        kinds = ", ".join(f"{snapshot.counts.get(kind, 0)} {kind}" for kind in ("compare", "edit", "demo", "thumb"))
+        held_out = len(snapshot.of("held_out"))
+        said = f"Snapshot {snapshot.sha[:12]}: {len(snapshot.rows)} rows ({kinds}), {held_out} held out."
+        place.store.jobs.event(job.id, "info", said)
+    place.report(Progress("collect", 1, 1))
     return snapshot
 
 
@@ -155,6 +158,10 @@ def evaluate(place: Workplace, version: ModelVersion, snapshot: Snapshot | None 
     live = place.store.versions.live()
     if live.id == version.id:
         return
+    if base_of(place.store, live).id != place.base.id:
+        said = f"{version.name} and the live version {live.name} have different bases, so they were not compared."
+        place.store.jobs.event(place.job.id, "warn", said)
+        return
     scores = _examine(place, version, live, snapshot)
     written = {row.suite for row in place.store.evaluations.list(version.id) if row.baseline_id == live.id}
     for score in scores:
@@ -197,9 +204,15 @@ def open_base(settings: Settings, store: Store, name: str) -> tuple[ModelVersion
             raise InvalidInput(f"The model '{name}' does not exist.", param="model", code="model_not_found") from error
         model = load_pretrained(pull(settings.model, settings.home / "models"), settings.dtype)
         return store.versions.ensure_base(model.name, model.weights_sha256, str(model.folder)), model
+    base = base_of(store, version)
+    return base, load_pretrained(settings.home / base.folder, settings.dtype, name=base.name)
+
+
+def base_of(store: Store, version: ModelVersion) -> ModelVersion:
+    """The base that a version was trained from, itself for a base."""
     while version.parent_id is not None:
         version = store.versions.get(version.parent_id)
-    return version, load_pretrained(settings.home / version.folder, settings.dtype, name=version.name)
+    return version
 
 
 def _examine(place: Workplace, version: ModelVersion, live: ModelVersion, snapshot: Snapshot | None) -> Sequence[Score]:
@@ -234,14 +247,10 @@ def _subject(place: Workplace, version: ModelVersion, base: Subject, engines: Ex
     if version.id == place.base.id:
         return base
     folder = place.home / version.folder
-    if version.kind == "adapter" and version.parent_id == place.base.id:
+    if version.kind == "adapter":
         lora = Lora.load(folder, place.model.config, place.model.weights_sha256)
         base.engine.add_version(version.id, lora)
         return Subject(place.model, base.engine, version.id, lora)
-    if version.kind == "adapter":
-        raise InvalidInput(
-            f"Version {version.name} is an adapter on another base model, so the two cannot be compared.", param="model"
-        )
     model = load_pretrained(folder, place.settings.dtype, name=version.name)
     return Subject(model, _engine(place, model, engines))
 
@@ -253,7 +262,7 @@ def _engine(place: Workplace, model: Pretrained, engines: ExitStack) -> Engine:
     return engine
 
 
-def _tick(report: Report) -> Any:
+def _tick(report: Report) -> Tick:
     return lambda part, done, total: report(Progress("evaluate", done, total, health=f"Examining: {part}."))
 
 

@@ -38,9 +38,10 @@ class Subject:
     def answer(
         self, prompts: Sequence[Sequence[Message]], params: SamplingParams, tick: Tick | None = None
     ) -> list[Completion]:
-        """One answer to each conversation, in order."""
+        """One answer to each conversation, in order. With a seed, each draws from a seed of its own."""
         rendered = [self.model.chat_format.render(messages) for messages in prompts]
-        groups = self.engine.generate(rendered, params, version=self.version, progress=tick)
+        each = [params.for_sample(i) for i in range(len(prompts))]
+        groups = self.engine.generate(rendered, each, version=self.version, progress=tick)
         return [group[0] for group in groups]
 
     def score_answers(

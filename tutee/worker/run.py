@@ -42,9 +42,9 @@ def run_worker(settings: Settings, once: bool = False) -> None:
     Raises:
         Busy: another worker runs on this home.
     """
-    be_polite()
     settings.home.mkdir(parents=True, exist_ok=True)
     with only_worker(settings), Store.open(settings.url, settings.home) as store:
+        be_polite()
         stopping = threading.Event()
         with stop_on_signals(stopping):
             worker = Worker(settings, store, stopping)
@@ -149,22 +149,31 @@ class Worker:
             if not report.lease.lost:
                 self.store.jobs.release(job.id, self.id)
             log.info("%s was put back, its checkpoints are kept", job.id)
-        except TuteeError as error:
-            code = f"invalid_{error.param}" if error.param in api_job.FILE_PARAMS else error.code or "server_error"
-            self.store.jobs.fail(job.id, code, error.message, error.param)
-            log.warning("%s failed: %s", job.id, error.message)
         except Exception as error:
-            log.exception("%s failed", job.id)
-            self.store.jobs.fail(job.id, *describe_failure(error))
+            code, message, param = describe_failure(error)
+            log.warning("%s failed: %s", job.id, message, exc_info=error if code == "server_error" else None)
+            if not report.lease.lost:
+                self.store.jobs.fail(job.id, code, message, param)
 
 
-def describe_failure(error: Exception) -> tuple[str, str]:
-    """(code, message) for what no module of ours raised: full memory, full disk, or a fault of ours."""
+def describe_failure(error: Exception) -> tuple[str, str, str | None]:
+    """(code, message, param) for the person whose job failed."""
+    if isinstance(error, TuteeError):
+        code = f"invalid_{error.param}" if error.param in api_job.FILE_PARAMS else error.code
+        return code or "server_error", error.message, error.param
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return "out_of_memory", "There was not enough memory for this job. Close other programs or lower its settings."
+        return (
+            "out_of_memory",
+            "There is not enough memory for this job. Close other programs.",
+            None,
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "disk_full", "The disk is full; nothing that was there is lost. Free some space and start the job again."
-    return "server_error", f"The job failed with an unexpected error: {error!r}"
+        return (
+            "disk_full",
+            "The disk is full. Nothing that was there is lost: free some space and start again.",
+            None,
+        )
+    return "server_error", f"The job failed with an unexpected error: {error!r}", None
 
 
 def run_method(settings: Settings, store: Store, job: Job, report: Reporter) -> None:
