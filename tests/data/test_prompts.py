@@ -46,3 +46,11 @@ def test_rows_and_prompts_of_one_question_share_a_split(home: Home) -> None:
     assert all(splits[row.origin.question_id] == row.split for row in found.rows)
     assert found.held_out["rows"] == sum(row.split == "held_out" for row in found.rows)
     assert found.held_out["people"] == 1
+
+
+def test_questions_late_in_a_long_conversation_are_still_told_apart(home: Home) -> None:
+    first = home.ask("word " * 6000)
+    answer = home.answer(first, "Long.")
+    home.ask("Who wrote it?", after=answer)
+    home.ask("When?", after=answer)
+    assert len(collect(home.store).prompts) == 3

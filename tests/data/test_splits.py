@@ -138,3 +138,11 @@ def test_normalise_folds_what_does_not_matter() -> None:
     assert normalise("  What's  the\nCAPITAL of ＦＲＡＮＣＥ?! ") == "what s the capital of france"
     assert normalise("¿?!") == "¿?!"
     assert normalise("") == ""
+
+
+def test_long_texts_are_compared_by_their_beginning() -> None:
+    dice = random.Random(1)
+    book = " ".join("".join(dice.choices("abcdefgh", k=6)) for _ in range(4000))
+    texts = [f"{book} {end}" for end in ("summarise it", "who wrote it")]
+    assert normalise(texts[0]) != normalise(texts[1])
+    assert list(near_pairs([normalise(text) for text in texts])) == [(0, 1)]

@@ -33,6 +33,7 @@ SEEDS_WITHOUT = 6
 NEAR = (4, 5)
 GRAM = 5
 MAX_CHARACTERS = 20_000
+"""What is compared of a text: a pasted book is known by its beginning."""
 RULE = (
     f"splits-1 salt={SALT} people={PEOPLE_SHARE} from {MIN_PEOPLE} groups={GROUP_SHARE} "
     f"near={NEAR[0]}/{NEAR[1]} of {GRAM}-grams, first prompt of a group decides, held out wins a merge"
@@ -88,7 +89,7 @@ def normalise(text: str) -> str:
 
     A text of nothing but signs keeps them.
     """
-    folded = unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).casefold()
+    folded = unicodedata.normalize("NFKC", text).casefold()
     words = "".join(c if c.isalnum() else " " for c in folded).split()
     return " ".join(words) if words else "".join(folded.split())
 
@@ -106,7 +107,7 @@ def near_pairs(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
         else:
             first[text] = i
     share, whole = NEAR
-    grams = {i: {text[k : k + GRAM] for k in range(len(text) - GRAM + 1)} for text, i in first.items()}
+    grams = {i: _grams(text) for text, i in first.items()}
     frequency = Counter(gram for own in grams.values() for gram in own)
     having: dict[str, list[int]] = defaultdict(list)
     for i in sorted(grams, key=lambda i: (len(grams[i]), i)):
@@ -118,6 +119,11 @@ def near_pairs(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
                 yield min(i, j), max(i, j)
         for gram in rare:
             having[gram].append(i)
+
+
+def _grams(text: str) -> set[str]:
+    end = min(len(text), MAX_CHARACTERS) - GRAM + 1
+    return {text[k : k + GRAM] for k in range(end)}
 
 
 def _chance(salt: str, what: str, key: str) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 MARK = re.compile(r"\[[A-Z_]+\]")
@@ -77,7 +77,10 @@ def _merged(entities: list[Entity]) -> list[Entity]:
 
 
 def _find(text: str) -> Iterator[Entity]:
+    lower = text.lower()
     for detector in DETECTORS:
+        if not any(hint in lower for hint in detector.hints):
+            continue
         for match in detector.pattern.finditer(text):
             end = detector.end(match)
             if end is not None:
@@ -90,9 +93,13 @@ def _whole(match: re.Match[str]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """A pattern whose group `it` is what to hide, and a check that says where it ends (None: a false alarm)."""
+    """A pattern whose group `it` is what to hide, and a check that says where it ends (None: a false alarm).
+
+    One of the `hints` is in every text that the pattern matches; looking for them first makes plain prose cheap.
+    """
 
     kind: str
+    hints: Sequence[str]
     pattern: re.Pattern[str]
     end: Callable[[re.Match[str]], int | None] = _whole
 
@@ -236,10 +243,14 @@ def _is_quoted_password(match: re.Match[str]) -> bool:
 
 
 def _detector(
-    kind: str, pattern: str, check: Callable[[re.Match[str]], bool] | None = None, *, case: bool = False
+    kind: str,
+    hints: Sequence[str],
+    pattern: str,
+    check: Callable[[re.Match[str]], bool] | None = None,
+    *,
+    flags: re.RegexFlag = re.IGNORECASE,
 ) -> Detector:
-    flags = re.VERBOSE if case else re.VERBOSE | re.IGNORECASE
-    return Detector(kind, re.compile(pattern, flags), _when(check) if check else _whole)
+    return Detector(kind, hints, re.compile(pattern, re.VERBOSE | flags), _when(check) if check else _whole)
 
 
 NAMED = r"""(?:pass(?:word|wd|phrase|code)?|pwd|secret|credentials?|client[ _-]?secret|api[ _-]?key
@@ -258,65 +269,84 @@ PEM = r"[A-Z0-9\ ]{0,40}PRIVATE\ KEY(?:\ BLOCK)?-----"
 ENDS = r"(?![\w-]|[.,][0-9])"
 """What follows a number that is whole: no letter, no further digits."""
 
+DIGIT = "0123456789"
+NAMES = ("pass", "pwd", "secret", "credential", "key", "token")
+CLOSED_AT = ("at)", "at]", "at )", "at ]")
+
 DETECTORS = (
     _detector(
         "PRIVATE_KEY",
+        ("-----begin",),
         rf"""(?P<it>-----BEGIN\ {PEM}(?:(?:(?!-----BEGIN)[\s\S]){{0,20000}}?-----END\ {PEM}
         |(?:\s{{1,4}}[A-Za-z0-9+/=]{{16,1000}}){{0,500}}))""",
     ),
-    _detector("CREDENTIALS", r"\b[a-z][a-z0-9+.-]{1,20}://(?P<it>[^\s/:@\[\]]{0,100}:[^\s/\[\]]{1,200})@"),
-    _detector("KEY", rf"(?<![A-Za-z0-9_])(?P<it>{SERVICE_KEYS})(?![A-Za-z0-9_])", _is_key, case=True),
-    _detector("KEY", r"\bBearer\s+(?P<it>[A-Za-z0-9._~+/-]{20,2000}=*)", _has_digits),
+    _detector("CREDENTIALS", ("://",), r"\b[a-z][a-z0-9+.-]{1,20}://(?P<it>[^\s/:@\[\]]{0,100}:[^\s/\[\]]{1,200})@"),
+    _detector("KEY", DIGIT, rf"(?<![A-Za-z0-9_])(?P<it>{SERVICE_KEYS})(?![A-Za-z0-9_])", _is_key, flags=re.NOFLAG),
+    _detector("KEY", ("bearer",), r"\bBearer\s+(?P<it>[A-Za-z0-9._~+/-]{20,2000}=*)", _has_digits),
     _detector(
         "SECRET",
+        NAMES,
         rf"""(?<![A-Za-z]){NAMED}["']?\s*(?::=|:|=>?)\s*(?P<q>["'`])(?P<it>[^"'`\n\[\]{{}}<>$]{{4,200}})(?P=q)""",
         _is_quoted_password,
     ),
     _detector(
         "SECRET",
+        NAMES,
         rf"""(?<![A-Za-z]){NAMED}\s*(?::|=|\bis\b|\bwas\b)\s*
         (?P<it>[^\s"'`,;(){{}}\[\]<>$]{{5,200}}[^\s"'`,;(){{}}\[\]<>$.!?:])(?![(\[])""",
         _is_password,
     ),
-    _detector("SECRET", rf"\bPIN(?:\ (?:code|number))?\s*(?:\bis\b|:|=)\s*(?P<it>[0-9]{{4,8}}){ENDS}(?!\s?%)"),
-    _detector("SECRET", rf"\bC(?:VV|VC)2?(?:\ (?:code|number))?(?:\s*(?:\bis\b|:|=)\s*|\s)(?P<it>[0-9]{{3,4}}){ENDS}"),
+    _detector(
+        "SECRET", ("pin",), rf"\bPIN(?:\ (?:code|number))?\s*(?:\bis\b|:|=)\s*(?P<it>[0-9]{{4,8}}){ENDS}(?!\s?%)"
+    ),
+    _detector(
+        "SECRET", ("cv",), rf"\bC(?:VV|VC)2?(?:\ (?:code|number))?(?:\s*(?:\bis\b|:|=)\s*|\s)(?P<it>[0-9]{{3,4}}){ENDS}"
+    ),
     _detector(
         "EMAIL",
+        "@",
         r"""(?<![\w.%+-])(?P<it>[\w.%+'-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24})(?![\w-])""",
         _is_email,
     ),
     _detector(
         "EMAIL",
+        CLOSED_AT,
         r"""(?<![\w.-])(?P<it>[\w.-]{1,64}\ ?[\[(]\ ?at\ ?[\])]\ ?[\w-]{1,63}
         (?:\ ?(?:\.|[\[(]\ ?dot\ ?[\])])\ ?[\w-]{2,63}){1,4})""",
     ),
     # found in a lookahead, so that one which proves false hides nothing that begins inside it
-    Detector("IBAN", re.compile(r"(?<![A-Za-z0-9])(?=(?P<it>[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,36}))", re.I), _iban_end),
-    Detector("CARD", re.compile(r"(?<![\w.,])(?<![0-9]-)(?=(?P<it>[0-9]{4}(?:[ -]?[0-9]){9,15}))"), _card_end),
-    _detector("SSN", rf"(?<![\w.-])(?P<it>(?!000|666|9)[0-9]{{3}}-(?!00)[0-9]{{2}}-(?!0000)[0-9]{{4}}){ENDS}"),
-    _detector("IP", rf"(?<![\w.-])(?P<it>[0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}}){ENDS}", _is_ipv4),
-    _detector("IP", r"(?<![\w:.])(?P<it>[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,7})(?![\w:])", _is_ipv6),
-    _detector("MAC", r"(?<![\w:-])(?P<it>[0-9a-f]{2}(?P<s>[:-])(?:[0-9a-f]{2}(?P=s)){4}[0-9a-f]{2})(?![\w:-])"),
+    Detector(
+        "IBAN", DIGIT, re.compile(r"(?<![A-Za-z0-9])(?=(?P<it>[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,36}))", re.I), _iban_end
+    ),
+    Detector("CARD", DIGIT, re.compile(r"(?<![\w.,])(?<![0-9]-)(?=(?P<it>[0-9]{4}(?:[ -]?[0-9]){9,15}))"), _card_end),
+    _detector("SSN", DIGIT, rf"(?<![\w.-])(?P<it>(?!000|666|9)[0-9]{{3}}-(?!00)[0-9]{{2}}-(?!0000)[0-9]{{4}}){ENDS}"),
+    _detector("IP", DIGIT, rf"(?<![\w.-])(?P<it>[0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}}){ENDS}", _is_ipv4),
+    _detector("IP", ":", r"(?<![\w:.])(?P<it>[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,7})(?![\w:])", _is_ipv6),
+    _detector("MAC", ":-", r"(?<![\w:-])(?P<it>[0-9a-f]{2}(?P<s>[:-])(?:[0-9a-f]{2}(?P=s)){4}[0-9a-f]{2})(?![\w:-])"),
     _detector(
         "PHONE",
+        "+",
         r"""(?<![\w+)])(?P<it>\+[1-9][0-9]{0,3}(?:[\ .-]?(?:\(0?\)|\([0-9]{1,5}\)|[0-9]{1,12})){1,7})
         (?!\w|[.,][0-9])""",
         _is_international,
     ),
     _detector(
         "PHONE",
+        DIGIT,
         rf"""(?<![\w.,+/-])(?P<it>(?:\+?1[\ .-])?(?:\([2-9][0-9]{{2}}\)\ ?|[2-9][0-9]{{2}}[.-])
         [2-9][0-9]{{2}}[\ .-][0-9]{{4}}){ENDS}""",
         _is_phone,
     ),
     _detector(
         "PHONE",
+        "0",
         rf"""(?<![\w.,+/:-])(?P<it>0[0-9](?:(?P<s>[\ .-])[0-9]{{2}})(?:(?P=s)[0-9]{{2}}){{3}}
         |\(?0[1-9][0-9]{{1,4}}\)?[\ /-][0-9]{{3,8}}(?:[\ -][0-9]{{3,6}})?){ENDS}(?!:)""",
         _is_national,
     ),
     _detector(
         "PHONE",
+        DIGIT,
         r"""\b(?:(?:tele)?phone|tel|mobile|cell|whatsapp|fax|sms|call|text|dial|ring|reach
         |(?:my|his|her|our|their)\ number)
         (?:\.|\ (?:me|us|him|her|them|number|no\.?|at|on|is)){0,4}[:\s]\s{0,3}
