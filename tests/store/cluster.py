@@ -40,7 +40,8 @@ def running() -> Iterator[str]:
     place = binaries()
     assert place is not None
     prefix, uid = as_somebody()
-    folder = Path(tempfile.mkdtemp(prefix="tutee-pg-", dir="/tmp"))  # short: a socket's path has at most 107 bytes
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"  # short: a socket's path has at most 107 bytes
+    folder = Path(tempfile.mkdtemp(prefix="tutee-pg-", dir=memory))
     os.chown(folder, uid, -1)
 
     def run(*command: str) -> None:

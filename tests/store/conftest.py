@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,17 +38,24 @@ def postgres() -> Iterator[str]:
         yield pattern
 
 
-def _create(pattern: str, name: str, template: str = "template1") -> str:
+@contextmanager
+def _database(pattern: str, template: str = "template1") -> Iterator[str]:
+    """A database that is dropped afterwards; yields its URL."""
+    name = f"test{next(_numbers)}"
     with psycopg.connect(pattern.format(name="postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    return pattern.format(name=name)
+        try:
+            yield pattern.format(name=name)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def postgres_template(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Name of a migrated, empty database to copy."""
-    Store.open(_create(postgres, "migrated"), tmp_path_factory.mktemp("template")).close()
-    return "migrated"
+    with _database(postgres) as url:
+        Store.open(url, tmp_path_factory.mktemp("template")).close()
+        yield url.split("?")[0].rpartition("/")[2]
 
 
 @pytest.fixture(scope="session")
@@ -59,24 +67,39 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """A database without any table, and a home that is not there yet."""
     home = tmp_path / "home"
     if request.param == "sqlite":
-        return Place(f"sqlite:///{home}/tutee.db", home)
-    return Place(_create(request.getfixturevalue("postgres"), f"empty{next(_numbers)}"), home)
+        yield Place(f"sqlite:///{home}/tutee.db", home)
+    else:
+        with _database(request.getfixturevalue("postgres")) as url:
+            yield Place(url, home)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def migrated(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def migrated(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """A database with an up-to-date, empty schema."""
     home = tmp_path / "home"
     home.mkdir()
     if request.param == "sqlite":
         shutil.copy(request.getfixturevalue("sqlite_template"), home / "tutee.db")
-        return Place(f"sqlite:///{home}/tutee.db", home)
-    template = request.getfixturevalue("postgres_template")
-    return Place(_create(request.getfixturevalue("postgres"), f"test{next(_numbers)}", template), home)
+        yield Place(f"sqlite:///{home}/tutee.db", home)
+    else:
+        template = request.getfixturevalue("postgres_template")
+        with _database(request.getfixturevalue("postgres"), template) as url:
+            yield Place(url, home)
+
+
+@pytest.fixture
+def elsewhere(request: pytest.FixtureRequest, migrated: Place, tmp_path: Path) -> Iterator[Place]:
+    """An empty place on the same kind of database as `migrated`."""
+    home = tmp_path / "elsewhere"
+    if migrated.url.startswith("sqlite"):
+        yield Place(f"sqlite:///{home}/tutee.db", home)
+    else:
+        with _database(request.getfixturevalue("postgres")) as url:
+            yield Place(url, home)
 
 
 @pytest.fixture

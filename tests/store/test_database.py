@@ -33,10 +33,14 @@ def test_json_has_no_nan() -> None:
 
 
 def test_a_write_that_fails_leaves_nothing(store: Store, scene: Scene) -> None:
+    def fail_halfway() -> None:
+        with store.database.write() as session:
+            session.execute(text("INSERT INTO alias VALUES ('x', :id, 0)"), {"id": scene.base.id})
+            raise RuntimeError("stop")
+
     before = everything(store)
-    with pytest.raises(RuntimeError), store.database.write() as session:
-        session.execute(text("INSERT INTO alias VALUES ('x', :id, 0)"), {"id": scene.base.id})
-        raise RuntimeError("stop")
+    with pytest.raises(RuntimeError, match="stop"):
+        fail_halfway()
     assert everything(store) == before
 
 
@@ -136,15 +140,20 @@ def test_a_full_disk_is_an_error_to_read_and_loses_nothing(sqlite_template: Path
             pages = session.scalar(text("PRAGMA page_count"))
         store.database.engine.dispose()
         _limit_pages(store, int(pages or 0) + 4)
-        before = everything(store)
-        with pytest.raises(Unavailable) as refused:
+        said = [kept.id]
+
+        def talk() -> None:
             for _ in range(100):
-                store.messages.add(conversation.id, kept.id, "user", os.urandom(2000).hex(), owner.id)
-                before = everything(store)
+                said.append(store.messages.add(conversation.id, kept.id, "user", os.urandom(2000).hex(), owner.id).id)
+
+        with pytest.raises(Unavailable) as refused:
+            talk()
         assert refused.value.code == "disk_full"
         assert "disk is full" in refused.value.message
-        assert everything(store) == before
-        assert store.messages.get(kept.id, owner.id).content == "kept"
+        tree = store.messages.tree(conversation.id, owner.id)
+        assert [message.id for message in tree] == said
+        assert store.conversations.get(conversation.id, owner.id).head_message_id == said[-1]
+        assert len(everything(store)["blob"]) == len(said)
 
         _limit_pages(store, 10_000)
         assert store.messages.add(conversation.id, kept.id, "user", "space again", owner.id)

@@ -177,6 +177,21 @@ def test_erasing_takes_the_whole_chain_and_names_the_versions_that_learned_from_
     assert [version.id for version in store.versions.learned_from(old.id)] == [taught, child]
 
 
+def test_a_deleted_conversation_taints_the_versions_that_were_asked_its_prompts(store: Store, scene: Scene) -> None:
+    gone, kept = scene.turn(), scene.turn()
+    items = [
+        SnapshotItem(
+            str(i) * 64, "train", "prompt", {"prompt": "the secret", "conversation_id": answer.conversation_id}
+        )
+        for i, answer in enumerate((gone, kept))
+    ]
+    store.snapshots.add(SHA, "mixed", {}, items)
+    version = scene.candidate(snapshot_sha=SHA)
+    tombstone = store.conversations.delete(gone.conversation_id, scene.owner.id)
+    assert tombstone.tainted_versions == [version.id]
+    assert [row.row_sha for row in store.snapshots.rows(SHA)] == ["1" * 64]
+
+
 def test_only_the_owner_of_feedback_can_erase_it(store: Store, scene: Scene, guest: Actor) -> None:
     event = scene.thumb(scene.turn())
     with pytest.raises(NotFound):

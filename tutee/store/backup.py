@@ -21,6 +21,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,8 +63,9 @@ def backup(store: Store, path: Path | None = None) -> Path:
     except (OSError, sqlite3.Error, subprocess.SubprocessError) as error:
         raise Unavailable(f"The backup could not be written: {error}.", code="backup_failed") from error
     finally:
-        beside.unlink(missing_ok=True)
-        copy.unlink(missing_ok=True)
+        for leftover in (beside, copy):
+            with suppress(OSError):
+                leftover.unlink()
     return path
 
 

@@ -29,16 +29,17 @@ from tutee.store.schema import (
 
 
 def erase_feedback(
-    session: Session, ids: Iterable[str], actor_id: str | None, conversation_id: str | None = None
+    session: Session, ids: Iterable[str], actor_id: str | None, conversations: Sequence[str] = ()
 ) -> Erasure:
     """Delete feedback rows, empty the snapshot rows made from them, and leave a tombstone.
 
     Args:
         ids: feedback ids; earlier events of the same chains must be among them (see `chain`).
         actor_id: whose it was, for the tombstone and the audit log.
+        conversations: whose prompts are emptied in the snapshots too.
     """
     erased = sorted(set(ids))
-    tainted = tainted_versions(session, erased)
+    tainted = versions_from(session, snapshots_with(session, erased) | _empty_prompts(session, conversations))
     for batch in blobs.batched(erased):
         # by hash: a row made of two votes is listed under both
         rows = select(SnapshotRow.row_sha).where(SnapshotRow.feedback_id.in_(batch))
@@ -47,7 +48,7 @@ def erase_feedback(
     tombstone = Erasure(
         id=new_id("erase"),
         actor_id=actor_id,
-        conversation_id=conversation_id,
+        conversation_id=conversations[0] if len(conversations) == 1 else None,
         feedback_ids=erased,
         tainted_versions=tainted,
     )
@@ -88,10 +89,8 @@ def erase_conversations(
         shas.update(session.scalars(select(Generation.prompt_sha).where(Generation.id.in_(generations))))
         shown = select(PresentationItem.presentation_id).where(PresentationItem.generation_id.in_(generations))
         feedback += session.scalars(select(Feedback.id).where(Feedback.presentation_id.in_(shown)))
-    tombstone = erase_feedback(session, feedback, actor_id, ids[0] if len(ids) == 1 else None)
+    tombstone = erase_feedback(session, feedback, actor_id, ids)
     for batch in blobs.batched(ids):
-        asked = SnapshotRow.payload["conversation_id"].as_string()  # prompts have no feedback to be found by
-        session.execute(update(SnapshotRow).where(SnapshotRow.kind == "prompt", asked.in_(batch)).values(payload=None))
         _delete_rows(session, batch)
     blobs.drop_unreferenced(session, (sha for sha in shas if sha is not None))
     return tombstone
@@ -118,13 +117,28 @@ def _delete_rows(session: Session, conversations: Sequence[str]) -> None:
     session.execute(delete(Conversation).where(Conversation.id.in_(conversations)))
 
 
-def tainted_versions(session: Session, feedback_ids: Iterable[str]) -> list[str]:
-    """Ids of the versions whose snapshot holds any of this feedback, and of all that descend from them."""
+def _empty_prompts(session: Session, conversations: Iterable[str]) -> set[str]:
+    """Empty the prompts that come from these conversations, which no feedback leads to; returns their snapshots."""
+    snapshots: set[str] = set()
+    asked = SnapshotRow.payload["conversation_id"].as_string()
+    for batch in blobs.batched(conversations):
+        rows = (SnapshotRow.kind == "prompt", asked.in_(batch))
+        snapshots.update(session.scalars(select(SnapshotRow.snapshot_sha).where(*rows).distinct()))
+        session.execute(update(SnapshotRow).where(*rows).values(payload=None))
+    return snapshots
+
+
+def snapshots_with(session: Session, feedback_ids: Iterable[str]) -> set[str]:
+    """Shas of the snapshots that hold any of this feedback, or held it before it was erased."""
     snapshots: set[str] = set()
     for batch in blobs.batched(feedback_ids):
-        snapshots.update(
-            session.scalars(select(SnapshotRow.snapshot_sha).where(SnapshotRow.feedback_id.in_(batch)).distinct())
-        )
+        statement = select(SnapshotRow.snapshot_sha).where(SnapshotRow.feedback_id.in_(batch))
+        snapshots.update(session.scalars(statement.distinct()))
+    return snapshots
+
+
+def versions_from(session: Session, snapshots: set[str]) -> list[str]:
+    """Ids of the versions made from these snapshots, and of all that descend from them."""
     if not snapshots:
         return []
     versions = session.execute(

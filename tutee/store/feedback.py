@@ -146,7 +146,7 @@ class FeedbackEvents:
         """
         with self._database.write(lock=f"feedback:{actor_id}") as session:
             row = _require(session, id, actor_id)
-            return erasing.erase_feedback(session, erasing.chain(session, row), row.actor_id, row.conversation_id)
+            return erasing.erase_feedback(session, erasing.chain(session, row), row.actor_id)
 
     def erase_actor(self, actor_id: str) -> Erasure:
         """Erase everything that this person said: conversations, feedback, stored completions. The actor stays.

@@ -105,9 +105,9 @@ def save_copy(database: Database, home: Path, label: str, *, unsaved: bool = Fal
     suffix = "db" if database.is_sqlite else "dump"
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     path = home / "backups" / f"tutee-{stamp}-{label}.{suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         copy_database(database, beside)
         os.replace(beside, path)
     except (OSError, sqlite3.Error, subprocess.SubprocessError, Unavailable) as error:

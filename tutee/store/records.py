@@ -144,7 +144,11 @@ class StoredPresentation:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotItem:
-    """One row that goes into a snapshot. `split` is train or held_out."""
+    """One row that goes into a snapshot. `split` is train or held_out.
+
+    Erasing feedback empties the rows that name it, and all rows of the same hash. A row of kind `prompt` has no
+    feedback to be found by: its payload's `conversation_id` says with which conversation it goes.
+    """
 
     row_sha: str
     split: str

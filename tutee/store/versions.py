@@ -12,7 +12,7 @@ from tutee.errors import InvalidInput, NotFound
 from tutee.ids import new_id
 from tutee.store import audit
 from tutee.store.database import Database
-from tutee.store.erasing import tainted_versions
+from tutee.store.erasing import snapshots_with, versions_from
 from tutee.store.schema import Alias, ModelVersion, SnapshotRow, now
 
 CHAT = "chat"
@@ -177,7 +177,7 @@ class Versions:
     def learned_from(self, feedback_id: str) -> Sequence[ModelVersion]:
         """The versions whose snapshot holds this feedback, and their descendants, oldest first."""
         with self._database.read() as session:
-            ids = tainted_versions(session, [feedback_id])
+            ids = versions_from(session, snapshots_with(session, [feedback_id]))
             statement = select(ModelVersion).where(ModelVersion.id.in_(ids)).order_by(ModelVersion.number)
             return session.scalars(statement).all()
 
