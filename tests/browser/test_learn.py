@@ -72,8 +72,8 @@ def test_from_feedback_to_a_version_and_back(make_page, taught, shoot):
     page.wait_for_selector("[data-role=assistant] [data-version='1']")
     shoot(page, "promoted")
 
-    page.goto("/#/feedback")
-    page.locator("[data-feedback] a").last.click()
+    page.goto("/#/versions/1")
+    page.locator("[data-feedback] a").first.click()
     page.wait_for_selector("[data-trace-versions='1'] [data-version='1']")
     shoot(page, "trace")
 

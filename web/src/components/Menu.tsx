@@ -20,7 +20,8 @@ export function Menu({ label, items, name }: { label: string; items: MenuItem[];
   const [open, setOpen] = useState(false);
 
   const place = (event: { newState: string }) => {
-    if (event.newState !== "open") return;
+    // Only now: the focus goes back to the button from an item that is still there.
+    if (event.newState !== "open") return setOpen(false);
     const from = button.current!.getBoundingClientRect();
     const box = menu.current!.getBoundingClientRect();
     const below = from.bottom + GAP + box.height < innerHeight;
@@ -43,7 +44,7 @@ export function Menu({ label, items, name }: { label: string; items: MenuItem[];
         <Icon name="more" />
       </button>
       <div ref={menu} id={id} popover="auto" role="menu" class="menu" aria-label={label}
-        onBeforeToggle={(event) => setOpen(event.newState === "open")} onToggle={place} onKeyDown={walk}>
+        onBeforeToggle={(event) => event.newState === "open" && setOpen(true)} onToggle={place} onKeyDown={walk}>
         {open && items.map((item) => (
           <button key={item.label} type="button" role="menuitem" class={item.danger ? "danger" : ""} data-item={item.name}
             onClick={() => {
