@@ -180,7 +180,7 @@ class Decoder(nn.Module):
     """A Llama-family decoder. `state_dict()` has the names and shapes of transformers.
 
     Parameters are created empty, and frozen for inference: `load_state_dict` or `initialise` fills them; a trainer
-    calls `requires_grad_(True)` for full fine-tuning. Change them in place under `torch.no_grad()`, not through `.data`:
+    calls `requires_grad_(True)` for full fine-tuning. Change them in place under `torch.no_grad()`, not by `.data`:
     copies that are laid out for speed are renewed when a parameter's version counter moves.
     """
 

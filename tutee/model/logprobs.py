@@ -16,6 +16,9 @@ from tutee.model.decoder import Decoder
 from tutee.model.layout import Layout
 from tutee.model.lora import Lora
 
+CHUNK = 128
+"""Rows of logits at a time: large enough for the matrix product, small enough to stay in a CPU's cache."""
+
 
 def log_softmax(logits_TV: Tensor) -> Tensor:
     """Float32 log-probabilities [T, V]; a row's numbers do not depend on other rows. The engine must use this one."""
@@ -24,7 +27,7 @@ def log_softmax(logits_TV: Tensor) -> Tensor:
 
 
 def token_logprobs(
-    decoder: Decoder, hidden_TD: Tensor, targets_T: Tensor, temperature: float = 1.0, chunk: int = 256
+    decoder: Decoder, hidden_TD: Tensor, targets_T: Tensor, temperature: float = 1.0, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """(log-prob of each target, entropy of each distribution in nats), float32 [T], never whole [T, V] in memory.
 
@@ -55,13 +58,14 @@ class _TokenLogprobs(torch.autograd.Function):
         logprob_T = torch.empty(len(hidden_TD), device=hidden_TD.device)
         entropy_T = torch.empty_like(logprob_T)
         slope_TD = torch.empty_like(hidden_TD) if ctx.needs_input_grad[0] else None
+        head_for_slope = None if slope_TD is None else head_VD.detach().to(decoder.dtype)
         for rows in _chunks(len(hidden_TD), chunk):
             logp_CV = log_softmax(decoder.logits(hidden_TD[rows]).div_(temperature))
             logprob_T[rows] = logp_CV.gather(1, targets_T[rows, None]).squeeze(1)
             p_CV = logp_CV.exp()
-            entropy_T[rows] = -torch.linalg.vecdot(p_CV, logp_CV.clamp_(min=-1e4))
-            if slope_TD is not None:
-                expected_CD = p_CV.to(decoder.dtype) @ _head_for_gradients(decoder)
+            entropy_T[rows] = -torch.linalg.vecdot(p_CV, logp_CV)
+            if slope_TD is not None and head_for_slope is not None:
+                expected_CD = p_CV.to(decoder.dtype) @ head_for_slope
                 slope_TD[rows] = (head_VD[targets_T[rows]] - expected_CD) / temperature
         ctx.save_for_backward(hidden_TD, head_VD, targets_T, slope_TD)
         ctx.decoder, ctx.temperature, ctx.chunk = decoder, temperature, chunk
@@ -81,10 +85,6 @@ class _TokenLogprobs(torch.autograd.Function):
                 d_logits_CV.scatter_add_(1, targets_T[rows, None], weights_T[rows, None] / ctx.temperature)
                 d_head.addmm_(d_logits_CV.t(), hidden_TD[rows])
         return d_hidden, d_head, None, None, None, None
-
-
-def _head_for_gradients(decoder: Decoder) -> Tensor:
-    return decoder.head_weight.detach().to(decoder.dtype)
 
 
 def _chunks(length: int, size: int) -> Iterator[slice]:

@@ -1,0 +1,58 @@
+"""Log-probs and entropies against PyTorch's own, values and gradients."""
+
+import pytest
+import torch
+
+from tests.model.families import tiny_decoder
+from tutee.errors import InvalidInput
+from tutee.model.logprobs import log_softmax, score, token_logprobs
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("chunk", [4, 256])
+def test_values_and_gradients_equal_the_plain_computation(temperature: float, chunk: int) -> None:
+    decoder = tiny_decoder().requires_grad_(True)
+    hidden = torch.randn(10, 48, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    targets = torch.arange(10) * 9 % 97
+    weights = torch.linspace(-1, 2, 10)
+    logprobs, entropy = token_logprobs(decoder, hidden, targets, temperature, chunk)
+    (logprobs * weights).sum().backward()
+    got = hidden.grad.clone(), decoder.head_weight.grad.clone()
+    hidden.grad = decoder.head_weight.grad = None
+    plain = (hidden @ decoder.head_weight.t() / temperature).log_softmax(-1)
+    (plain[range(10), targets] * weights).sum().backward()
+    torch.testing.assert_close(logprobs, plain[range(10), targets], atol=1e-5, rtol=0)
+    torch.testing.assert_close(entropy, -(plain.exp() * plain).sum(-1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(got[0], hidden.grad, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(got[1], decoder.head_weight.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_a_frozen_head_gets_no_gradient() -> None:
+    decoder = tiny_decoder()
+    hidden = torch.randn(6, 48, requires_grad=True)
+    logprobs, entropy = token_logprobs(decoder, hidden, torch.arange(6))
+    assert not entropy.requires_grad
+    logprobs.sum().backward()
+    assert decoder.head_weight.grad is None
+    assert hidden.grad is not None
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 64])
+def test_a_row_of_log_softmax_does_not_depend_on_the_others(rows: int) -> None:
+    logits = torch.randn(64, 49152, generator=torch.Generator().manual_seed(0)) * 5
+    torch.testing.assert_close(log_softmax(logits[:rows].clone()), log_softmax(logits)[:rows], atol=0, rtol=0)
+
+
+def test_score_does_not_depend_on_how_sequences_are_packed() -> None:
+    decoder = tiny_decoder()
+    sequences = [[1, 2, 3, 4, 5], [7], [], list(range(40)), [9, 8]]
+    alone = [score(decoder, [sequence])[0] for sequence in sequences]
+    for budget in (1, 8, 4096):
+        for got, expected in zip(score(decoder, sequences, token_budget=budget), alone, strict=True):
+            torch.testing.assert_close(got, expected, atol=0, rtol=0)
+    assert [len(logprobs) for logprobs in alone] == [4, 0, 0, 39, 1]
+
+
+def test_temperature_zero_is_refused() -> None:
+    with pytest.raises(InvalidInput):
+        token_logprobs(tiny_decoder(), torch.zeros(1, 48), torch.zeros(1, dtype=torch.int64), temperature=0.0)
