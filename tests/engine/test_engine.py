@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tutee.engine.engine import Engine
@@ -338,10 +338,13 @@ def test_an_idle_thread_wakes_at_once_and_sleeps_otherwise(tiny: Pretrained) -> 
         engine.close()
 
 
+# Shrinking a failure would take many minutes; the failing list of requests is printed as it is.
+RANDOM_ONLY = (Phase.explicit, Phase.reuse, Phase.generate)
+
 asks = st.fixed_dictionaries(
     {
-        "length": st.integers(1, 60),
-        "max_tokens": st.integers(1, 30),
+        "length": st.integers(1, 50),
+        "max_tokens": st.integers(1, 16),
         "priority": st.sampled_from([0, 0, 10]),
         "version": st.sampled_from([None, None, "v1", "diverged"]),
         "stop": st.sampled_from([(), ("a", "bc")]),
@@ -352,12 +355,17 @@ asks = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(work=st.lists(asks, min_size=1, max_size=25), step_tokens=st.sampled_from([3, 16, 64]))
+@settings(
+    max_examples=16,
+    deadline=None,
+    phases=RANDOM_ONLY,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(work=st.lists(asks, min_size=8, max_size=24), step_tokens=st.sampled_from([3, 16, 64]))
 def test_random_requests_leave_nothing_behind(
     tiny: Pretrained, work: list[dict[str, object]], step_tokens: int
 ) -> None:
-    engine = Engine(tiny, max_batch=5, cache_tokens=160, block_size=4, max_step_tokens=step_tokens, autostart=False)
+    engine = Engine(tiny, max_batch=5, cache_tokens=120, block_size=4, max_step_tokens=step_tokens, autostart=False)
     diverged = random_lora(tiny.config, 2)
     with torch.no_grad():
         next(iter(diverged.parameters())).fill_(float("nan"))
@@ -386,7 +394,7 @@ def test_random_requests_leave_nothing_behind(
     for request, ask in asked:
         reason = request.result(timeout=0).finish_reason
         assert reason in ("stop", "length", "abort", "error")
-        if ask["version"] == "diverged" and not request.aborted:
-            assert reason == "error"
-        elif reason == "error":
-            pytest.fail(f"{ask} failed: {request.error}")
+        if ask["version"] == "diverged":
+            assert reason in ("error", "abort")
+        else:
+            assert reason != "error", f"{ask} failed: {request.error}"
