@@ -92,7 +92,7 @@ def vote(store: Store, person: str, shown: StoredPresentation, winner: str) -> N
     store.feedback.add("compare", actor.id, presentation_id=shown.id, payload=payload)
 
 
-def plant(store: Store, base: ModelVersion, model: Pretrained, votes: int = 40, corrections: int = 8) -> None:
+def plant(store: Store, base: ModelVersion, model: Pretrained, votes: int = 24, corrections: int = 8) -> None:
     """People who like short answers say so, and correct some long ones."""
     dice = random.Random(5)
     for i in range(votes):

@@ -170,7 +170,7 @@ def test_junk_candidates_are_not_promoted() -> None:
         votes = [
             Vote(f"p{i % 6}", "candidate" if win else "live", 60, 60) for i, win in enumerate(rng.random(150) < 0.5)
         ]
-        passed += any(verdict(votes[:n]).verdict == "pass" for n in range(6, 151, 3))
+        passed += any(verdict(votes[:n]).verdict == "pass" for n in range(6, 151, 6))
     assert passed <= 5
 
 

@@ -64,11 +64,11 @@ def test_confidence_sequence_holds_the_win_rate_and_mirrors(wins: int, losses: i
 
 def test_confidence_sequence_covers_at_every_look() -> None:
     misses = 0
-    for row in np.random.default_rng(3).random((300, 150)) < 0.65:
+    for row in np.random.default_rng(3).random((200, 100)) < 0.65:
         wins = np.cumsum(row)
-        looks = (confidence_sequence(int(wins[n]), n + 1 - int(wins[n])) for n in range(150))
+        looks = (confidence_sequence(int(wins[n]), n + 1 - int(wins[n])) for n in range(100))
         misses += any(not lo <= 0.65 <= hi for lo, hi in looks)
-    assert misses / 300 <= 0.05
+    assert misses / 200 <= 0.05
 
 
 def test_more_votes_needed_is_the_first_number_that_reaches_the_threshold() -> None:
