@@ -27,7 +27,7 @@ from tutee.store.doctor import examine
 
 KILLS = int(os.environ.get("CRASH_KILLS", "6"))
 SEED = int(os.environ.get("CRASH_SEED", "0"))
-RECIPE = {"answers_per_prompt": 2, "max_tokens": 12}
+RECIPE = {"prompts": 8, "candidates": 2, "max_tokens": 12}
 
 
 @dataclass
