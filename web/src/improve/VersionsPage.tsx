@@ -39,39 +39,56 @@ async function rollBack(): Promise<void> {
   if (reason !== null) await decide(() => api.rollback(reason), "Rolled back.");
 }
 
+/** A fine-tuning job saves versions on its way; they are listed apart. */
+const isCheckpoint = (version: Version): boolean => /:ckpt-step-\d+$/.test(version.name);
+
 function Timeline({ all }: { all: Version[] }) {
   const newestFirst = [...all].sort((a, b) => b.number - a.number);
-  const canRollBack = all.some((one) => one.state === "archived");
+  const whole = newestFirst.filter((one) => !isCheckpoint(one));
+  const checkpoints = newestFirst.filter(isCheckpoint);
+  const canRollBack = whole.some((one) => one.state === "archived");
   return (
     <>
       <div class="sheet-head">
         <p>Every version is made from the base model and everything that was taught until then. A person decides which one answers.</p>
         <Button icon="back" data-action="rollback" disabled={!canRollBack} onClick={() => void rollBack()}>Roll back</Button>
       </div>
-      <ol class="timeline" data-versions={all.length}>
-        {newestFirst.map((version) => (
-          <li key={version.id} class={version.state} data-version-row={version.number} data-state={version.state}>
-            <div class="timeline-head">
-              <VersionBadge version={version} />
-              <Chip kind={version.state}>{version.state}</Chip>
-              {version.gate && <Chip kind={version.gate.verdict}>{version.gate.verdict}</Chip>}
-              <span class="spread" />
-              <time class="quiet">{ago(version.created_at)}</time>
-            </div>
-            <p class="timeline-name"><a href={link.version(version.id)}>{version.name}</a></p>
-            <p class="quiet">{lineage(version, all)}</p>
-          </li>
-        ))}
+      <ol class="timeline" data-versions={whole.length}>
+        {whole.map((version) => <TimelineRow key={version.id} version={version} all={all} />)}
       </ol>
+      {checkpoints.length > 0 && (
+        <details class="more" data-checkpoints={checkpoints.length}>
+          <summary>{plural(checkpoints.length, "checkpoint")} of training jobs</summary>
+          <ol class="timeline">
+            {checkpoints.map((version) => <TimelineRow key={version.id} version={version} all={all} />)}
+          </ol>
+        </details>
+      )}
     </>
+  );
+}
+
+function TimelineRow({ version, all }: { version: Version; all: Version[] }) {
+  return (
+    <li class={version.state} data-version-row={version.number} data-state={version.state}>
+      <div class="timeline-head">
+        <VersionBadge version={version} />
+        <Chip kind={version.state}>{version.state}</Chip>
+        {version.gate && <Chip kind={version.gate.verdict}>{version.gate.verdict}</Chip>}
+        <span class="spread" />
+        <time class="quiet">{ago(version.created_at)}</time>
+      </div>
+      <p class="timeline-name"><a href={link.version(version.id)}>{version.name}</a></p>
+      <p class="quiet">{lineage(version, all)}</p>
+    </li>
   );
 }
 
 function lineage(version: Version, all: Version[]): string {
   if (version.kind === "base") return "the base model";
   const parent = all.find((one) => one.id === version.parent_id);
-  return `${version.kind === "adapter" ? "an adapter" : "full weights"} from ${parent ? `v${parent.number}` : "the base"}, `
-    + `made from ${plural(version.feedback_count, "piece")} of feedback`;
+  const made = version.feedback_count ? `, made from ${plural(version.feedback_count, "piece")} of feedback` : "";
+  return `${version.kind === "adapter" ? "an adapter" : "full weights"} from ${parent ? `v${parent.number}` : "the base"}${made}`;
 }
 
 function VersionDetail({ version, all }: { version: Version; all: Version[] }) {
