@@ -144,33 +144,34 @@ class ChatFormat:
         """The text cut where assistant turns begin and end; None if the template does not let us find them."""
         pieces: list[Piece] = []
         position = 0
+        guarded = [self._guarded(message) for message in messages]
         for i, message in enumerate(messages):
             if message.role != "assistant":
                 continue
-            span = self._turn(messages, i, text)
+            span = self._turn(guarded, i, text)
             if span is None or span[0] < position:
                 return None
             pieces += [Piece(text[position : span[0]], None), Piece(text[span[0] : span[1]], i)]
             position = span[1]
         return [piece for piece in (*pieces, Piece(text[position:], None)) if piece.text]
 
-    def _turn(self, messages: list[Message], i: int, text: str) -> tuple[int, int] | None:
+    def _turn(self, messages: list[dict[str, Any]], i: int, text: str) -> tuple[int, int] | None:
         """Where assistant message `i` begins and ends in `text`, its end-of-turn token included."""
         try:
-            before = self._text(messages[:i], True)
+            before = self._compiled.render(messages[:i], True)
         except TemplateRefusedError:
             return None
         if not text.startswith(before):
             return None
-        content = self._guard(messages[i].content)
-        found = text.find(content.strip(), len(before))
+        content = messages[i]["content"].strip()
+        found = text.find(content, len(before))
         if found < 0:
             return None
-        end = found + len(content.strip())
+        end = found + len(content)
         match = self._special.search(text, end) if self._special is not None else None
         if match is None:
             return len(before), len(text) if i == len(messages) - 1 else end
-        next_turn = text.find(self._guard(messages[i + 1].content), end) if i + 1 < len(messages) else len(text)
+        next_turn = text.find(messages[i + 1]["content"], end) if i + 1 < len(messages) else len(text)
         return len(before), match.end() if match.end() <= next_turn or next_turn < 0 else end
 
     def _end_of_turn(self) -> set[int]:

@@ -91,7 +91,14 @@ class Template:
         environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now}
         environment.filters = {name: _checked(environment.filters[name]) for name in FILTERS}
-        environment.filters |= {"tojson": _tojson, "steps": _steps, "sized": _sized, "indent": _indent}
+        environment.filters |= {
+            "tojson": _tojson,
+            "steps": _steps,
+            "sized": _sized,
+            "indent": _indent,
+            "replace": _replace,
+            "join": _join,
+        }
         self._special_tokens = dict(special_tokens)
         try:
             self._template = environment.from_string(source)
@@ -152,13 +159,9 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         _count(1)
-        method = getattr(__obj, "__name__", "")
-        owner = getattr(__obj, "__self__", None)
-        if isinstance(owner, str) and method == "replace" and len(args) >= 2:
-            _check_replacement(owner, args[1])
-        if isinstance(owner, str) and method == "join" and args:
-            args = (list(_steps(args[0])), *args[1:])
-            _check_replacement(owner, "".join(map(str, args[0])), times=len(args[0]))
+        owner, method = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
+        if isinstance(owner, str) and method in ("replace", "join"):
+            return (_replace if method == "replace" else _join_with)(owner, *args, **kwargs)
         return _sized(super().call(__context, __obj, *args, **kwargs))
 
 
@@ -214,17 +217,28 @@ def _checked(function: Any) -> Any:
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         _count(1 + sum(len(value) // 10 for value in args if isinstance(value, list | tuple | range | dict)))
-        texts = [value for value in args if isinstance(value, str)]
-        if function.__name__ == "do_replace" and len(texts) >= 3:
-            _check_replacement(texts[0], texts[2])
         return _sized(function(*args, **kwargs))
 
     return checked
 
 
-def _check_replacement(text: str, new: str, times: int = 1) -> None:
-    if (len(text) + 1) * max(len(new), 1, times) > MAX_CHARACTERS * 100 or len(new) * len(text) > MAX_CHARACTERS * 100:
+def _replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
+    text, old, new = str(text), str(old), str(new)
+    times = text.count(old) if count is None or count < 0 else min(text.count(old), count)
+    if len(text) + times * len(new) > MAX_CHARACTERS:
         raise OverBudgetError("a large replacement")
+    return str(_sized(text.replace(old, new, times)))
+
+
+def _join(values: Any, between: Any = "") -> str:
+    return _join_with(str(between), values)
+
+
+def _join_with(between: str, values: Any) -> str:
+    texts = [str(value) for value in _steps(values)]
+    if sum(map(len, texts)) + len(between) * len(texts) > MAX_CHARACTERS:
+        raise OverBudgetError("a large join")
+    return str(_sized(between.join(texts)))
 
 
 def _sized(value: Any) -> Any:
