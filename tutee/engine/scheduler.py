@@ -108,7 +108,8 @@ class Scheduler:
             if not sequence.blocks or sequence.remaining != 1:  # No blocks: it was preempted a moment ago.
                 continue
             if sequence.computed == len(sequence.blocks) * self._pool.block_size:
-                while not self._pool.available:
+                # Until itself at the worst: all of better rank have their token in this step already.
+                while sequence.blocks and not self._pool.available:
                     self._preempt(self.running[-1])
                 if not sequence.blocks:
                     continue
