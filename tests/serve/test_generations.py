@@ -76,7 +76,7 @@ def test_without_a_seed_one_is_drawn_and_kept(server: Running, walk: Walk) -> No
 
 
 def test_a_reload_in_mid_answer_goes_on_where_it_was(server: Running, walk: Walk) -> None:
-    answer = walk.generate(walk.say("Long")["id"], **LONG)["messages"][0]
+    answer = walk.generate(walk.say("Long")["id"], max_tokens=500, ignore_eos=True)["messages"][0]
     path = f"/v1/tutee/messages/{answer['id']}"
     heard = ""
     with walk.http.stream("GET", f"{path}/stream") as reply:
@@ -171,7 +171,7 @@ def test_a_candidate_that_waits_for_votes_answers_beside_the_live_version(make_h
         store = running.services.store
         orders = set()
         for i in range(8):
-            shown = walk.ask(f"Question {i}", compare=True)
+            shown = walk.ask(f"Question {i}", compare=True, max_tokens=2)
             authors = [store.generations.get(m["generation_id"]).version_id for m in shown["messages"]]
             arms = [store.generations.get(m["generation_id"]).arm for m in shown["messages"]]
             assert set(authors) == {live, waiting}

@@ -13,7 +13,7 @@ from tests.serve.conftest import Running, Walk, add_candidate, serving
 from tutee.settings import Settings
 from tutee.store.records import SnapshotItem
 
-LONG = {"max_tokens": 1200, "ignore_eos": True}
+LONG = {"max_tokens": 400, "ignore_eos": True}
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_running_stream_ends_on_the_version_that_it_began_with(own: Running, w
     add_candidate(own, "better", verdict="pass")
     client = own.sdk()
     ask: dict[str, Any] = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
-    long = {"max_tokens": 600, "extra_body": {"ignore_eos": True}}
+    long = {"max_tokens": 250, "extra_body": {"ignore_eos": True}}
     alone = client.chat.completions.create(model="tiny", **{k: v for k, v in ask.items() if k != "model"}, **long)
     stream = client.chat.completions.create(**ask, **long, stream=True)
     native = walk.generate(walk.say("Long")["id"], **LONG)["messages"][0]
@@ -193,6 +193,7 @@ def test_improve_previews_queues_and_shows_the_job(own: Running, walk: Walk) -> 
     assert shown["series"] == {"loss": [[3, 0.5]]}
     assert walk.call("GET", "/improve")["running_job"] == job["id"]
     assert [row["id"] for row in walk.call("GET", "/jobs?limit=1")["data"]] == [job["id"]]
+    assert walk.call("POST", "/improve", {}, 400)["error"]["code"] == "improvement_unfinished"
     assert job["id"] not in [row.id for row in own.sdk().fine_tuning.jobs.list()]
     walk.call("POST", f"/jobs/{job['id']}/cancel")
     assert own.services.store.jobs.cancelled(job["id"])
@@ -221,7 +222,7 @@ def test_many_streams_while_versions_come_and_go(own: Running, walk: Walk) -> No
         chunks = own.sdk().chat.completions.create(
             model="chat",
             messages=[{"role": "user", "content": "Hi"}],
-            max_tokens=150,
+            max_tokens=100,
             stream=True,
             extra_body={"ignore_eos": True},
         )

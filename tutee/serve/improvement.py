@@ -9,12 +9,13 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from tutee.data.from_feedback import Collected, collect
+from tutee.errors import InvalidInput
 from tutee.serve.auth import MEMBER, OPERATOR, CallerDep, owned
 from tutee.serve.body import Body
-from tutee.serve.fine_tuning import cancel_job, job_of, job_view, jobs_of
+from tutee.serve.fine_tuning import ENDED, cancel_job, job_of, job_view, jobs_of
 from tutee.serve.fine_tuning_request import SUFFIX
 from tutee.serve.replies import page_of, reply
-from tutee.serve.services import ServicesDep
+from tutee.serve.services import Services, ServicesDep
 from tutee.serve.views import version_ref
 from tutee.store.schema import Job
 
@@ -29,7 +30,7 @@ def preview(services: ServicesDep) -> Response:
     """What was collected since the live version, what of it can be learned from, and why the rest cannot."""
     live = services.live.chat.version
     collected = collect(services.store, live.id)
-    running = services.store.jobs.running()
+    running = _unfinished(services)
     trainable = sum(row.split == "train" for row in collected.rows)
     return reply(
         {
@@ -43,6 +44,12 @@ def preview(services: ServicesDep) -> Response:
             "running_job": None if running is None else running.id,
         }
     )
+
+
+def _unfinished(services: Services) -> Job | None:
+    """The improvement that is queued or running; more than one at a time would learn the same twice."""
+    jobs = services.store.jobs.list(limit=50)
+    return next((job for job in jobs if job.method == "improve" and job.status not in ENDED), None)
 
 
 def _by_count(collected: Collected) -> list[tuple[str, int]]:
@@ -66,6 +73,10 @@ def improve(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     seed = body.integer("seed", 0, 2**31 - 1)
     settings = body.object("settings")
     settings_given = {} if settings is None else {name: settings.take(name) for name in settings.raw}
+    running = _unfinished(services)
+    if running is not None:
+        message = f"An improvement is {running.status} already: {running.id}. Cancel it, or wait for its version."
+        raise InvalidInput(message, code="improvement_unfinished")
     root = services.live.root(services.live.chat.version)
     config = {"settings": settings_given} if settings_given else {}
     job = services.store.jobs.add("improve", root.name, config, actor_id=caller.id, suffix=suffix, seed=seed or 0)

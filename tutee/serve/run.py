@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import sys
 from types import FrameType
 from typing import NoReturn
 
+import torch
 import uvicorn
 
 from tutee.errors import Unavailable
@@ -42,6 +44,7 @@ def serve(settings: Settings) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _end)
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     with open_socket(settings) as listener, open_services(settings) as services:
         config = uvicorn.Config(
