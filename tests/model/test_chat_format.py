@@ -1,7 +1,6 @@
 """Rendering and masks with the templates of several families, and templates that misbehave."""
 
 import time
-from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, decoders, pre_tokenizers
