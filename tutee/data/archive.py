@@ -82,7 +82,8 @@ def import_archive(store: Store, stream: BinaryIO, actor_id: str) -> dict[str, i
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
                 raise TooLarge(f"The archive unpacks to more than {MAX_BYTES // 1024**3} GiB.", param="archive")
             _check_head(next(iter(_lines(archive, "archive.json")), (0, {}))[1])
-            with store.database.write(lock="versions") as session:
+            # rows go in a table at a time: everybody else waits to write meanwhile
+            with store.database.write(lock="versions") as session, session.no_autoflush:
                 return _Reader(session, archive, actor_id).read()
     except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
         raise InvalidInput(f"This is not an archive of tutee: {error}", param="archive", code="bad_archive") from None
@@ -192,6 +193,7 @@ class _Reader:
         self._archive = archive
         self._actor_id = actor_id
         self._new: dict[str, str] = {}
+        self._messages: dict[str, Message] = {}
         self._versions: dict[tuple[str, str], str] = {}
 
     def read(self) -> dict[str, int]:
@@ -220,8 +222,8 @@ class _Reader:
                 _refuse(f"{table.file} line {line}: {error.message}")
             except (AttributeError, TypeError, ValueError, OverflowError) as error:
                 _refuse(f"{table.file} line {line}: {error}.")
-            self._session.flush()
             count += 1
+        self._session.flush()
         return count
 
     def _conversation(self, row: Conversation, raw: Json) -> None:
@@ -233,6 +235,7 @@ class _Reader:
         row.blob_sha = blobs.put_text(self._session, raw["content"])
         row.author_actor_id = self._actor_id if raw["by_person"] else None
         self._session.add(row)
+        self._messages[row.id] = row
 
     def _generation(self, row: Generation, raw: Json) -> None:
         row.version_id = self._version(raw["version"], row.weights_sha256)
@@ -242,8 +245,7 @@ class _Reader:
         if len(row.token_ids) != len(row.logprobs):
             raise ValueError("does not have one log-probability a token")
         self._session.add(row)
-        self._session.flush()
-        self._session.get_one(Message, row.message_id).generation_id = row.id
+        self._messages[row.message_id].generation_id = row.id
 
     def _presentation(self, row: Presentation, raw: Json) -> None:
         ids = [self._new[id] for id in raw["generation_ids"]]
@@ -251,7 +253,6 @@ class _Reader:
             raise ValueError(f"has {len(ids)} answers")
         row.actor_id = self._actor_id
         self._session.add(row)
-        self._session.flush()
         items = enumerate(ids)
         self._session.add_all(PresentationItem(presentation_id=row.id, position=i, generation_id=id) for i, id in items)
 
