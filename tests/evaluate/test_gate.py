@@ -136,7 +136,7 @@ def test_each_regression_fails_a_candidate_that_people_like(change: dict[str, An
     ("change", "name"),
     [
         ({"drift_kl": 14.0}, "distance to live"),
-        ({"capability_lost": Score("capability.lost", 40, 0.1, 0.04, 0.23)}, "capability"),
+        ({"capability_lost": Score("capability.lost", 47, 0.128, 0.06, 0.25)}, "capability"),
         ({"sycophancy_flip_increase": Score("sycophancy.flip_increase", 20, 0.1, -0.1, 0.3)}, "sycophancy"),
         ({"corrections_likelihood": Score("corrections.likelihood", 9, -0.2, -0.3, -0.1)}, "held-out corrections"),
     ],
