@@ -149,6 +149,26 @@ def test_a_preference_job_learns_the_preference(home: Path, store: Store) -> Non
     assert margins[-1] > 0.05
 
 
+def test_all_weights_can_be_trained_with_a_validation_file(home: Path, store: Store) -> None:
+    config = {"hyperparameters": {"n_epochs": 1}, "settings": {"full": True}, "exam": EXAM}
+    files = {
+        "training_file": add_file(store, chat_lines(8)),
+        "validation_file": add_file(store, chat_lines(2), "v.jsonl"),
+    }
+    job_id = store.jobs.add("supervised", "tiny", config, **files).id
+    run_all(home, store)
+    job = store.jobs.get(job_id)
+    assert job.error is None
+    version = store.versions.get(str(job.version_id))
+    assert version.kind == "full"
+    assert (home / version.folder / "config.json").exists()
+    assert [step for step, _ in store.jobs.metrics(job_id)["valid_loss"]] == [2]
+    # The base in memory was trained away; the distance must be to the base as it was.
+    kl = next(row for row in store.evaluations.list(version.id) if row.suite == "drift.kl")
+    assert kl.estimate is not None
+    assert kl.estimate > 0
+
+
 @pytest.mark.parametrize(
     ("method", "lines"),
     [("supervised", [*chat_lines(6), "{broken", *chat_lines(2)]), ("dpo", [*pair_lines(6), {"input": {}}])],
