@@ -2,7 +2,7 @@
 
 import pytest
 
-from tutee.train.guard import Drift, Limits, complaints, drift
+from tutee.train.guard import Drift, Limits, complaints, drift, next_scale
 
 LIMITS = Limits(max_kl=12.0)
 BASE = Drift(kl=0.0, words=60, short_share=0.02, distinct_2=0.9, finished=0.2)
@@ -34,3 +34,10 @@ def test_without_chosen_answers_only_the_base_says_how_long_is_right() -> None:
 def test_drift_of_answers() -> None:
     seen = drift(["a b a b", "one two three four five six seven eight nine"], [True, False], [1.0, 3.0])
     assert seen == Drift(kl=2.0, words=6.5, short_share=0.5, distinct_2=pytest.approx((2 / 3 + 1) / 2), finished=0.5)
+
+
+def test_the_next_scale_comes_from_how_far_the_policy_went() -> None:
+    far, near = Drift(43.2, 45, 0.0, 0.9, 0.8), Drift(3.0, 45, 0.0, 0.7, 0.8)
+    assert next_scale(1.0, far, LIMITS) == pytest.approx(0.5)  # a quarter of the KL, a little under the limit
+    assert next_scale(0.8, near, LIMITS) == pytest.approx(0.8 * 0.85)
+    assert next_scale(1.0, Drift(1e6, 45, 0.0, 0.9, 0.8), LIMITS) == pytest.approx(0.3)

@@ -7,6 +7,7 @@ length and repetition fall back together. Knows answers and numbers; does not sa
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +15,8 @@ from itertools import pairwise
 
 import numpy as np
 
-SCALES = (1.0, 0.75, 0.5)
-"""Shares of the adapter to try, in this order."""
+TRIES = 4
+"""Scales measured at most, the whole adapter first."""
 SHORT_WORDS = 8
 
 
@@ -78,6 +79,16 @@ def complaints(policy: Drift, base: Drift, chosen_texts: Sequence[str], limits: 
     if not limits.length_low <= ratio <= limits.length_high and not low <= policy.words <= high:
         out.append(f"its answers have {policy.words:.0f} words, the base's {base.words:.0f}, and nobody chose such")
     return out
+
+
+def next_scale(scale: float, policy: Drift, limits: Limits) -> float:
+    """What to try after a complaint at `scale`.
+
+    Near the base KL grows with the square of the scale (its first-order term is zero), which says at once how much may
+    be kept; the other limits are approached by steps of 15 %.
+    """
+    allowed = math.sqrt(0.9 * limits.max_kl / policy.kl) if policy.kl > 0 else 1.0
+    return scale * max(0.3, min(0.85, allowed))
 
 
 def _distinct_2(text: str) -> float:

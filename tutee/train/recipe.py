@@ -36,7 +36,7 @@ from tutee.train.candidates import CHUNK, Candidate, SamplingPlan, sample_candid
 from tutee.train.checkpoint import write_json
 from tutee.train.dpo import dpo_loss, with_references
 from tutee.train.features import NAMES, feature_matrix
-from tutee.train.guard import SCALES, Drift, Limits, complaints, drift
+from tutee.train.guard import TRIES, Drift, Limits, complaints, drift, next_scale
 from tutee.train.lessons import Lessons, describe_text, head_pairs, learn_head, read_lessons
 from tutee.train.loop import LoopConfig, train
 from tutee.train.metrics import Metrics
@@ -57,7 +57,7 @@ MOST_REPEATED = 200
 class RecipeConfig:
     """Every knob of the recipe; the defaults are the measured ones."""
 
-    prompts: int = 96
+    prompts: int = 64
     """Prompts on which candidates are sampled, the users' own first."""
     candidates: int = 8
     """Answers a prompt."""
@@ -78,7 +78,7 @@ class RecipeConfig:
     """How often each correction or demonstration is imitated among the head's pairs."""
     rounds: int = 1
     """2 samples once more, from the first round's policy, and goes on from there."""
-    max_kl: float = 12.0
+    max_kl: float = 10.0
     """Nats a reply; a policy further from the base is scaled back."""
     sampling_batch: int = 64
     """Answers sampled at once: memory and speed, never the result."""
@@ -333,16 +333,19 @@ def _guard(run: _Run, engine: Engine, trainer: Trainer) -> Lora:
     base_answers = _candidates(run, engine, None, "guard-base", GUARD_SAMPLES, prompts, "guard")
     base = _drift([answer for group in base_answers for answer in group], None)
     limits = Limits(run.config.max_kl)
-    for scale in SCALES:
+    scale = 1.0
+    for left in range(TRIES - 1, -1, -1):
         lora = trainer.lora.scaled(scale)
         policy = Trainer(run.model, run.config.trainer(), start=lora)
-        grouped = _candidates(run, engine, policy, f"guard-{scale}", GUARD_SAMPLES, prompts, "guard")
+        grouped = _candidates(run, engine, policy, f"guard-{scale:.3f}", GUARD_SAMPLES, prompts, "guard")
         answers = [answer for group in grouped for answer in group]
         measured = _drift(answers, policy.score([a.prompt_ids + a.token_ids for a in answers], reference=True))
         wrong = complaints(measured, base, run.lessons.chosen_texts, limits)
         if not wrong:
             break
-        run.notes.append(f"At {scale:.0%} of the adapter {', and '.join(wrong)}.")
+        run.notes.append(f"With {scale:.0%} of the adapter {', and '.join(wrong)}.")
+        if left:
+            scale = next_scale(scale, measured, limits)
     run.metrics |= {**measured.metrics("policy"), **base.metrics("base"), "scale": scale}
     if scale < 1:
         run.notes.append(f"Only {scale:.0%} of the adapter's change is kept.")
