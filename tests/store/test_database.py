@@ -80,6 +80,37 @@ def test_threads_that_write_and_read_at_once_lose_nothing(store: Store, scene: S
     assert {message.sibling_count for message in tree} == {60}
 
 
+def test_readers_do_not_wait_for_a_writer(store: Store, scene: Scene) -> None:
+    conversation = scene.conversation()
+    found: list[str | None] = []
+
+    def read() -> None:
+        found.append(store.conversations.get(conversation.id, scene.owner.id).title)
+
+    with store.database.write() as session:
+        session.execute(text("UPDATE conversation SET title = 'half done'"))
+        reader = threading.Thread(target=read)
+        reader.start()
+        reader.join(timeout=30)
+    assert found == [None]
+    assert store.conversations.get(conversation.id, scene.owner.id).title == "half done"
+
+
+def test_a_database_that_somebody_holds_is_busy_and_not_broken(
+    sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tutee.db").write_bytes(sqlite_template.read_bytes())
+    monkeypatch.setattr("tutee.store.database.BUSY_TIMEOUT_MS", 50)
+    with Store.open(f"sqlite:///{tmp_path}/tutee.db", tmp_path) as store:
+        with sqlite3.connect(tmp_path / "tutee.db", isolation_level=None) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            with pytest.raises(Unavailable) as refused:
+                store.audit.add("test", "x")
+            assert refused.value.code == "database_busy"
+            holder.execute("ROLLBACK")
+        assert store.audit.add("test", "x").seq == 1
+
+
 def _talk(url: str, home: Path, conversation_id: str, actor_id: str, count: int) -> None:
     with Store.open(url, home) as store:
         for i in range(count):

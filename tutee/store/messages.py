@@ -14,7 +14,7 @@ from tutee.errors import InvalidInput, NotFound
 from tutee.ids import new_id
 from tutee.store import blobs
 from tutee.store.conversations import require_conversation
-from tutee.store.database import Database, take_lock
+from tutee.store.database import Database
 from tutee.store.message_rows import load
 from tutee.store.records import StoredMessage
 from tutee.store.schema import Conversation, Message, now
@@ -180,7 +180,6 @@ def _require_inside(session: Session, conversation_id: str, id: str | None, para
 
 
 def _next_sibling(session: Session, conversation_id: str, parent_id: str | None) -> int:
-    take_lock(session, f"conversation:{conversation_id}")
     return (
         session.scalar(
             select(func.coalesce(func.max(Message.sibling_index) + 1, 0)).where(

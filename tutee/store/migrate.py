@@ -114,7 +114,7 @@ def save_copy(database: Database, home: Path, label: str, *, unsaved: bool = Fal
         if unsaved:
             return None
         raise Unavailable(
-            f"No backup could be made before the migration ({error}), so nothing was changed.", code="backup_failed"
+            f"No backup could be made before the migration, so nothing was changed: {error}.", code="backup_failed"
         ) from error
     finally:
         beside.unlink(missing_ok=True)
@@ -135,11 +135,7 @@ def copy_database(database: Database, path: Path) -> None:
     else:
         program = shutil.which("pg_dump")
         if program is None:
-            raise Unavailable(
-                "pg_dump is not installed. Install the PostgreSQL client programs, or make a backup yourself and open "
-                "the store with unsaved=True.",
-                code="backup_failed",
-            )
+            raise Unavailable("pg_dump is not installed; install the PostgreSQL client programs", code="backup_failed")
         postgres_tool(database, [program, "--format=custom", f"--file={path}"])
     with path.open("rb") as file:
         os.fsync(file.fileno())
