@@ -1,10 +1,13 @@
 """The default of `improve`: from tens of noisy votes and corrections to one adapter, in minutes on two cores.
 
-Votes teach a small head on surface features of answers (`preference_head.py`). Where the head has proved that it
-predicts votes, it picks the best and the worst of several answers that the model samples now, and one LoRA run learns
-from those pairs (DPO; the sampler's own log-probs are the reference) mixed with what people wrote themselves:
-corrections and demonstrations, as pairs and as answers to imitate. Then the adapter is scaled back as far as the
-guard demands.
+1. head: votes teach a small model of taste on surface features of answers (`preference_head.py`). Unless it predicts
+   votes that it has not seen, nothing is optimised against it.
+2. imitate: a LoRA learns what people wrote themselves, corrections and demonstrations, as answers to imitate and as
+   pairs over what the model had said. Per nat of KL this teaches most, and the candidates that follow are better and,
+   where people like short answers, half as long to sample.
+3. candidates, pairs: the policy answers the users' prompts several times; the head picks the best and the worst.
+4. train: DPO on those pairs (the sampler's own log-probs are the reference), mixed with imitation.
+5. guard: the adapter is scaled back as far as its distance to the base, its lengths and its repetition demand.
 
 Every stage that costs time leaves its result in the job folder, complete or absent; the rest is a function of those, so
 a restarted job goes on where it was and ends the same. Knows rows and models; nothing of the store, of HTTP, or of who
