@@ -44,9 +44,9 @@ class Running:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[Running]:
+def serving(settings: Settings, worker: bool = False) -> Iterator[Running]:
     """Open everything, listen on a free port, and close it all again."""
-    with socket.socket() as listener, open_services(settings, worker=False) as services:
+    with socket.socket() as listener, open_services(settings, worker=worker) as services:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             build_app(services), lifespan="off", log_level="warning", timeout_graceful_shutdown=1, server_header=False

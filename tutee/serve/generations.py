@@ -33,6 +33,7 @@ from tutee.serve.services import Services, ServicesDep
 from tutee.serve.streaming import EventStream, event
 from tutee.serve.views import message_view
 from tutee.store.records import StoredConversation, StoredMessage
+from tutee.store.schema import ModelVersion
 
 router = APIRouter(prefix="/v1/tutee")
 log = logging.getLogger("tutee.serve")
@@ -110,17 +111,24 @@ def _plan(
 
 
 def waiting_candidate(services: Services) -> Served | None:
-    """The newest candidate that the gate cannot judge without more blind votes, if it can be loaded."""
+    """The newest candidate that the gate cannot judge without more blind votes, if it can be loaded.
+
+    What somebody fine-tunes by the API is theirs to try; only improvements are shown to people unasked.
+    """
     candidates = [version for version in services.store.versions.list() if version.state == "candidate"]
     gates = services.store.gates.latest_for([version.id for version in candidates])
     for version in reversed(candidates):
         gate = gates.get(version.id)
-        if gate is not None and gate.verdict == "insufficient":
+        if gate is not None and gate.verdict == "insufficient" and _is_improvement(services, version):
             try:
                 return services.live.serve(version)
             except TuteeError as error:
                 log.error("candidate %s cannot be shown: %s", version.name, error.message)
     return None
+
+
+def _is_improvement(services: Services, version: ModelVersion) -> bool:
+    return version.job_id is None or services.store.jobs.get(version.job_id).method == "improve"
 
 
 def _start(

@@ -56,6 +56,7 @@ class Live:
         Raises:
             InvalidInput: no model that we run in `folder`.
         """
+        log.info("loading %s in %s", folder.name, self.settings.dtype)
         model = load_pretrained(folder, self.settings.dtype, name=folder.name)
         self._base = self.store.versions.ensure_base(model.name, model.weights_sha256, str(folder))
         self._start_engine(self._base.id, model)

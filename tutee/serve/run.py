@@ -43,6 +43,7 @@ def serve(settings: Settings) -> None:
         Busy: another server runs on this home. Unavailable: the port is taken.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _end)
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
