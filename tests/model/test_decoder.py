@@ -93,6 +93,22 @@ def test_changed_weights_are_used_at_once(rows: int) -> None:
     torch.testing.assert_close(run(decoder), run(other), atol=0, rtol=0)
 
 
+def test_serving_first_does_not_spoil_training_afterwards() -> None:
+    decoder = tiny_decoder(torch.bfloat16)
+    lora = Lora(decoder.config).requires_grad_(False)
+    layout = Layout.packed([300], lora)
+    tokens = torch.arange(300) % 97
+    positions = layout.positions % 256
+    with torch.inference_mode():
+        decoder(tokens, positions, layout)
+        decoder(tokens[:4], positions[:4], Layout.packed([4], lora))
+    decoder.requires_grad_(True)
+    decoder(tokens, positions, layout).square().sum().backward()
+    assert all(p.grad is not None for name, p in decoder.named_parameters() if name != "lm_head.weight")
+    with torch.no_grad():
+        decoder.model.layers[0].mlp.up_proj.weight.add_(1)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_frozen_base_gets_no_gradient_and_the_adapter_does(dtype: torch.dtype) -> None:
     decoder = tiny_decoder(dtype)

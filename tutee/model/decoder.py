@@ -92,11 +92,13 @@ class Attention(nn.Module):
     def forward(self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
         H, G, K = self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim
         heads_TXK = self.inputs(x_TD, layout).view(len(x_TD), H + 2 * G, K)
-        turned_TXK, v_TGK = heads_TXK[:, : H + G], heads_TXK[:, H + G :]
+        # Splits, not slices: a slice's gradient is a zeroed copy of the whole.
+        turned_TXK, v_TGK = torch.split(heads_TXK, [H + G, G], dim=1)
         if self.config.qk_norm:
-            turned_TXK = torch.cat((self.q_norm(turned_TXK[:, :H]), self.k_norm(turned_TXK[:, H:])), dim=1)
+            q_THK, k_TGK = torch.split(turned_TXK, [H, G], dim=1)
+            turned_TXK = torch.cat((self.q_norm(q_THK), self.k_norm(k_TGK)), dim=1)
         turned_TXK = rotate(turned_TXK, *rotation).to(x_TD.dtype)
-        q_THK, k_TGK = turned_TXK[:, :H], turned_TXK[:, H:]
+        q_THK, k_TGK = torch.split(turned_TXK, [H, G], dim=1)
         if layout.cache is not None and layout.slots_T is not None:
             layout.cache.write(self.layer, layout.slots_T, k_TGK, v_TGK)
         return self.output(self._attend(q_THK, k_TGK, v_TGK, layout), layout)

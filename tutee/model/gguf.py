@@ -53,6 +53,8 @@ def import_gguf(path: Path, folder: Path, progress: Callable[[str, float], None]
     """
     from gguf import GGUFReader  # its import costs 0.1 s, and only this needs it
 
+    if progress is not None:
+        progress("convert", 0.0)
     try:
         reader = GGUFReader(path)
         metadata = {key: field.contents() for key, field in reader.fields.items()}

@@ -29,7 +29,7 @@ class Group:
     """Sequences of one layout that are attended in one call, padded to the longest."""
 
     rows_BN: Tensor | None
-    """Rows of [T] that are the queries (without a cache the keys too); None: all in order, one sequence or N = 1."""
+    """Rows of [T] that are the queries (without a cache the keys too); None: all of them, in order."""
     shape: tuple[int, int]
     """(B, N)."""
     blocks: Tensor | None
@@ -170,7 +170,7 @@ class Layout:
         lengths = torch.tensor([self._length(b) for b in members])
         contexts = torch.tensor([self.context_lengths[b] for b in members])
         new = int(lengths.max())
-        everything = len(members) == len(self.context_lengths) and (len(members) == 1 or new == 1)
+        everything = len(members) == len(self.context_lengths) and bool((lengths == new).all())
         rows_BN = None
         if not everything:
             firsts = torch.tensor([self.starts[b] for b in members])

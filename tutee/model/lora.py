@@ -93,7 +93,7 @@ class Lora(nn.Module):
         stamp = tuple(n for p in parameters for n in (p._version, p.data_ptr()))
         remembered = self._fused.get(names)
         if remembered is None or remembered[:2] != (stamp, dtype):
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # a later pass may train what comes before them
                 remembered = self._fused[names] = (stamp, dtype, self._combine(keys, widths, dtype))
         return remembered[2]
 

@@ -67,9 +67,10 @@ class SideBySide:
             return self.parts[0].weight
         block = self._block
         if block is None or not self._attached(block):
-            block = torch.cat([part.weight.detach() for part in self.parts])
-            for part, view in zip(self.parts, torch.split(block, self.widths), strict=True):
-                part.weight.data = view
+            with torch.inference_mode(False):  # parameters made of inference tensors could not be trained afterwards
+                block = torch.cat([part.weight.detach() for part in self.parts])
+                for part, view in zip(self.parts, torch.split(block, self.widths), strict=True):
+                    part.weight.data = view
             self._block = block
         return block
 
