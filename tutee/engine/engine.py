@@ -13,18 +13,16 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
-import torch
-
-from tutee.engine.batch import make_batch
-from tutee.engine.blocks import SCRATCH_BLOCK, BlockPool
+from tutee.engine.blocks import BlockPool
 from tutee.engine.request import Chunk, Completion, FinishReason, Request, SamplingParams, TopLogprobs
-from tutee.engine.sampler import Sampled, SamplerState, sample
-from tutee.engine.scheduler import Scheduled, Scheduler
+from tutee.engine.runner import NotFinite, Runner
+from tutee.engine.sampler import SamplerState
+from tutee.engine.scheduler import Scheduler
 from tutee.engine.sequence import Sequence, Version
 from tutee.engine.stats import Counters, EngineStats
+from tutee.engine.tally import Tally
 from tutee.engine.text import TextStream
 from tutee.errors import Busy, InvalidInput, NotFound, Unavailable
-from tutee.model.kv_cache import KVCache
 from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained
 from tutee.model.tokenizer import Detokenizer
@@ -60,9 +58,8 @@ class Engine:
         autostart: bool = True,
     ) -> None:
         self._model = model
-        self._device = next(model.decoder.parameters()).device
         num_blocks = -(-cache_tokens // block_size) + 1
-        self._cache = KVCache(model.config, num_blocks, block_size, model.decoder.dtype, self._device)
+        self._runner = Runner(model, num_blocks, block_size)
         self._pool = BlockPool(num_blocks, block_size)
         self._scheduler = Scheduler(self._pool, max_batch=max_batch, max_step_tokens=max_step_tokens)
         self._max_batch = max_batch
@@ -169,7 +166,7 @@ class Engine:
         if len(each) != len(prompts) or n < 1:
             raise InvalidInput("'params' must be one, or one for each prompt, and 'n' at least 1.", param="params")
         wanted = [(prompt, p.for_sample(i)) for prompt, p in zip(prompts, each, strict=True) for i in range(n)]
-        finished = _Tally(len(wanted), progress)
+        finished = Tally(len(wanted), progress)
         requests: list[Request] = []
         try:
             for prompt, one in wanted:
@@ -238,11 +235,11 @@ class Engine:
         if not work:
             return False
         try:
-            sampled, choice = self._forward(work)
-        except _NotFinite as error:
+            sampled, choice = self._runner.run(work)
+        except NotFinite as error:
             # The others' step is not counted, so the next one does the same work for them, without these.
             for sequence in error.sequences:
-                self._cache.clear([SCRATCH_BLOCK, *sequence.blocks[sequence.reused // self._pool.block_size :]])
+                self._runner.clear(sequence)
                 self._fail(sequence, error)
             return True
         except Exception as error:
@@ -299,7 +296,7 @@ class Engine:
             prompt_length=len(tokens),
         )
 
-    def _until(self, finished: _Tally, count: int) -> None:
+    def _until(self, finished: Tally, count: int) -> None:
         """Wait for `count` finished requests, stepping ourselves if no thread does."""
         while not finished.wait(count, block=self._thread is not None):
             self.step()
@@ -336,21 +333,6 @@ class Engine:
             self._scheduler.add(sequence)
         for sequence in [sequence for sequence in self._unfinished if sequence.request.aborted]:
             self._end(sequence, "abort")
-
-    @torch.no_grad()  # Not inference mode: a trainer may share these weights, and what they are prepared into.
-    def _forward(self, work: list[Scheduled]) -> tuple[list[Sequence], Sampled]:
-        decoder = self._model.decoder
-        batch = make_batch(work, self._cache, self._pool.block_size, self._device)
-        hidden_TD = decoder(batch.tokens, batch.layout.positions, batch.layout)
-        if not bool((finite_T := hidden_TD.isfinite().all(-1)).all()):
-            raise _NotFinite(batch.owners(~finite_T))
-        if not batch.sampled:
-            return [], Sampled([], [], [])
-        logits_BV = decoder.logits(hidden_TD[batch.sample_rows])
-        choice = sample(logits_BV, [sequence.sampler for sequence in batch.sampled])
-        if -1 in choice.tokens:
-            raise _NotFinite([s for s, token in zip(batch.sampled, choice.tokens, strict=True) if token < 0])
-        return batch.sampled, choice
 
     def _extend(self, sequence: Sequence, token: int, logprob: float | None, top: TopLogprobs) -> None:
         """Append one sampled token, and end the sequence if it ends here."""
@@ -404,41 +386,3 @@ class Engine:
         self._take_news()
         for sequence in self._unfinished:
             self._end(sequence, "abort")
-
-
-class _NotFinite(Unavailable):
-    """The weights behind these sequences gave NaN or infinity."""
-
-    def __init__(self, sequences: list[Sequence]) -> None:
-        names = ", ".join(sorted({sequence.version.name for sequence in sequences}))
-        super().__init__(f"The version {names} gave numbers that are not finite.")
-        self.sequences = sequences
-
-
-class _Tally:
-    """Counts finished requests and tells whoever waits for them."""
-
-    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
-        self._total = total
-        self._progress = progress
-        self._done = self._told = 0
-        self._news = threading.Condition()
-
-    def on_chunk(self, chunk: Chunk) -> None:
-        if chunk.finish_reason is not None:
-            with self._news:
-                self._done += 1
-                self._news.notify_all()
-
-    def wait(self, count: int, *, block: bool) -> bool:
-        """Whether `count` are finished; with `block`, waits until they are. Reports progress on the way."""
-        while True:
-            with self._news:
-                while block and self._done < count and self._done == self._told:
-                    self._news.wait()
-                done = self._done
-            if self._progress is not None and done > self._told:
-                self._progress(done, self._total)
-            self._told = done
-            if done >= count or not block:
-                return done >= count

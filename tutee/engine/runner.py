@@ -1,0 +1,61 @@
+"""One forward pass over scheduled sequences, and the sampling of their next tokens.
+
+Knows the model, the cache's tensors and how a batch is laid out; not which sequences there are (`scheduler.py`) nor
+what becomes of their tokens (`engine.py`). Where a device has its own way to do a step, it goes here.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from tutee.engine.batch import make_batch
+from tutee.engine.blocks import SCRATCH_BLOCK
+from tutee.engine.sampler import Sampled, sample
+from tutee.engine.scheduler import Scheduled
+from tutee.engine.sequence import Sequence
+from tutee.errors import Unavailable
+from tutee.model.kv_cache import KVCache
+from tutee.model.pretrained import Pretrained
+
+
+class NotFinite(Unavailable):
+    """The weights behind these sequences gave NaN or infinity."""
+
+    def __init__(self, sequences: list[Sequence]) -> None:
+        names = ", ".join(sorted({sequence.version.name for sequence in sequences}))
+        super().__init__(f"The version {names} gave numbers that are not finite.")
+        self.sequences = sequences
+
+
+class Runner:
+    """A decoder with its paged cache of `num_blocks` blocks."""
+
+    def __init__(self, model: Pretrained, num_blocks: int, block_size: int) -> None:
+        self._decoder = model.decoder
+        self._device = next(model.decoder.parameters()).device
+        self.cache = KVCache(model.config, num_blocks, block_size, model.decoder.dtype, self._device)
+
+    @torch.no_grad()  # Not inference mode: a trainer may share these weights, and what they are prepared into.
+    def run(self, work: list[Scheduled]) -> tuple[list[Sequence], Sampled]:
+        """Compute the scheduled tokens; sample for the sequences that have their whole past now.
+
+        Raises:
+            NotFinite: naming the sequences at fault. Nothing is sampled for the others; the same work can be run again.
+        """
+        batch = make_batch(work, self.cache, self.cache.block_size, self._device)
+        hidden_TD = self._decoder(batch.tokens, batch.layout.positions, batch.layout)
+        finite_T = hidden_TD.isfinite().all(-1)
+        if not bool(finite_T.all()):
+            raise NotFinite(batch.owners(~finite_T))
+        if not batch.sampled:
+            return [], Sampled([], [], [])
+        logits_BV = self._decoder.logits(hidden_TD[batch.sample_rows])
+        choice = sample(logits_BV, [sequence.sampler for sequence in batch.sampled])
+        if -1 in choice.tokens:
+            raise NotFinite([s for s, token in zip(batch.sampled, choice.tokens, strict=True) if token < 0])
+        return batch.sampled, choice
+
+    def clear(self, sequence: Sequence) -> None:
+        """Wipe what a sequence may have written, before its blocks get another owner: masked reads multiply what they
+        find by zero, and zero times NaN is NaN."""
+        self.cache.clear([SCRATCH_BLOCK, *sequence.blocks[sequence.reused // self.cache.block_size :]])
