@@ -67,19 +67,7 @@ class Snapshots:
             )
             session.add(snapshot)
             session.flush()
-            values = [
-                {
-                    "snapshot_sha": sha,
-                    "position": i,
-                    "row_sha": item.row_sha,
-                    "split": item.split,
-                    "kind": item.kind,
-                    "feedback_id": item.feedback_id,
-                    "actor_id": item.actor_id,
-                    "payload": dict(item.payload),
-                }
-                for i, item in enumerate(items)
-            ]
+            values = [_values(sha, i, item) for i, item in enumerate(items)]
             for batch in blobs.batched(values):
                 session.execute(insert(SnapshotRow), batch)
             return snapshot
@@ -124,6 +112,19 @@ class Snapshots:
         """Every snapshot, newest first."""
         with self._database.read() as session:
             return session.scalars(select(Snapshot).order_by(Snapshot.created_at.desc(), Snapshot.sha)).all()
+
+
+def _values(sha: str, position: int, item: SnapshotItem) -> dict[str, Any]:
+    return {
+        "snapshot_sha": sha,
+        "position": position,
+        "row_sha": item.row_sha,
+        "split": item.split,
+        "kind": item.kind,
+        "feedback_id": item.feedback_id,
+        "actor_id": item.actor_id,
+        "payload": dict(item.payload),
+    }
 
 
 def _not_found(sha: str) -> NotFound:
