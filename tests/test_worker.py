@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_home import EXAM, add_improve, settings_for
+from tests.tiny_home import EXAM, add_improve, settings_for
 
 from tutee.errors import Busy
+from tutee.lock import is_held, only_one
 from tutee.store import Store
 from tutee.store.schema import Job
 from tutee.train.progress import Progress
 from tutee.worker import run_worker
 from tutee.worker.report import InterruptedJobError, Lease, Reporter
-from tutee.worker.run import Worker, only_worker
+from tutee.worker.run import Worker
 
 PROGRAM = """
 from tutee.settings import load_settings
@@ -292,12 +293,11 @@ def test_workers_that_die_or_are_stopped_leave_one_version_and_the_same_steps(ho
     made = [version for version in store.versions.list() if version.job_id == job_id]
     assert [version.id for version in made] == [job.version_id]
     assert made[0].weights_sha256 == store.versions.get(str(expected.version_id)).weights_sha256
-    with only_worker(settings_for(home)):
-        pass
+    assert not is_held(home / "worker.lock")
 
 
 def test_a_second_worker_on_the_same_home_is_refused(home: Path) -> None:
-    with only_worker(settings_for(home)), pytest.raises(Busy, match="Another worker"):
+    with only_one(home / "worker.lock", "a test"), pytest.raises(Busy, match="in use by a test"):
         run_worker(settings_for(home), once=True)
 
 
@@ -313,7 +313,7 @@ def test_a_lost_lease_stops_the_work(home: Path, store: Store) -> None:
 
 
 def test_an_idle_worker_does_not_load_torch(tmp_path: Path) -> None:
-    program = PROGRAM.format(True) + "import sys; print('torch' in sys.modules)"
+    program = "import sys, tutee.cli.serving\n" + PROGRAM.format(True) + "print('torch' in sys.modules)"
     environment = {**os.environ, "TUTEE_HOME": str(tmp_path / "empty"), "TUTEE_MODEL": "tiny"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -9,13 +9,15 @@ import typer
 
 from tutee.cli.output import bar, out, show_json, show_table
 from tutee.cli.place import find_version, open_store, settings_of
-from tutee.model.library import DEFAULT_MODEL, list_models, pull
+from tutee.settings import Settings
 
 models = typer.Typer(help="Base models: list, pull, import, export.", no_args_is_help=True)
 
 
 def fetch(spec: str, models_dir: Path) -> Path:
     """Bring a model onto the shelf with a progress bar; returns its folder."""
+    from tutee.model.library import pull  # torch comes with it, which no other command should wait for
+
     with bar(spec) as progress:
         task = progress.tasks[0].id
         return pull(spec, models_dir, lambda what, done: progress.update(task, completed=done, note=what))
@@ -24,6 +26,8 @@ def fetch(spec: str, models_dir: Path) -> Path:
 @models.command("list")
 def list_(context: typer.Context, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """The base models in TUTEE_HOME/models."""
+    from tutee.model.library import list_models
+
     folder = settings_of(context).home / "models"
     names = list_models(folder)
     if json:
@@ -36,7 +40,7 @@ def list_(context: typer.Context, json: Annotated[bool, typer.Option("--json", h
 
 @models.command("pull")
 def pull_(
-    context: typer.Context, name: Annotated[str, typer.Argument(help="A model's name or a hub id.")] = DEFAULT_MODEL
+    context: typer.Context, name: Annotated[str, typer.Argument(help="A model's name or a hub id.")] = Settings().model
 ) -> None:
     """Fetch a base model by name or hub id (owner/name); by default the one that `serve` uses, a download of 93 MB."""
     out.print(str(fetch(name, settings_of(context).home / "models")))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import gc
 import logging
 import os
@@ -20,9 +19,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import IO
 
-from tutee.errors import Busy, InvalidInput, TuteeError
+from tutee.errors import InvalidInput, TuteeError
+from tutee.lock import only_one
 from tutee.settings import Settings
 from tutee.store import Store
 from tutee.store.schema import Job
@@ -42,8 +41,7 @@ def run_worker(settings: Settings, once: bool = False) -> None:
     Raises:
         Busy: another worker runs on this home.
     """
-    settings.home.mkdir(parents=True, exist_ok=True)
-    with only_worker(settings), Store.open(settings.url, settings.home) as store:
+    with only_one(settings.home / "worker.lock", "a tutee worker"), Store.open(settings.url, settings.home) as store:
         be_polite()
         stopping = threading.Event()
         with stop_on_signals(stopping):
@@ -65,26 +63,6 @@ def be_polite() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     with suppress(OSError):
         os.nice(10)
-
-
-@contextmanager
-def only_worker(settings: Settings) -> Iterator[None]:
-    """Hold the home's worker lock; it vanishes with the process however that ends.
-
-    Raises:
-        Busy: another worker holds it.
-    """
-    path = settings.home / "worker.lock"
-    file: IO[str]
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"Another worker already runs on {settings.home}.") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
 
 
 @contextmanager
