@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_home import EXAM, PEOPLE, RECIPE, add_improve, settings_for, show_two, vote
 
+from tests.tiny_home import EXAM, PEOPLE, RECIPE, add_improve, settings_for, show_two, vote
 from tutee.errors import InvalidInput
 from tutee.evaluate.gate import judge
 from tutee.improve import Workplace, freeze_feedback, improve, open_base, version_name

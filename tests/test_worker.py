@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tiny_home import EXAM, add_improve, settings_for
 
+from tests.tiny_home import EXAM, add_improve, settings_for
 from tutee.errors import Busy
 from tutee.lock import is_held, only_one
 from tutee.store import Store

@@ -132,8 +132,10 @@ def _parse_tool_calls(raw: object, param: str) -> tuple[ToolCall, ...]:
     calls = []
     for i, item in enumerate(raw):
         function = item.get("function") if isinstance(item, Mapping) else None
-        fields = (item.get("id"), function.get("name"), function.get("arguments")) if isinstance(function, Mapping) else ()
-        if len(fields) != 3 or not all(isinstance(field, str) for field in fields):
+        fields: tuple[Any, ...] = ()
+        if isinstance(item, Mapping) and isinstance(function, Mapping):
+            fields = (item.get("id"), function.get("name"), function.get("arguments"))
+        if not fields or not all(isinstance(field, str) for field in fields):
             raise InvalidInput(
                 f"'{param}[{i}]' must have string 'id', 'function.name' and 'function.arguments'.",
                 param=f"{param}[{i}]",

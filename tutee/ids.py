@@ -1,7 +1,7 @@
 """Time-ordered identifiers.
 
 Every row's id is a UUIDv7 (RFC 9562, section 5.7) in hex behind the prefix that its kind has in OpenAI's API
-(`ftjob-`, `file-`, `chatcmpl-`) or our own (`msg-`, `gen-`). Ids sort by creation time; nothing else may be read from them.
+(`ftjob-`, `file-`, `chatcmpl-`) or our own (`msg-`, `gen-`). Ids sort by creation time; nothing else is in them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from scripted_model import write_scripted_model
+
+from tests.browser.scripted_model import write_scripted_model
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "artifacts" / "browser"

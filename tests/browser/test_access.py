@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from steps import COMPOSER, DONE, ask, open_chat
+
+from tests.browser.steps import COMPOSER, DONE, ask, open_chat
 
 AXE = Path(__file__).resolve().parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
 ROOMS = ["/#/", "/#/improve", "/#/versions", "/#/feedback"]

@@ -6,8 +6,9 @@ import re
 import zipfile
 
 import httpx
-from scripted_model import LONG, SHORT
-from steps import COMPOSER, DONE, answer_text, ask, confirm, last, open_chat, toast
+
+from tests.browser.scripted_model import LONG, SHORT
+from tests.browser.steps import COMPOSER, DONE, answer_text, ask, confirm, last, open_chat, toast
 
 
 def count_paints(page) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from steps import ask, open_chat
+from tests.browser.steps import ask, open_chat
 
 
 def test_kill_in_mid_answer(make_page, make_served, shoot):

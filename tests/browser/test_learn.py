@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from steps import ask, confirm, open_chat, toast
+
+from tests.browser.steps import ask, confirm, open_chat, toast
 
 JOB_MS = 240_000
 LABELS = 8

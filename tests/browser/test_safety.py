@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import httpx
-from steps import ask, open_chat
+
+from tests.browser.steps import ask, open_chat
 
 ELSEWHERE = "https://elsewhere.test"
 HOSTILE = [

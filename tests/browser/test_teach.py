@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from steps import COMPOSER, DONE, answer_text, ask, last, open_chat, toast
+from tests.browser.steps import COMPOSER, DONE, answer_text, ask, last, open_chat, toast
 
 
 def feedback(served, kind: str) -> list[dict]:

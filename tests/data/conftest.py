@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.homes import Home, open_home
+from tests.data.homes import Home, open_home
 
 
 @pytest.fixture

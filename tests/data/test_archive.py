@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from data.homes import Home, open_home
+from tests.data.homes import Home, open_home
 from tutee.data import archive
 from tutee.data.archive import export_actor, import_archive
 from tutee.data.from_feedback import collect

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.homes import Home, open_home
+from tests.data.homes import Home, open_home
 from tutee.conversation import Message
 from tutee.data.from_feedback import Collected, Reason, collect, why_not
 from tutee.data.rows import PairRow, SftRow, UnpairedRow

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from store import cluster
 
-from data.homes import open_home, open_store
-from data.test_archive import contents, exported, talk
+from tests.data.homes import open_home, open_store
+from tests.data.test_archive import contents, exported, talk
+from tests.store import cluster
 from tutee.data.archive import import_archive
 from tutee.data.from_feedback import collect
 from tutee.data.snapshot import freeze, load

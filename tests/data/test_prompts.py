@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data.homes import Home
+from tests.data.homes import Home
 from tutee.data.from_feedback import collect
 
 

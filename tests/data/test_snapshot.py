@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import select, update
 
-from data.homes import Home
+from tests.data.homes import Home
 from tutee.data.from_feedback import collect
 from tutee.data.rows import PairRow, SftRow, UnpairedRow, from_payload, to_payload
 from tutee.data.snapshot import freeze, load, scrubbed

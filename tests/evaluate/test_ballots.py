@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_home import settings_for, show_two, vote
 
+from tests.tiny_home import settings_for, show_two, vote
 from tutee.errors import InvalidInput
 from tutee.evaluate.ballots import votes_between
 from tutee.evaluate.gate import judge

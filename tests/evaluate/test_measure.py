@@ -91,7 +91,7 @@ def test_margins_are_sums_of_log_ratios_over_the_answer(base: Subject, changed: 
 
 
 def test_stopping_the_watcher_stops_the_examination(base: Subject) -> None:
-    class Enough(Exception):  # noqa: N818
+    class Enough(Exception):
         pass
 
     def tick(part: str, done: int, total: int) -> None:

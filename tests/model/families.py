@@ -13,7 +13,8 @@ import transformers
 from tutee.errors import Unavailable
 from tutee.model.config import DecoderConfig
 from tutee.model.decoder import Decoder
-from tutee.model.library import DEFAULT_MODEL, pull
+from tutee.model.library import DEFAULT_MODEL, is_model, pull
+from tutee.settings import Settings
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -68,9 +69,13 @@ def tiny_decoder(dtype: torch.dtype = torch.float32, seed: int = 0, **changes: A
 
 
 def default_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default model, from TUTEE_TEST_MODELS or fetched; skips the test where there is no way to it."""
-    kept = os.environ.get("TUTEE_TEST_MODELS")
-    models = Path(kept) if kept else tmp_path_factory.getbasetemp().parent / "models"
+    """The default model: `make serve`'s, or one kept among pytest's folders; skips where it cannot be fetched.
+
+    `MODELS_FOR_TESTS` names another folder of models.
+    """
+    served = Settings().home.expanduser() / "models"
+    kept = served if is_model(served / DEFAULT_MODEL) else tmp_path_factory.getbasetemp().parent / "models"
+    models = Path(os.environ.get("MODELS_FOR_TESTS", kept))
     try:
         return pull(DEFAULT_MODEL, models)
     except Unavailable as error:

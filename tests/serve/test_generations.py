@@ -170,7 +170,7 @@ def test_a_candidate_that_waits_for_votes_answers_beside_the_live_version(make_h
         live = running.services.live.chat.version.id
         store = running.services.store
         orders = set()
-        for i in range(8):
+        for i in range(7):
             shown = walk.ask(f"Question {i}", compare=True, max_tokens=2)
             authors = [store.generations.get(m["generation_id"]).version_id for m in shown["messages"]]
             arms = [store.generations.get(m["generation_id"]).arm for m in shown["messages"]]

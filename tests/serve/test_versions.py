@@ -13,7 +13,7 @@ from tests.serve.conftest import Running, Walk, add_candidate, serving
 from tutee.settings import Settings
 from tutee.store.records import SnapshotItem
 
-LONG = {"max_tokens": 400, "ignore_eos": True}
+LONG = {"max_tokens": 200, "ignore_eos": True}
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_running_stream_ends_on_the_version_that_it_began_with(own: Running, w
     add_candidate(own, "better", verdict="pass")
     client = own.sdk()
     ask: dict[str, Any] = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
-    long = {"max_tokens": 250, "extra_body": {"ignore_eos": True}}
+    long = {"max_tokens": 150, "extra_body": {"ignore_eos": True}}
     alone = client.chat.completions.create(model="tiny", **{k: v for k, v in ask.items() if k != "model"}, **long)
     stream = client.chat.completions.create(**ask, **long, stream=True)
     native = walk.generate(walk.say("Long")["id"], **LONG)["messages"][0]
@@ -104,8 +104,8 @@ def test_a_version_that_cannot_be_loaded_does_not_go_live(own: Running, walk: Wa
 
 def test_votes_reach_the_gate(own: Running, walk: Walk) -> None:
     add_candidate(own, "rival")
-    for i in range(4):
-        shown = walk.ask(f"Question {i}", compare=True)
+    for i in range(3):
+        shown = walk.ask(f"Question {i}", compare=True, max_tokens=3)
         store = own.services.store
         authors = [store.generations.get(m["generation_id"]).arm for m in shown["messages"]]
         winner = "ab"[authors.index("candidate")]
@@ -114,7 +114,7 @@ def test_votes_reach_the_gate(own: Running, walk: Walk) -> None:
     gate = walk.call("POST", "/versions/rival/gate")
     assert gate["verdict"] == "insufficient"
     votes = next(check for check in gate["checks"] if check["name"] == "blind votes")
-    assert votes["numbers"]["wins"] == 4
+    assert votes["numbers"]["wins"] == 3
     assert set(votes) >= {"name", "verdict", "reason", "value"}
     assert walk.call("GET", "/versions/rival")["gate"]["reasons"] == gate["reasons"]
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-NEEDED = ("initdb", "pg_ctl", "postgres")
+import psycopg
+
+NEEDED = ("initdb", "postgres")
 
 
 def binaries() -> Path | None:
     """The folder with the server programs: on the path, or where Debian keeps them."""
-    places = [Path(found).parent for found in [shutil.which("pg_ctl")] if found]
+    places = [Path(found).parent for found in [shutil.which("initdb")] if found]
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((place for place in places if all((place / name).exists() for name in NEEDED)), None)
 
@@ -44,19 +48,37 @@ def running() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="tutee-pg-", dir=memory))
     os.chown(folder, uid, -1)
 
-    def run(*command: str) -> None:
-        subprocess.run(
-            [*prefix, *command], check=True, capture_output=True, cwd=folder, env={"PATH": os.defpath, "LC_ALL": "C"}
-        )
-
-    data, log = str(folder / "data"), str(folder / "log")
-    options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off -c max_connections=200"
+    environment = {"PATH": os.defpath, "LC_ALL": "C"}
+    data = str(folder / "data")
+    initdb = [str(place / "initdb"), "-D", data, "-U", "tutee", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    options = ("listen_addresses=", f"unix_socket_directories={folder}", "fsync=off", "max_connections=200")
+    server = [str(place / "postgres"), "-D", data, *(word for option in options for word in ("-c", option))]
+    if shutil.which("setpriv"):
+        server = ["setpriv", "--pdeathsig", "QUIT", *server]  # a killed test run must not leave it behind
+    url = f"postgresql://tutee@/{{name}}?host={folder}"
     try:
-        run(str(place / "initdb"), "-D", data, "-U", "tutee", "-A", "trust", "-E", "UTF8", "--no-sync")
-        run(str(place / "pg_ctl"), "-D", data, "-l", log, "-w", "-o", options, "start")
-        try:
-            yield f"postgresql://tutee@/{{name}}?host={folder}"
-        finally:
-            run(str(place / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
+        subprocess.run([*prefix, *initdb], check=True, capture_output=True, cwd=folder, env=environment)
+        with (
+            (folder / "log").open("wb") as log,
+            subprocess.Popen([*prefix, *server], stdout=log, stderr=log, cwd=folder, env=environment) as process,
+        ):
+            try:
+                _wait_for(url.format(name="postgres"), process)
+                yield url
+            finally:
+                process.send_signal(signal.SIGQUIT)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
+    """Return once the server takes connections."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            psycopg.connect(url).close()
+            return
+        except psycopg.OperationalError:
+            if process.poll() is not None or time.monotonic() > end:
+                raise
+            time.sleep(0.05)

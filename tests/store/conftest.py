@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from sqlalchemy import event
 
-from store import cluster
+from tests.store import cluster
 from tutee.store import Store, StoredConversation, StoredMessage
 from tutee.store.schema import Actor, Base, Feedback, ModelVersion
 
@@ -33,7 +33,7 @@ class Place:
 def postgres() -> Iterator[str]:
     """URL pattern of a running server; skips where PostgreSQL is not installed."""
     if cluster.binaries() is None:
-        pytest.skip("PostgreSQL's server programs (initdb, pg_ctl, postgres) are not installed")
+        pytest.skip("PostgreSQL's server programs (initdb, postgres) are not installed")
     with cluster.running() as pattern:
         yield pattern
 

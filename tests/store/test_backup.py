@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from store.conftest import Place, Scene, everything
+from tests.store.conftest import Place, Scene, everything
 from tutee.errors import InvalidInput, Unavailable
 from tutee.store import Store, migrate
 from tutee.store.backup import backup, restore

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from store.conftest import Queries, Scene
+from tests.store.conftest import Queries, Scene
 from tutee.errors import InvalidInput, NotFound
 from tutee.store import Store
 from tutee.store.schema import Actor

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from store.conftest import Place, Scene, everything
+from tests.store.conftest import Place, Scene, everything
 from tutee.errors import InvalidInput, Unavailable
 from tutee.store import Store
 from tutee.store.database import Database, normalise, to_json

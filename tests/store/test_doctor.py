@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from sqlalchemy import text
 
-from store.conftest import Place, Scene
+from tests.store.conftest import Place, Scene
 from tutee.model.weights import weights_sha256
 from tutee.store import Store, migrate
 from tutee.store.doctor import Finding, examine

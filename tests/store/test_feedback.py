@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from store.conftest import SHA, Scene, everything
+from tests.store.conftest import SHA, Scene, everything
 from tutee.errors import InvalidInput, NotFound
 from tutee.store import SnapshotItem, Store
 from tutee.store.schema import Actor

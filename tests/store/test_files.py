@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from store.conftest import everything
+from tests.store.conftest import everything
 from tutee.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from tutee.store import Store
 from tutee.store.schema import Actor

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from store.conftest import Place
+from tests.store.conftest import Place
 from tutee.errors import InvalidInput, NotFound
 from tutee.store import Store
 from tutee.store.schema import Job

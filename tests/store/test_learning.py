@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from store.conftest import SHA, Queries, Scene, everything
+from tests.store.conftest import SHA, Queries, Scene, everything
 from tutee.errors import InvalidInput, NotFound
 from tutee.store import SnapshotItem, Store
 from tutee.store.schema import ModelVersion

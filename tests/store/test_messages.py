@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from store.conftest import SHA, Queries, Scene
+from tests.store.conftest import SHA, Queries, Scene
 from tutee.errors import InvalidInput, NotFound
 from tutee.store import Store
 from tutee.store.schema import Actor

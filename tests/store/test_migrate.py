@@ -10,7 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-from store.conftest import Place
+from tests.store.conftest import Place
 from tutee.errors import Unavailable
 from tutee.store import Store, migrate
 from tutee.store.database import Database

@@ -7,7 +7,7 @@ import threading
 import pytest
 from sqlalchemy import text
 
-from store.conftest import everything
+from tests.store.conftest import everything
 from tutee.errors import InvalidInput, NotFound
 from tutee.store import Store
 from tutee.store.schema import Actor
