@@ -66,7 +66,7 @@ def write_tiny_model(folder: Path, hidden: int = 32, context: int = 512) -> None
 @pytest.fixture(scope="session")
 def planted_home(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the tiny base live and some feedback in it; copy it before you change it."""
-    from tiny_home import open_home, plant
+    from tests.tiny_home import open_home, plant
 
     home = tmp_path_factory.mktemp("planted") / "home"
     store, base, model = open_home(home, tiny_folder)

@@ -134,6 +134,8 @@ def test_an_api_job_ends_with_named_versions_checkpoints_and_a_result_file(home:
     assert early.state == "archived"
     assert (home / early.folder / "adapter_model.safetensors").exists()
     assert {row.suite for row in store.evaluations.list(version.id)} >= {"drift.kl", "capability.lost"}
+    length = next(row for row in store.evaluations.list(version.id) if row.suite == "drift.length_ratio")
+    assert length.detail["chosen_q95"] == 3.0  # "It is 7.": the file says what good answers look like
     table = list(csv.DictReader(store.files.open(job.result_files[0]).read().decode().splitlines()))
     assert [row["step"] for row in table] == ["1", "2", "3", "4", "5", "6"]
     assert all(float(row["train_loss"]) > 0 for row in table)

@@ -27,7 +27,7 @@ from tutee.data.snapshot import Snapshot, freeze, load
 from tutee.engine.engine import Engine
 from tutee.errors import InvalidInput, NotFound
 from tutee.evaluate.gate import Score, judge
-from tutee.evaluate.measure import ExamConfig, Material, Tick, measure
+from tutee.evaluate.measure import ExamConfig, Material, Tick, chosen_texts, measure
 from tutee.evaluate.subject import Subject
 from tutee.model.library import pull
 from tutee.model.lora import Lora
@@ -75,7 +75,7 @@ def improve(place: Workplace) -> tuple[ModelVersion, int]:
         trained = train_on(place, snapshot)
     card = {"metrics": dict(trained.metrics), "notes": list(trained.notes), "steps": trained.steps}
     version = register(place, trained.folder, name=version_name(place), card=card)
-    evaluate(place, version, snapshot)
+    evaluate(place, version, exam_material(place, snapshot))
     judge_version(place, version)
     return version, trained.trained_tokens
 
@@ -153,7 +153,18 @@ def version_name(place: Workplace) -> str:
     return wanted if wanted not in taken else f"{wanted}-{number}"
 
 
-def evaluate(place: Workplace, version: ModelVersion, snapshot: Snapshot | None = None) -> None:
+def exam_material(place: Workplace, snapshot: Snapshot) -> Material:
+    """What the candidate is examined with: held-out rows, the users' prompts (held out first), the learned reward."""
+    prompts = sorted(snapshot.prompts, key=lambda prompt: prompt.split != "held_out")
+    return Material(
+        chosen=chosen_texts(snapshot.of("train")),
+        held_out=snapshot.of("held_out"),
+        prompts=[prompt.messages for prompt in prompts],
+        reward=learned_reward(place.folder),
+    )
+
+
+def evaluate(place: Workplace, version: ModelVersion, material: Material) -> None:
     """Examine the candidate against the live version and write the scores down, once."""
     live = place.store.versions.live()
     if live.id == version.id:
@@ -162,7 +173,7 @@ def evaluate(place: Workplace, version: ModelVersion, snapshot: Snapshot | None 
         said = f"{version.name} and the live version {live.name} have different bases, so they were not compared."
         place.store.jobs.event(place.job.id, "warn", said)
         return
-    scores = _examine(place, version, live, snapshot)
+    scores = _examine(place, version, live, material)
     written = {row.suite for row in place.store.evaluations.list(version.id) if row.baseline_id == live.id}
     for score in scores:
         if score.suite not in written:
@@ -215,7 +226,7 @@ def base_of(store: Store, version: ModelVersion) -> ModelVersion:
     return version
 
 
-def _examine(place: Workplace, version: ModelVersion, live: ModelVersion, snapshot: Snapshot | None) -> Sequence[Score]:
+def _examine(place: Workplace, version: ModelVersion, live: ModelVersion, material: Material) -> Sequence[Score]:
     kept = place.folder / f"exam-{version.id}-{live.id}.json"
     if kept.exists():
         return [Score(**raw) for raw in json.loads(kept.read_text(encoding="utf-8"))]
@@ -224,23 +235,10 @@ def _examine(place: Workplace, version: ModelVersion, live: ModelVersion, snapsh
         base = Subject(place.model, _engine(place, place.model, engines))
         candidate = _subject(place, version, base, engines)
         opponent = _subject(place, live, base, engines)
-        scores = measure(candidate, opponent, base, _material(place, snapshot), config, _tick(place.report))
+        scores = measure(candidate, opponent, base, material, config, _tick(place.report))
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_json(kept, [asdict(score) for score in scores])
     return scores
-
-
-def _material(place: Workplace, snapshot: Snapshot | None) -> Material:
-    if snapshot is None:
-        return Material()
-    # Prompts that nobody trained on come first.
-    prompts = sorted(snapshot.prompts, key=lambda prompt: prompt.split != "held_out")
-    return Material(
-        train=snapshot.of("train"),
-        held_out=snapshot.of("held_out"),
-        prompts=[prompt.messages for prompt in prompts],
-        reward=learned_reward(place.folder),
-    )
 
 
 def _subject(place: Workplace, version: ModelVersion, base: Subject, engines: ExitStack) -> Subject:

@@ -14,7 +14,7 @@ from tutee.data.rows import Origin, PairRow, Reply, SftRow
 from tutee.engine.engine import Engine
 from tutee.evaluate import preference
 from tutee.evaluate.gate import Score
-from tutee.evaluate.measure import ExamConfig, Material, measure
+from tutee.evaluate.measure import ExamConfig, Material, chosen_texts, measure
 from tutee.evaluate.subject import Subject
 from tutee.model.logprobs import score
 from tutee.model.lora import Lora, LoraConfig
@@ -67,7 +67,7 @@ def test_a_changed_version_is_measured(base: Subject, changed: Subject) -> None:
         reward_calls.append(text)
         return float(len(text))
 
-    found = exam(changed, base, Material(train=[PAIR], held_out=[PAIR, WRITTEN], reward=reward))
+    found = exam(changed, base, Material(chosen=chosen_texts([PAIR, WRITTEN]), held_out=[PAIR, WRITTEN], reward=reward))
     assert found["drift.kl"].estimate > 0.1
     assert found["drift.kl"].ci_lo < found["drift.kl"].estimate < found["drift.kl"].ci_hi
     assert found["preference.accuracy"].estimate in (0.0, 1.0)

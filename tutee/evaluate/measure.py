@@ -33,7 +33,7 @@ from tutee.evaluate.subject import Subject
 class ExamConfig:
     """Size of the examination. Tokens are per answer."""
 
-    prompts: int = 48
+    prompts: int = 40
     """Conversations on which fresh answers are compared."""
     max_tokens: int = 128
     temperature: float = 0.7
@@ -48,15 +48,22 @@ class Material:
     """What the candidate is examined with, apart from the generated probes.
 
     Args:
-        train, held_out: the snapshot's rows. Training rows only tell how long chosen answers are.
+        chosen: answers that people chose or wrote in the training data: how long good answers are.
+        held_out: rows that nobody trained on.
         prompts: conversations ending in a user turn, those that were held out first; may be empty.
         reward: the learned reward, if the job made one.
     """
 
-    train: Sequence[Row] = ()
+    chosen: Sequence[str] = ()
     held_out: Sequence[Row] = ()
     prompts: Sequence[Sequence[Message]] = ()
     reward: Reward | None = None
+
+
+def chosen_texts(rows: Sequence[Row]) -> list[str]:
+    """The better answers of pairs, and what people wrote."""
+    pairs = [row.chosen.text for row in rows if isinstance(row, PairRow)]
+    return pairs + [row.reply.text for row in rows if isinstance(row, SftRow)]
 
 
 Tick = Callable[[str, int, int], None]
@@ -117,8 +124,7 @@ def _fresh_answers(
 
 def _lengths(ours: Sequence[Completion], theirs: Sequence[Completion], material: Material) -> Iterator[Score]:
     our_texts, their_texts = [a.text for a in ours], [a.text for a in theirs]
-    chosen = [row.chosen.text for row in material.train if isinstance(row, PairRow)]
-    chosen += [row.reply.text for row in material.train if isinstance(row, SftRow)]
+    chosen = material.chosen
     n = len(our_texts)
     ratio = drift.length_ratio(our_texts, their_texts)
     detail = {

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from tutee.data.openai_format import read_preferences, read_supervised
+from tutee.conversation import Message
+from tutee.data.openai_format import Supervised, read_preferences, read_supervised
 from tutee.errors import InvalidInput, NotFound
 from tutee.store import Store
 from tutee.store.schema import Job, ModelVersion
 
 if TYPE_CHECKING:
+    from tutee.evaluate.measure import Material
     from tutee.improve import Workplace
     from tutee.train.finetune import Method
     from tutee.train.progress import Progress
@@ -86,9 +88,23 @@ def run_api_job(place: Workplace, examples: Examples, validation: Examples) -> t
     version = register_checkpoints(place, trained.steps, finished=True)[-1]
     if version.kind == "full":  # training changed the base's weights in memory
         place = replace(place, model=load_pretrained(place.model.folder, place.settings.dtype, name=place.base.name))
-    improve.evaluate(place, version)
+    improve.evaluate(place, version, exam_material(examples, validation))
     improve.judge_version(place, version)
     return version, trained.trained_tokens
+
+
+def exam_material(examples: Examples, validation: Examples) -> Material:
+    """The files' own prompts, those of the validation file first, and their answers as what good ones look like."""
+    from tutee.evaluate.measure import Material
+
+    def prompt(example: Any) -> tuple[Message, ...]:
+        return example.messages[:-1] if isinstance(example, Supervised) else example.prompt
+
+    def chosen(example: Any) -> str:
+        return str(example.messages[-1].content if isinstance(example, Supervised) else example.preferred.content)
+
+    asked = [messages for messages in map(prompt, (*validation, *examples)) if messages and messages[-1].role == "user"]
+    return Material(chosen=[chosen(example) for example in examples], prompts=asked)
 
 
 def register_checkpoints(place: Workplace, step: int, finished: bool = False) -> list[ModelVersion]:
