@@ -73,17 +73,21 @@ function reset(): void {
   });
 }
 
+/** Counts what was asked for, so that a slow answer to an older wish is dropped. */
+let opened = 0;
+
 /** Show a conversation, or an empty page for null; answers still being written go on where they are. */
 export async function open(id: string | null): Promise<void> {
   if (id !== null && conversation.value?.id === id) return;
+  const mine = ++opened;
   reset();
   if (id === null) return;
   threadState.value = "loading";
   try {
     const found = await api.conversation(id);
-    if (threadState.value !== "loading") return;
-    adopt(found);
+    if (mine === opened) adopt(found);
   } catch (error) {
+    if (mine !== opened) return;
     threadState.value = "missing";
     complain(error);
   }
@@ -93,6 +97,7 @@ function adopt(found: Conversation): void {
   const { messages, ...summary } = found;
   batch(() => {
     conversation.value = summary;
+    temporary.value = summary.temporary;
     tree.value = new Map(messages.map((message) => [message.id, message]));
     const last = messages.reduce<Message | undefined>((a, b) => (!a || b.created_at >= a.created_at ? b : a), undefined);
     show(summary.head_message_id ?? last?.id ?? null);
