@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+
+# Before torch is imported, here and in the servers that tests start: two pools of threads on two cores make each crawl.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -2,7 +2,7 @@
 
 A client says only what a person did and on which message or presentation; model, siblings, conversation and order come
 from the store. What is not the caller's is a 404. To add a kind: a function in `KINDS` here, its payload in
-`store/feedback.py`, what is learned from it in `data/from_feedback.py`.
+`store/feedback.py`, what is learned from it in `data/judging.py`.
 """
 
 from __future__ import annotations
