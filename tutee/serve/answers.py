@@ -1,6 +1,6 @@
 """Answers that are being written: they belong to the server, not to the browser tab that asked for them.
 
-The engine's thread hands chunks to a `LiveAnswer`; one recorder thread saves what is new a few times a second and
+The engine's thread hands chunks to a `LiveAnswer`; one recorder thread saves what is new about once a second and
 finishes the answer; any number of readers follow it from any character on, so a reload or a second tab goes on where it
 was. A full disk delays saving and nothing else: the text stays here and is tried again.
 Does not know where an answer is saved (`Record`), nor what it answers.
@@ -23,7 +23,8 @@ from tutee.serve.metrics import Metrics
 
 log = logging.getLogger("tutee.serve")
 
-SAVE_SECONDS = 0.25
+SAVE_SECONDS = 1.0
+"""What a crash can cost of an answer that is being written; an answer that ended is saved at once."""
 RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
 
@@ -45,6 +46,7 @@ class LiveAnswer:
         self.request: Request | None = None
         self.message_id = ""
         self.record: Record | None = None
+        self.save_at = time.monotonic() + SAVE_SECONDS
         self.retry_at = 0.0
         self.saved = threading.Event()
         self._lock = threading.Lock()
@@ -177,7 +179,7 @@ class Answers:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait(SAVE_SECONDS if self._answers else None)
+            self._wake.wait(SAVE_SECONDS / 2 if self._answers else None)
             self._wake.clear()
             closing = self._closing
             for answer in list(self._answers.values()):
@@ -188,9 +190,10 @@ class Answers:
 
     def _save(self, answer: LiveAnswer, closing: bool) -> None:
         assert answer.record is not None
-        if time.monotonic() < answer.retry_at and not closing:
+        now, ended = time.monotonic(), answer.ended
+        if not closing and now < (answer.retry_at if ended else max(answer.retry_at, answer.save_at)):
             return
-        ended = answer.ended
+        answer.save_at = now + SAVE_SECONDS
         chunks = answer.unsaved()
         try:
             if chunks:
