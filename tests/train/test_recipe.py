@@ -99,7 +99,7 @@ def test_random_votes_train_nothing_and_say_so(model: Pretrained, tmp_path: Path
 
 
 def test_corrections_alone_are_enough(model: Pretrained, tmp_path: Path) -> None:
-    result, seen = run(model, corrections(4), tmp_path)
+    result, seen = run(model, corrections(4), tmp_path, replay=0)
     assert result.steps == -(-(4 + 4 * CONFIG.alone_repeats) // CONFIG.batch_size)
     assert {progress.stage for progress in seen} == {"head", "imitate", "guard"}
 

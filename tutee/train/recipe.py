@@ -2,12 +2,13 @@
 
 1. head: votes teach a small model of taste on surface features of answers (`preference_head.py`). Unless it predicts
    votes that it has not seen, nothing is optimised against it.
-2. imitate: a LoRA learns what people wrote themselves, corrections and demonstrations, as answers to imitate and as
+2. replay: the base answers a few short questions, to be imitated beside everything that follows: skills stay.
+3. imitate: a LoRA learns what people wrote themselves, corrections and demonstrations, as answers to imitate and as
    pairs over what the model had said. Per nat of KL this teaches most, and the candidates that follow are better and,
    where people like short answers, half as long to sample.
-3. candidates, pairs: the policy answers the users' prompts several times; the head picks the best and the worst.
-4. train: DPO on those pairs (the sampler's own log-probs are the reference), mixed with imitation.
-5. guard: the adapter is scaled back as far as its distance to the base, its lengths and its repetition demand.
+4. candidates, pairs: the policy answers the users' prompts several times; the head picks the best and the worst.
+5. train: DPO on those pairs (the sampler's own log-probs are the reference), mixed with imitation.
+6. guard: the adapter is scaled back as far as its distance to the base, its lengths and its repetition demand.
 
 Every stage that costs time leaves its result in the job folder, complete or absent; the rest is a function of those, so
 a restarted job goes on where it was and ends the same. Knows rows and models; nothing of the store, of HTTP, or of who
@@ -46,10 +47,11 @@ from tutee.train.metrics import Metrics
 from tutee.train.options import read_options, require
 from tutee.train.preference_head import PreferenceHead
 from tutee.train.progress import Clock, Progress, Report, silent
+from tutee.train.replay import LONGEST_ANSWER, replay_groups, replay_prompts
 from tutee.train.sft import sequence_mean_loss
 from tutee.train.trainer import Trainer, TrainerConfig
 
-STAGES = ("head", "imitate", "candidates", "pairs", "train", "guard")
+STAGES = ("head", "replay", "imitate", "candidates", "pairs", "train", "guard")
 GUARD_PROMPTS = 24
 GUARD_SAMPLES = 2
 MOST_REPEATED = 200
@@ -79,6 +81,8 @@ class RecipeConfig:
     """The same when there is no head, so that what people wrote is all there is to learn."""
     sft_repeats: int = 2
     """How often each correction or demonstration is imitated among the head's pairs."""
+    replay: int = 36
+    """Short questions whose answers by the base are imitated beside the rest, so that skills are kept; 0 for none."""
     rounds: int = 1
     """2 samples once more, from the first round's policy, and goes on from there."""
     max_kl: float = 10.0
@@ -95,6 +99,7 @@ class RecipeConfig:
         require(0 < self.beta <= 2, "beta", "'beta' must be above 0 and at most 2.")
         require(0 <= self.first_repeats <= 50, "first_repeats", "'first_repeats' must be between 0 and 50.")
         require(0 <= self.sft_repeats <= 50, "sft_repeats", "'sft_repeats' must be between 0 and 50.")
+        require(0 <= self.replay <= 100, "replay", "'replay' must be between 0 and 100.")
         require(self.rounds in (1, 2), "rounds", "'rounds' must be 1 or 2.")
         require(self.max_kl > 0, "max_kl", "'max_kl' must be above 0.")
         require(self.sampling_batch >= 1, "sampling_batch", "'sampling_batch' must be at least 1.")
@@ -159,9 +164,11 @@ def run_recipe(
     engine = Engine(model, max_batch=config.sampling_batch, cache_tokens=blocks, max_waiting=CHUNK * config.candidates)
     try:
         trainer = Trainer(model, config.trainer())
+        run.replayed = _replay(run, engine)
         if lessons.pairs or lessons.imitations:
             groups = _repeated(lessons.imitations, config.first_repeats if run.trusts_head else config.alone_repeats)
-            _train(run, trainer, groups + with_references(lessons.pairs, trainer.score), "imitate")
+            groups += [*with_references(lessons.pairs, trainer.score), *run.replayed]
+            _train(run, trainer, groups, "imitate")
         for number in range(1, config.rounds + 1 if run.trusts_head else 1):
             trainer = Trainer(model, config.trainer(), start=trainer.lora)
             _train(run, trainer, _preferences(run, engine, trainer, number), "train", number)
@@ -211,6 +218,7 @@ class _Run:
     lessons: Lessons
     head: PreferenceHead | None
     prompts: list[tuple[tuple[Message, ...], tuple[int, ...]]] = field(default_factory=list)
+    replayed: list[Group] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     steps: int = 0
@@ -286,7 +294,19 @@ def _preferences(run: _Run, engine: Engine, trainer: Trainer, number: int) -> li
     said = f"The head sees a difference between the answers to {len(pairs)} of {len(run.prompts)} prompts."
     run.notes.append(said)
     run.report(Progress("pairs", len(run.prompts), len(run.prompts), {"pairs": float(len(pairs))}, 0.0, said))
-    return pairs + _repeated(run.lessons.imitations, run.config.sft_repeats)
+    return pairs + _repeated(run.lessons.imitations, run.config.sft_repeats) + run.replayed
+
+
+def _replay(run: _Run, engine: Engine) -> list[Group]:
+    """What the base says to short questions, to be imitated beside the rest."""
+    asked = [tuple(run.model.chat_format.render(m)) for m in replay_prompts(run.config.replay, run.config.seed)]
+    plan = SamplingPlan(1, 0.0, LONGEST_ANSWER, run.config.seed)
+
+    def on_prompts(done: int, total: int) -> None:
+        run.report(Progress("replay", done, total))
+
+    answers = sample_candidates(engine.generate, asked, plan, run.folder / "replay", on_prompts)
+    return replay_groups(run.model, [answer for (answer,) in answers])
 
 
 def _repeated(groups: Sequence[Group], times: int) -> list[Group]:

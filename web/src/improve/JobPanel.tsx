@@ -13,6 +13,7 @@ import { Curves } from "./Curves";
 const STAGES: Record<string, string> = {
   collect: "Collecting what people taught",
   head: "Learning what people prefer",
+  replay: "Asking the base what it already can",
   imitate: "Imitating what people wrote",
   candidates: "Writing new answers to choose from",
   pairs: "Pairing the best answers with the worst",
