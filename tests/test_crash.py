@@ -196,7 +196,8 @@ def wait_for_job(url: str, job_id: str) -> None:
 
 
 def check_store(home: Home, walk: Walk, jobs: list[str]) -> None:
-    store = Store.open(f"sqlite:///{home.home / 'tutee.db'}", home.home)
+    url = f"sqlite:///{home.home / 'tutee.db'}"
+    store = Store.open(url, home.home)
     try:
         store.generations.interrupted()
         for message_id, text in walk.messages.items():
@@ -218,4 +219,4 @@ def check_store(home: Home, walk: Walk, jobs: list[str]) -> None:
         assert store.audit.verify() is None
     finally:
         store.close()
-    assert not [finding for finding in examine(store.url, home.home) if finding.level == "error"]
+    assert not [finding for finding in examine(url, home.home) if finding.level == "error"]

@@ -115,7 +115,7 @@ def test_delete_leaves_no_word_behind(store: Store, scene: Scene) -> None:
     tombstone = store.conversations.delete(conversation.id, scene.owner.id)
 
     assert len(tombstone.feedback_ids) == 2
-    from store.conftest import everything
+    from tests.store.conftest import everything
 
     left = everything(store)
     assert secret not in repr(left)

@@ -24,7 +24,8 @@ from tutee.serve.metrics import Metrics
 log = logging.getLogger("tutee.serve")
 
 SAVE_SECONDS = 1.0
-"""What a crash can cost of an answer that is being written; an answer that ended is saved at once."""
+"""What a crash can cost of an answer that is being written; its beginning and its end are saved at once."""
+LOOK_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
 
@@ -46,7 +47,7 @@ class LiveAnswer:
         self.request: Request | None = None
         self.message_id = ""
         self.record: Record | None = None
-        self.save_at = time.monotonic() + SAVE_SECONDS
+        self.save_at = 0.0
         self.retry_at = 0.0
         self.saved = threading.Event()
         self._lock = threading.Lock()
@@ -179,7 +180,7 @@ class Answers:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait(SAVE_SECONDS / 2 if self._answers else None)
+            self._wake.wait(LOOK_SECONDS if self._answers else None)
             self._wake.clear()
             closing = self._closing
             for answer in list(self._answers.values()):
@@ -193,10 +194,10 @@ class Answers:
         now, ended = time.monotonic(), answer.ended
         if not closing and now < (answer.retry_at if ended else max(answer.retry_at, answer.save_at)):
             return
-        answer.save_at = now + SAVE_SECONDS
         chunks = answer.unsaved()
         try:
             if chunks:
+                answer.save_at = now + SAVE_SECONDS
                 answer.record.append(
                     "".join(chunk.text for chunk in chunks),
                     [token for chunk in chunks for token in chunk.token_ids],
