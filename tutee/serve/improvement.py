@@ -62,7 +62,7 @@ def _advice(trainable: int, running: Job | None) -> str:
     if trainable == 0:
         return "Nothing to learn from yet: compare answers, correct them, or give thumbs."
     if trainable < ENOUGH_ROWS:
-        return f"{trainable} examples are few: {ENOUGH_ROWS - trainable} more would make a real difference likelier."
+        return f"Only {trainable} to learn from so far: {ENOUGH_ROWS - trainable} more make a real difference likelier."
     return f"{trainable} examples to learn from. Comparisons and corrections teach the most."
 
 
