@@ -9,7 +9,7 @@ ifdef TUTEE_HOME
 export TUTEE_HOME
 endif
 
-.PHONY: serve install install-test page check test format browser clean simulate crash bench-env
+.PHONY: serve install install-test page check test checklist format browser clean simulate crash bench-env
 
 serve: install page
 	@$(BIN)/tutee serve --host $(HOST) --port $(PORT)
@@ -47,6 +47,10 @@ check: install-test
 
 test: install-test page browser
 	$(BIN)/python -m pytest
+
+# The 34 things that RLHF trainers get wrong: row, test, passed or failed.
+checklist: install-test
+	$(BIN)/python tests/checklist.py
 
 format: install-test
 	$(BIN)/ruff format .
