@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tutee.engine.blocks import SCRATCH_BLOCK
+from tutee.engine.sampler import SamplerState
 from tutee.engine.scheduler import Scheduled
 from tutee.engine.sequence import Sequence, Version
 from tutee.model.kv_cache import KVCache
@@ -23,13 +24,18 @@ from tutee.model.layout import Adapters, Layout
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step's input. `sampled[i]` gets its next token from the hidden state in row `sample_rows[i]`."""
+    """One step's input. A token is sampled after row `sample_rows[i]`, by `states[i]`.
+
+    The rows of one item lie side by side: the last true token's, then one for each guessed token.
+    """
 
     tokens: Tensor
     """[T]"""
     layout: Layout
-    sampled: list[Sequence]
+    sampled: list[Scheduled]
+    """The items that are sampled, in the order of their rows."""
     sample_rows: Tensor
+    states: list[SamplerState]
     work: list[Scheduled]
 
     def owners(self, marked_T: Tensor) -> list[Sequence]:
@@ -44,10 +50,7 @@ def make_batch(work: list[Scheduled], cache: KVCache, block_size: int, device: t
     counts = [item.count for item in work]
     starts = np.zeros(len(work) + 1, dtype=np.int64)
     np.cumsum(counts, out=starts[1:])
-    tokens: list[int] = []
-    for item in work:
-        done = item.sequence.computed
-        tokens += item.sequence.tokens[done : done + item.count]
+    tokens = [token for item in work for token in item.tokens]
     layout = Layout.cached(
         cache,
         starts.tolist(),
@@ -56,9 +59,15 @@ def make_batch(work: list[Scheduled], cache: KVCache, block_size: int, device: t
         torch.tensor(_slots(work, block_size), device=device),
         _adapters([item.sequence.version for item in work], starts.tolist()),
     )
-    ends = [int(end) - 1 for item, end in zip(work, starts[1:], strict=True) if item.samples]
-    sampled = [item.sequence for item in work if item.samples]
-    return Batch(torch.tensor(tokens, device=device), layout, sampled, torch.tensor(ends, device=device), work)
+    sampled = [item for item in work if item.samples]
+    rows = [
+        row
+        for item, end in zip(work, starts[1:].tolist(), strict=True)
+        if item.samples
+        for row in range(end - 1 - len(item.draft), end)
+    ]
+    states = [item.sequence.sampler.after(item.draft[:i]) for item in sampled for i in range(len(item.draft) + 1)]
+    return Batch(torch.tensor(tokens, device=device), layout, sampled, torch.tensor(rows, device=device), states, work)
 
 
 def _block_tables(work: list[Scheduled], device: torch.device | str) -> Tensor:

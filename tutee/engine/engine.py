@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
@@ -101,10 +102,12 @@ class Engine:
             requests_total=counters.requests,
             prompt_tokens_total=counters.prompt_tokens,
             cached_tokens_total=counters.cached_tokens,
-            generated_tokens_total=counters.generated_tokens,
+            generated_tokens_total=counters.generated.total(),
             preemptions_total=self._scheduler.preemptions,
             steps_total=counters.steps,
             failures_total=counters.failures,
+            generated_by_version=dict(counters.generated),
+            histograms=counters.histograms(),
         )
 
     def submit(
@@ -248,11 +251,9 @@ class Engine:
                 self._fail(item.sequence, error)
             return True
         self._scheduler.computed(work)
-        self._counters.count_step(len(sampled))
-        for sequence, token, logprob, top in zip(
-            sampled, choice.tokens, choice.logprobs, choice.top_logprobs, strict=True
-        ):
-            self._extend(sequence, token, logprob, top)
+        self._counters.count_step(len(work), len(sampled))
+        for item, token, logprob, top in zip(sampled, choice.tokens, choice.logprobs, choice.top_logprobs, strict=True):
+            self._extend(item.sequence, token, logprob, top)
         return True
 
     def close(self) -> None:
@@ -337,9 +338,7 @@ class Engine:
     def _extend(self, sequence: Sequence, token: int, logprob: float | None, top: TopLogprobs) -> None:
         """Append one sampled token, and end the sequence if it ends here."""
         params = sequence.request.params
-        if sequence.generated == 0:
-            self._counters.prompt_tokens += sequence.prompt_length
-            self._counters.cached_tokens += sequence.request.cached_tokens
+        self._counters.count_token(sequence, time.monotonic())
         sequence.tokens.append(token)
         sequence.sampler.accept(token)
         reason: FinishReason | None = None

@@ -193,7 +193,7 @@ class Request:
         self._on_chunk = on_chunk
         self._chunks: list[Chunk] = []
         self._news = threading.Condition()
-        self._submitted = time.monotonic()
+        self.submitted_at = time.monotonic()
         self._first_token: float | None = None
         self._finished: float | None = None
 
@@ -233,8 +233,8 @@ class Request:
             top_logprobs=tuple(top for chunk in self._chunks for top in chunk.top_logprobs),
             prompt_tokens=len(self.prompt),
             cached_tokens=self.cached_tokens,
-            ttft_s=None if self._first_token is None else self._first_token - self._submitted,
-            total_s=self._finished - self._submitted,
+            ttft_s=None if self._first_token is None else self._first_token - self.submitted_at,
+            total_s=self._finished - self.submitted_at,
         )
 
     def __iter__(self) -> Iterator[Chunk]:

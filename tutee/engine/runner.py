@@ -36,8 +36,12 @@ class Runner:
         self.cache = KVCache(model.config, num_blocks, block_size, model.decoder.dtype, self._device)
 
     @torch.no_grad()  # Not inference mode: a trainer may share these weights, and what they are prepared into.
-    def run(self, work: list[Scheduled]) -> tuple[list[Sequence], Sampled]:
+    def run(self, work: list[Scheduled]) -> tuple[list[Scheduled], Sampled]:
         """Compute the scheduled tokens; sample for the sequences that have their whole past now.
+
+        Returns:
+            The items that were sampled, and their tokens in that order: `1 + len(item.draft)` of each, the first after
+            its last true token, the others as if the guessed tokens before them were true.
 
         Raises:
             NotFinite: naming the sequences at fault. Nothing is sampled for the others; the same work can be run again.
@@ -50,9 +54,11 @@ class Runner:
         if not batch.sampled:
             return [], Sampled([], [], [])
         logits_BV = self._decoder.logits(hidden_TD[batch.sample_rows])
-        choice = sample(logits_BV, [sequence.sampler for sequence in batch.sampled])
+        choice = sample(logits_BV, batch.states)
         if -1 in choice.tokens:
-            raise NotFinite([s for s, token in zip(batch.sampled, choice.tokens, strict=True) if token < 0])
+            rows = [item.sequence for item in batch.sampled for _ in range(1 + len(item.draft))]
+            bad = [sequence for sequence, token in zip(rows, choice.tokens, strict=True) if token < 0]
+            raise NotFinite(list(dict.fromkeys(bad)))
         return batch.sampled, choice
 
     def clear(self, sequence: Sequence) -> None:

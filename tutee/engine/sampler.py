@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,18 @@ class SamplerState:
     def seen(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """(ids that penalties concern, how often each was generated)."""
         return self._seen_ids[: len(self._places)], self._counts[: len(self._places)]
+
+    def after(self, tokens: Sequence[int]) -> SamplerState:
+        """A state as it will be once `tokens` are accepted; this one stays as it is."""
+        if not tokens:
+            return self
+        ahead = copy(self)
+        if self.penalised:
+            ahead._places = dict(self._places)
+            ahead._seen_ids, ahead._counts = self._seen_ids.copy(), self._counts.copy()
+        for token in tokens:
+            ahead.accept(token)
+        return ahead
 
     def accept(self, token: int) -> None:
         """The token was chosen."""

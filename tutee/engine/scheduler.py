@@ -8,6 +8,7 @@ starts over later (usually finding most of them still in the cache).
 
 from __future__ import annotations
 
+import time
 from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,15 +19,26 @@ from tutee.engine.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """`count` new tokens of one sequence, from position `sequence.computed` on."""
+    """`count` new tokens of one sequence, from position `sequence.computed` on.
+
+    The last of them may be guesses (`draft`): what the sequence might say next. They are computed as if they were true,
+    and what is sampled after each shows how many were.
+    """
 
     sequence: Sequence
     count: int
+    draft: tuple[int, ...] = ()
 
     @property
     def samples(self) -> bool:
         """Whether this brings the sequence to its end, so that its next token can be sampled."""
-        return self.count == self.sequence.remaining
+        return self.count - len(self.draft) == self.sequence.remaining
+
+    @property
+    def tokens(self) -> list[int]:
+        """The `count` tokens to compute, guesses included."""
+        done = self.sequence.computed
+        return [*self.sequence.tokens[done : done + self.count - len(self.draft)], *self.draft]
 
 
 class Scheduler:
@@ -147,6 +159,7 @@ class Scheduler:
         if not sequence.admitted_before:
             sequence.request.cached_tokens = sequence.computed
             sequence.admitted_before = True
+            sequence.admitted_at = time.monotonic()
         for place in range(len(match.blocks), len(sequence.tokens) // size):
             self._announce(sequence, place)
         insort(self.running, sequence, key=_rank)

@@ -45,6 +45,9 @@ class Sequence:
     contents: list[int] = field(default_factory=list)
     """Content numbers of the announced leading blocks."""
     admitted_before: bool = False
+    admitted_at: float = 0.0
+    """Monotonic seconds of the first time that it was admitted."""
+    last_token_at: float | None = None
 
     @property
     def rank(self) -> tuple[int, int]:
