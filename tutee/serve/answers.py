@@ -19,7 +19,6 @@ from typing import Protocol
 from tutee.engine.request import Chunk, Request, SamplingParams
 from tutee.errors import NotFound
 from tutee.serve.live import Served
-from tutee.serve.metrics import Metrics
 
 log = logging.getLogger("tutee.serve")
 
@@ -125,8 +124,7 @@ class LiveAnswer:
 class Answers:
     """All answers being written now, and the thread that saves them."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self.metrics = metrics
+    def __init__(self) -> None:
         self._answers: dict[str, LiveAnswer] = {}
         self._wake = threading.Event()
         self._closing = False
@@ -220,7 +218,6 @@ class Answers:
         after_first = len(completion.token_ids) - 1
         speed = after_first / seconds if after_first > 0 and seconds > 0 else None
         answer.record.finish(completion.finish_reason, completion.ttft_s, speed)
-        self.metrics.answered(completion)
         self._forget(answer)
 
     def _forget(self, answer: LiveAnswer) -> None:

@@ -82,11 +82,11 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
         live = Live(settings, store)
         opened.callback(live.close)
         metrics = Metrics()
-        answers = Answers(metrics)
+        answers = Answers()
         opened.callback(answers.close)
         live.open(settings.base_folder)
         services = Services(settings, store, live, answers, TemporaryChats(), metrics, Doorkeeper(settings, store))
-        metrics.watch(lambda: status.gauges(services))
+        metrics.watch(lambda: [engine.stats for engine in live.engines], lambda: answers.count)
         if worker:
             supervisor = Supervisor(worker_command(), worker_environment(settings))
             opened.callback(supervisor.close)

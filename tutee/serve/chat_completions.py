@@ -129,7 +129,6 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
     if asked.stream:
         return EventStream(_events(answering, services, caller.id), close=tap.abort)
     choices = await wait_for(request, _collect(answering), tap.abort)
-    _count(answering, services)
     content = _whole(answering, choices)
     if asked.store:
         await run_in_threadpool(_keep, answering, content, services, caller.id)
@@ -214,7 +213,6 @@ async def _events(answering: Answering, services: Services, actor_id: str) -> As
                 yield event(head | {"choices": [ChunkChoice(index, Delta(content=text), logprobs)]})
             if finish_reason is not None:
                 yield event(head | {"choices": [ChunkChoice(index, Delta(), None, finish_reason)]})
-        _count(answering, services)
         if asked.store:
             await run_in_threadpool(_keep, answering, _whole(answering, choices), services, actor_id)
     except TuteeError as error:
@@ -230,8 +228,3 @@ def _keep(answering: Answering, content: dict[str, Any], services: Services, act
     services.store.completions.add(
         answering.id, actor_id, asked.model, asked.raw_messages, content, metadata=asked.metadata
     )
-
-
-def _count(answering: Answering, services: Services) -> None:
-    for each in answering.tap.requests:
-        services.metrics.answered(each.result())

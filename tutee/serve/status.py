@@ -9,7 +9,7 @@ import tutee
 from tutee.errors import Unavailable
 from tutee.serve.auth import OPERATOR, PUBLIC
 from tutee.serve.replies import reply
-from tutee.serve.services import Services, ServicesDep
+from tutee.serve.services import ServicesDep
 
 router = APIRouter()
 
@@ -32,13 +32,3 @@ async def version() -> Response:
 def metrics(services: ServicesDep) -> Response:
     """Prometheus' text format."""
     return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def gauges(services: Services) -> dict[str, float]:
-    """What the engines are doing now, summed."""
-    stats = [engine.stats for engine in services.live.engines]
-    names = ("running", "waiting", "blocks_used", "blocks_total", "tokens_per_second")
-    found = {f"engine_{name}": float(sum(getattr(each, name) for each in stats)) for name in names}
-    totals = ("preemptions_total", "steps_total")
-    found |= {f"engine_{name}": float(sum(getattr(each, name) for each in stats)) for name in totals}
-    return found | {"answers_being_written": float(services.answers.count)}
