@@ -38,7 +38,7 @@ def random_groups(model: Pretrained, pairs: bool, tokens: int, seed: int = 0) ->
             length = int(np.clip(dice.lognormal(4.8, 0.5), 40, 300))
             ids = tuple(int(i) for i in dice.integers(0, model.config.vocab_size, length))
             examples.append(Example(ids, tuple(float(t > length // 3) for t in range(length))))
-        groups.append(Group(tuple(examples)))
+        groups.append(Group(tuple(examples), ranks=(0, 1) if pairs else None))
     return groups
 
 

@@ -139,7 +139,7 @@ def test_golden_trajectory_sft(tmp_path: Path, model: Pretrained) -> None:
 def test_golden_trajectory_dpo(tmp_path: Path, model: Pretrained) -> None:
     trainer = Trainer(model, TrainerConfig(rank=4))
     tokens = examples(40, seed=5)
-    pairs = with_references([Group((tokens[i], tokens[i + 1])) for i in range(0, 40, 2)], trainer.score)
+    pairs = with_references([Group.pair(tokens[i], tokens[i + 1]) for i in range(0, 40, 2)], trainer.score)
     config = LoopConfig(epochs=4, batch_size=4, learning_rate=1e-2, warmup=0.1)
     history = train(trainer, pairs, dpo_loss, config, tmp_path).history
     assert [values["loss"] for values in history] == pytest.approx(GOLDEN["dpo"], abs=1e-4)

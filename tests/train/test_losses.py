@@ -19,6 +19,7 @@ def example(*mask: float, reference: tuple[float, ...] | None = None) -> Example
 PAIR = Group(
     (example(0, 0, 1, 1, reference=(0, 0, -1.0, -2.0)), example(0, 1, reference=(0, -1.5))),
     weight=2.0,
+    ranks=(0, 1),
 )
 SINGLE = Group((example(0, 1, 1, 1),))
 
@@ -33,7 +34,7 @@ def test_a_batch_lays_segments_end_to_end_and_targets_stay_inside_them() -> None
     assert batch.pairs_P2.tolist() == [[0, 1]]
     assert batch.singles_S.tolist() == [2]
     assert batch.reference_N.isnan().tolist() == [False] * 3 + [True] * 3
-    assert totals([PAIR, SINGLE]) == Totals(groups=3.0, tokens=2 * 3 + 3)
+    assert totals([PAIR, SINGLE]) == Totals(groups=3.0, tokens=2 * 3 + 3, examples=5.0, imitated_tokens=3.0)
 
 
 def test_token_mean_and_sequence_mean() -> None:
@@ -86,7 +87,7 @@ def test_the_recipe_mixes_pairs_and_singles_over_one_denominator() -> None:
 
 
 def test_a_pair_without_reference_is_refused() -> None:
-    group = Group((example(0, 1), example(0, 1, 1)))
+    group = Group.pair(example(0, 1), example(0, 1, 1))
     with pytest.raises(ValueError, match="reference"):
         dpo_loss(torch.zeros(3), pack_groups([group]), totals([group]))
     scored = with_references([group, SINGLE], lambda sequences: [torch.full((len(s) - 1,), -1.0) for s in sequences])
@@ -105,7 +106,7 @@ def test_microbatches_keep_order_and_never_split_a_group() -> None:
     [
         ([], "empty_dataset"),
         ([SINGLE, Group((example(0, 0, 0),))], "all_masked"),
-        ([Group((example(0, 1, 1), example(0, 1, 1)))], "identical_pair"),
+        ([Group.pair(example(0, 1, 1), example(0, 1, 1))], "identical_pair"),
     ],
 )
 def test_data_that_cannot_teach_is_refused_by_name(groups: list[Group], code: str) -> None:

@@ -64,7 +64,7 @@ def test_accumulation_and_packing_do_not_change_the_step(model: Pretrained, loss
 def test_accumulation_does_not_change_a_dpo_step(model: Pretrained) -> None:
     tokens = examples(8)
     pairs = with_references(
-        [Group((tokens[i], tokens[i + 1]), weight=i + 1.0) for i in range(0, 8, 2)], Trainer(model).score
+        [Group.pair(tokens[i], tokens[i + 1], weight=i + 1.0) for i in range(0, 8, 2)], Trainer(model).score
     )
     whole_loss, whole = gradients(model, [pairs], dpo_loss)
     part_loss, part = gradients(model, [[pair] for pair in pairs], dpo_loss)
@@ -96,13 +96,13 @@ def test_dpo_begins_at_exactly_ln_2_with_the_samplers_own_logprobs(model: Pretra
     finally:
         engine.close()
     pairs = [
-        Group(tuple(encode_tokens(model, prompt, c.token_ids, c.logprobs) for c in answers))
+        Group.pair(*(encode_tokens(model, prompt, c.token_ids, c.logprobs) for c in answers))
         for prompt, answers in zip(prompts, drawn, strict=True)
     ]
     metrics = Trainer(model).forward(pack_groups(pairs), dpo_loss, totals(pairs))
     assert metrics.values()["dpo_loss"] == pytest.approx(math.log(2), abs=1e-6)
     own = with_references(
-        [Group(tuple(replace(e, reference_logprobs=None) for e in pair.examples)) for pair in pairs],
+        [Group.pair(*(replace(e, reference_logprobs=None) for e in pair.examples)) for pair in pairs],
         Trainer(model).score,
     )
     exact = Trainer(model).forward(pack_groups(own), dpo_loss, totals(own)).values()

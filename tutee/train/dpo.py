@@ -62,22 +62,24 @@ def dpo_loss(
 
 
 def with_references(groups: Sequence[Group], score: Callable[[Sequence[Sequence[int]]], list[Tensor]]) -> list[Group]:
-    """The groups with reference log-probs on the examples of pairs that lack them.
+    """The groups with reference log-probs on the ranked and the rated examples that lack them.
 
     Args:
         score: log-probs of tokens[1:] of each sequence under the reference (`Trainer.score` before the first step).
     """
-    missing = [
-        e for group in groups if len(group.examples) == 2 for e in group.examples if e.reference_logprobs is None
-    ]
+    missing = [e for group in groups if _compared(group) for e in group.examples if e.reference_logprobs is None]
     scored = iter(score([example.tokens for example in missing])) if missing else iter(())
     out = []
     for group in groups:
         examples = group.examples
-        if len(examples) == 2:
+        if _compared(group):
             examples = tuple(
                 replace(e, reference_logprobs=(0.0, *next(scored).tolist())) if e.reference_logprobs is None else e
                 for e in examples
             )
         out.append(replace(group, examples=examples))
     return out
+
+
+def _compared(group: Group) -> bool:
+    return group.ranks is not None or group.label is not None

@@ -199,7 +199,7 @@ def make_groups(
         if len(fitting) < len(encoded):
             too_long.append(example.line)
             continue
-        group = Group(fitting)
+        group = Group(fitting, ranks=(0, 1) if len(fitting) == 2 else None)
         try:
             check_groups([group])
         except InvalidInput as error:

@@ -94,7 +94,7 @@ def head_pairs(
             continue
         examples = [encode_tokens(model, a.prompt_ids, a.token_ids, a.logprobs) for a in (answers[i] for i in choice)]
         if all(example is not None for example in examples):
-            groups.append(Group(tuple(example for example in examples if example is not None)))
+            groups.append(Group(tuple(example for example in examples if example is not None), ranks=(0, 1)))
     return groups
 
 
@@ -134,4 +134,5 @@ def _group(model: Pretrained, row: PairRow | SftRow) -> Group | None:
     examples = [encode_reply(model, row.prompt, reply) for reply in replies]
     if any(example is None for example in examples):
         return None
-    return Group(tuple(example for example in examples if example is not None), row.weight)
+    ranks = (0, 1) if isinstance(row, PairRow) else None
+    return Group(tuple(example for example in examples if example is not None), row.weight, ranks)
