@@ -24,6 +24,7 @@ from tutee.model.lora import Lora, LoraConfig
 from tutee.model.pretrained import Pretrained, save_version
 from tutee.train.batch import Batch, Totals
 from tutee.train.metrics import Metrics
+from tutee.train.optimizers import Optimizer, OptimizerName
 from tutee.train.options import require
 
 Loss = Callable[[Tensor, Batch, Totals], tuple[Tensor, Metrics]]
@@ -39,6 +40,10 @@ class TrainerConfig:
     """All weights instead of a LoRA."""
     rank: int = 16
     alpha: float = 32.0
+    optimizer: OptimizerName = "adamw"
+    """`muon` is for pretraining: matrices of the blocks by Muon, the rest by AdamW."""
+    momentum: float = 0.95
+    """Muon's."""
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-8
@@ -54,6 +59,11 @@ class TrainerConfig:
         require(1 <= self.rank <= 1024, "rank", "'rank' must be between 1 and 1024.")
         require(self.alpha > 0, "alpha", "'alpha' must be above 0.")
         require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "beta1", "'beta1' and 'beta2' must be in [0, 1).")
+        require(self.eps > 0, "eps", "'eps' must be above 0.")
+        require(self.weight_decay >= 0, "weight_decay", "'weight_decay' must not be negative.")
+        require(0 <= self.momentum < 1, "momentum", "'momentum' must be in [0, 1).")
+        require(self.optimizer in ("adamw", "muon"), "optimizer", "'optimizer' is adamw or muon.")
+        require(self.full or self.optimizer == "adamw", "optimizer", "'muon' moves all weights: it needs full=true.")
         require(self.max_grad_norm > 0, "max_grad_norm", "'max_grad_norm' must be above 0.")
         require(self.max_skipped >= 1, "max_skipped", "'max_skipped' must be at least 1.")
 
@@ -88,12 +98,14 @@ class Trainer:
             name: live if live.dtype == torch.float32 else live.detach().float().requires_grad_()
             for name, live in self._live.items()
         }
-        matrices = [master for master in self._masters.values() if master.ndim >= 2]
-        vectors = [master for master in self._masters.values() if master.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": self.config.weight_decay}]
-        groups += [{"params": vectors, "weight_decay": 0.0}] if vectors else []
-        betas = (self.config.beta1, self.config.beta2)
-        self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=self.config.eps)
+        self._optimizer = Optimizer(
+            self._masters,
+            self.config.optimizer,
+            betas=(self.config.beta1, self.config.beta2),
+            eps=self.config.eps,
+            weight_decay=self.config.weight_decay,
+            momentum=self.config.momentum,
+        )
 
     def forward_backward(self, batch: Batch, loss: Loss, totals: Totals) -> Metrics:
         """Add the gradient of `loss` over one microbatch; call again for the next one of the same step."""
@@ -133,14 +145,12 @@ class Trainer:
         if finite:
             self._skipped_in_a_row = 0
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm)
-            for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate
-            self._optimizer.step()
+            self._optimizer.step(learning_rate)
             self._publish()
         else:
             self.skipped += 1
             self._skipped_in_a_row += 1
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         if self._skipped_in_a_row >= self.config.max_skipped:
             raise Diverged(
                 f"The gradient was not a finite number in {self._skipped_in_a_row} steps in a row; training stopped. "
@@ -198,11 +208,7 @@ class Trainer:
             for name, master in self._masters.items():
                 master.copy_(state[f"parameter.{name}"])
         self._publish()
-        self._optimizer.state.clear()
-        for name, master in self._masters.items():
-            moments = {key: state[f"{key}.{name}"].clone() for key in _MOMENTS if f"{key}.{name}" in state}
-            if moments:
-                self._optimizer.state[master] = moments
+        self._optimizer.load(state)
         self.skipped = int(counters["skipped"])
         self._skipped_in_a_row = int(counters["skipped_in_a_row"])
 
@@ -213,10 +219,5 @@ class Trainer:
         stream that a crash could lose.
         """
         tensors = {f"parameter.{name}": master.detach() for name, master in self._masters.items()}
-        for name, master in self._masters.items():
-            for key, value in self._optimizer.state.get(master, {}).items():
-                tensors[f"{key}.{name}"] = value
+        tensors |= self._optimizer.state()
         return tensors, {"skipped": self.skipped, "skipped_in_a_row": self._skipped_in_a_row}
-
-
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
