@@ -92,7 +92,11 @@ def _chunks(length: int, size: int) -> Iterator[slice]:
 
 
 def score(
-    decoder: Decoder, sequences: Sequence[Sequence[int]], lora: Lora | None = None, token_budget: int = 2048
+    decoder: Decoder,
+    sequences: Sequence[Sequence[int]],
+    lora: Lora | None = None,
+    token_budget: int = 2048,
+    temperature: float = 1.0,
 ) -> list[Tensor]:
     """Log-prob of `tokens[1:]` given the tokens before, for each sequence; float32, no gradient.
 
@@ -113,7 +117,7 @@ def score(
         targets_T = torch.tensor([token for j in batch for token in sequences[j][1:]], device=device)
         with torch.no_grad():
             hidden_TD = decoder(inputs_T, layout.positions, layout)
-            logprob_T, _ = token_logprobs(decoder, hidden_TD, targets_T)
+            logprob_T, _ = token_logprobs(decoder, hidden_TD, targets_T, temperature)
         for j, logprobs in zip(batch, torch.split(logprob_T, [len(sequences[j]) - 1 for j in batch]), strict=True):
             out[j] = logprobs
         batch = []

@@ -53,9 +53,12 @@ class TrainerConfig:
     """Clip the accumulated gradient to this norm."""
     max_skipped: int = 3
     """This many non-finite steps in a row stop the run."""
+    temperature: float = 1.0
+    """Log-probs are those of softmax(logits / temperature): in reinforcement, of what the sampler draws from."""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require(self.temperature > 0, "temperature", "'temperature' must be above 0.")
         require(1 <= self.rank <= 1024, "rank", "'rank' must be between 1 and 1024.")
         require(self.alpha > 0, "alpha", "'alpha' must be above 0.")
         require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "beta1", "'beta1' and 'beta2' must be in [0, 1).")
@@ -130,7 +133,9 @@ class Trainer:
     def _logprobs(self, batch: Batch) -> tuple[Tensor, Metrics]:
         layout = Layout.packed(batch.lengths, lora=self.lora)
         hidden_TD = self.model.decoder(batch.tokens_T, batch.positions_T, layout)
-        logprob_N, entropy_N = token_logprobs(self.model.decoder, hidden_TD[batch.sources_N], batch.targets_N)
+        logprob_N, entropy_N = token_logprobs(
+            self.model.decoder, hidden_TD[batch.sources_N], batch.targets_N, self.config.temperature
+        )
         return logprob_N, Metrics.ratio("entropy", entropy_N.sum(), len(entropy_N))
 
     def optim_step(self, learning_rate: float) -> StepReport:
@@ -187,7 +192,8 @@ class Trainer:
         """Log-probs of tokens[1:] of each sequence under the policy, or under the base it started from (LoRA only)."""
         if reference and self.lora is None:
             raise ValueError("full fine-tuning keeps no copy of its base; score the reference before training")
-        return score(self.model.decoder, sequences, lora=None if reference else self.lora)
+        lora = None if reference else self.lora
+        return score(self.model.decoder, sequences, lora=lora, temperature=self.config.temperature)
 
     def save(self, folder: Path) -> None:
         """Write the policy for serving: PEFT adapter files, or a whole Hugging Face folder."""
