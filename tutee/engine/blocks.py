@@ -9,6 +9,7 @@ is never handed out: what must be computed but not kept is written there.
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ class BlockPool:
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._by_key: dict[Key, int] = {}
         self._contents = 0
+        self._roots = itertools.count(-1, -1)  # Never the number of a content.
 
     @property
     def available(self) -> int:
@@ -73,9 +75,8 @@ class BlockPool:
         return -(-tokens // self.block_size)
 
     def new_root(self) -> int:
-        """The predecessor of all first blocks of one version."""
-        self._contents += 1
-        return self._contents
+        """The predecessor of all first blocks of one version. May be called from any thread."""
+        return next(self._roots)
 
     def find(self, root: int, tokens: Sequence[int]) -> Match:
         """The longest chain of ready blocks that holds a prefix of `tokens` (full blocks only). Takes no hold."""

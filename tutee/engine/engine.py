@@ -2,6 +2,9 @@
 
 Knows requests, versions (the base and LoRA adapters over it) and the order of a step: take in news, schedule, run the
 model once, sample, hand out chunks. Does not know chat, messages or HTTP: prompts are token ids.
+
+Other threads talk to it through one inbox, which holds new sequences and errands (`Errand`) in the order of their
+arrival, so that an errand has a before and an after.
 """
 
 from __future__ import annotations
@@ -15,18 +18,20 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 from tutee.engine.blocks import BlockPool
-from tutee.engine.request import Chunk, Completion, FinishReason, Request, SamplingParams, TopLogprobs
+from tutee.engine.door import Door
+from tutee.engine.errand import Errand
+from tutee.engine.request import Chunk, Completion, FinishReason, Request, SamplingParams, check_prompt
 from tutee.engine.runner import NotFinite, Runner
-from tutee.engine.sampler import SamplerState
-from tutee.engine.scheduler import Scheduler
-from tutee.engine.sequence import Sequence, Version
+from tutee.engine.sampler import Sampled
+from tutee.engine.scheduler import Scheduled, Scheduler
+from tutee.engine.sequence import Sequence, Version, begin
+from tutee.engine.speculation import Mode, Speculation
 from tutee.engine.stats import Counters, EngineStats
 from tutee.engine.tally import Tally
-from tutee.engine.text import TextStream
-from tutee.errors import Busy, InvalidInput, NotFound, Unavailable
+from tutee.engine.versions import Versions
+from tutee.errors import InvalidInput, Unavailable
 from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained
-from tutee.model.tokenizer import Detokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +46,9 @@ class Engine:
         cache_tokens: tokens of keys and values kept in memory.
         version: name of the base; what requests without a version get.
         max_step_tokens: most tokens in one step: the size of a piece of prompt beside running streams.
-        max_waiting: requests in the queue before `submit` raises `Busy`.
+        max_waiting: requests in the queue before `submit` raises `Busy` (`Door`).
+        max_adapters: adapters in memory at once; one more drops the one that was used longest ago.
+        speculation: whether likely next tokens are computed ahead (`Speculation`); the answers are the same.
         block_size: tokens in a block of the cache; prefixes are shared in whole blocks.
         autostart: start the thread; otherwise the caller drives `step()` (and `generate` does so itself).
     """
@@ -55,6 +62,8 @@ class Engine:
         version: str = "base",
         max_step_tokens: int = 512,
         max_waiting: int = 1024,
+        max_adapters: int = 16,
+        speculation: Mode = "auto",
         block_size: int = 16,
         autostart: bool = True,
     ) -> None:
@@ -62,16 +71,22 @@ class Engine:
         num_blocks = -(-cache_tokens // block_size) + 1
         self._runner = Runner(model, num_blocks, block_size)
         self._pool = BlockPool(num_blocks, block_size)
-        self._scheduler = Scheduler(self._pool, max_batch=max_batch, max_step_tokens=max_step_tokens)
+        self._door = Door(max_waiting)
+        self._speculation = Speculation(speculation)
+        self._scheduler = Scheduler(
+            self._pool,
+            max_batch=max_batch,
+            max_step_tokens=max_step_tokens,
+            door=self._door,
+            speculation=self._speculation,
+        )
         self._max_batch = max_batch
-        self._max_waiting = max_waiting
-        self._base = Version(version, None, self._pool.new_root())
-        self._versions = {version: self._base}
+        self._max_adapters = max_adapters
+        self._versions = Versions(Version(version, None, self._pool.new_root()), max_adapters)
         self._arrivals = itertools.count()
         self._counters = Counters()
         self._news = threading.Condition()
-        self._inbox: deque[Sequence] = deque()
-        self._errands: deque[tuple[Callable[[], None], threading.Event]] = deque()
+        self._inbox: deque[Sequence | Errand] = deque()
         self._closed = False
         self._thread: threading.Thread | None = None
         if autostart:
@@ -85,8 +100,8 @@ class Engine:
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Names that `submit` accepts now, the base first."""
-        return tuple(self._versions)
+        """Names that `submit` accepts now: the base, then the adapters, the one used last at the end."""
+        return self._versions.names
 
     @property
     def stats(self) -> EngineStats:
@@ -94,7 +109,7 @@ class Engine:
         counters = self._counters
         return EngineStats(
             running=len(self._scheduler.running),
-            waiting=len(self._scheduler.waiting) + len(self._inbox),
+            waiting=len(self._scheduler.waiting) + sum(isinstance(news, Sequence) for news in tuple(self._inbox)),
             blocks_used=self._pool.held,
             blocks_cached=self._pool.cached,
             blocks_total=self._pool.capacity,
@@ -106,6 +121,8 @@ class Engine:
             preemptions_total=self._scheduler.preemptions,
             steps_total=counters.steps,
             failures_total=counters.failures,
+            guessed_tokens_total=self._speculation.guessed,
+            accepted_tokens_total=self._speculation.accepted,
             generated_by_version=dict(counters.generated),
             histograms=counters.histograms(),
         )
@@ -117,9 +134,11 @@ class Engine:
         *,
         version: str | None = None,
         priority: int = 0,
+        owner: str | None = None,
         on_chunk: Callable[[Chunk], None] | None = None,
     ) -> Request:
-        """Queue a prompt and return at once. Lower `priority` numbers are served first (chat 0, background work 10).
+        """Queue a prompt and return at once. Lower `priority` numbers are served first (chat 0, background work 10);
+        among equals the `owner` (any name) who has been served least.
 
         `on_chunk` is called from the engine's thread, at most once a step; it must not block. If it raises, the request
         ends with "error" and the others go on.
@@ -127,21 +146,20 @@ class Engine:
         Raises:
             InvalidInput: an empty prompt, an id outside the vocabulary, or no room in the context
             (`context_length_exceeded`). NotFound: no such version.
-            Busy: the queue is full.
+            Busy: the queue is full, or too full of this owner's requests; says when to come back.
             Unavailable: the engine is closed.
         """
         tokens = [int(token) for token in prompt]
-        self._check(tokens, params)
-        found = self._base if version is None else self._versions.get(version)
-        if found is None:
-            raise NotFound(f"The model {version!r} is not loaded.", param="model", code="model_not_found")
-        request = Request(tuple(tokens), params, version=found.name, priority=priority, on_chunk=on_chunk)
-        sequence = self._sequence(request, found, tokens)
         with self._news:
             if self._closed:
                 raise Unavailable("The engine is closed.")
-            if len(self._inbox) + len(self._scheduler.waiting) >= self._max_waiting:
-                raise Busy(f"{self._max_waiting} requests are waiting already; try again later.")
+            check_prompt(tokens, params, self._model.config.vocab_size, self.context_length)
+            found = self._versions.use(version)
+            request = Request(
+                tuple(tokens), params, version=found.name, priority=priority, owner=owner, on_chunk=on_chunk
+            )
+            sequence = begin(request, found, self._model, self.context_length, next(self._arrivals))
+            self._door.enter(priority, owner)
             self._inbox.append(sequence)
             self._news.notify_all()
         return request
@@ -189,25 +207,50 @@ class Engine:
             raise Unavailable(f"A generation did not finish: {bad.error or 'it was aborted'}.")
         return [results[start : start + n] for start in range(0, len(results), n)]
 
-    def add_version(self, version: str, lora: Lora) -> None:
-        """Serve an adapter under a name, from the next step on. Raises InvalidInput if the name is taken."""
+    def add_version(self, version: str, lora: Lora, *, replace: bool = False) -> None:
+        """Serve an adapter under a name, from the next request on. Beyond `max_adapters` the one that was used longest
+        ago is dropped. With `replace` the name may be in use: requests that it has already finish on the old adapter.
+
+        Raises:
+            InvalidInput: the name is taken.
+        """
         with self._news:
-            if version in self._versions:
-                raise InvalidInput(f"The version {version!r} is loaded already.", param="version", code="invalid_value")
-            self._versions[version] = Version(version, lora, self._pool.new_root())
+            self._versions.add(Version(version, lora, self._pool.new_root()), replace=replace)
 
     def remove_version(self, version: str) -> None:
-        """Take no new requests for an adapter; those running finish on it, then its memory is freed.
+        """Take no new requests for an adapter; those that it has finish on it, then its memory is freed.
 
         Raises:
             NotFound: no such version.
             InvalidInput: the base cannot be removed.
         """
         with self._news:
-            if version == self._base.name:
-                raise InvalidInput("The base cannot be removed from its engine.", param="version", code="invalid_value")
-            if self._versions.pop(version, None) is None:
-                raise NotFound(f"The version {version!r} is not loaded.", param="version", code="model_not_found")
+            self._versions.remove(version)
+
+    def swap_base(self, model: Pretrained, version: str) -> None:
+        """Put other weights in place of the base's, under a new name, and drop the adapters of the old ones.
+
+        Requests made before this call finish on the old weights; those made after it are for the new ones and wait for
+        that. Returns when it is done.
+
+        Raises:
+            Unavailable: the engine was closed first. MemoryError and the like: the engine has no model and is closed.
+        """
+
+        def swap() -> None:
+            del self._runner  # Its cache makes room for the next one's.
+            try:
+                self._runner = Runner(model, self._pool.capacity + 1, self._pool.block_size)
+            except BaseException:
+                self._closed = True
+                raise
+            self._pool.forget_all()
+
+        with self._news:
+            self._model = model
+            self._versions = Versions(Version(version, None, self._pool.new_root()), self._max_adapters)
+            errand = self._send(Errand(swap, drained=True))
+        self._wait(errand)
 
     def weights_changed(self) -> None:
         """Forget every cached key and value, because the weights behind them are not the same any more.
@@ -219,20 +262,17 @@ class Engine:
             self._scheduler.preempt_all()
             self._pool.forget_all()
 
-        if self._thread is None or threading.current_thread() is self._thread:
+        if threading.current_thread() is self._thread:
             forget()
             return
-        done = threading.Event()
         with self._news:
-            if self._closed:
-                raise Unavailable("The engine is closed.")
-            self._errands.append((forget, done))
-            self._news.notify_all()
-        done.wait()
+            errand = self._send(Errand(forget))
+        self._wait(errand)
 
     def step(self) -> bool:
         """One step: news in, one forward pass, chunks out. False when there was nothing to do. Called by the thread, or
         by the owner of an engine without one."""
+        began = time.perf_counter()
         self._take_news()
         work = self._scheduler.schedule()
         if not work:
@@ -250,10 +290,16 @@ class Engine:
             for item in work:
                 self._fail(item.sequence, error)
             return True
-        self._scheduler.computed(work)
-        self._counters.count_step(len(work), len(sampled))
-        for item, token, logprob, top in zip(sampled, choice.tokens, choice.logprobs, choice.top_logprobs, strict=True):
-            self._extend(item.sequence, token, logprob, top)
+        for item in work:
+            if not item.samples:
+                self._scheduler.advance(item)
+        generated = row = 0
+        for item in sampled:
+            rows = choice.part(row, row := row + 1 + len(item.draft))
+            generated += self._extend(item, rows)
+        self._counters.count_step(len(work), generated)
+        if all(item.count == 1 + len(item.draft) for item in work):
+            self._speculation.time(len(work), len(choice.tokens), time.perf_counter() - began)
         return True
 
     def close(self) -> None:
@@ -266,47 +312,30 @@ class Engine:
         elif threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _check(self, tokens: list[int], params: SamplingParams) -> None:
-        vocabulary = self._model.config.vocab_size
-        if not tokens:
-            raise InvalidInput("The prompt is empty.", param="prompt", code="invalid_value")
-        if min(tokens) < 0 or max(tokens) >= vocabulary:
-            raise InvalidInput(f"The prompt holds a token id outside 0…{vocabulary - 1}.", param="prompt")
-        if len(tokens) >= self.context_length:
-            raise InvalidInput(
-                f"The prompt has {len(tokens)} tokens; prompt and answer share a context of {self.context_length}.",
-                param="messages",
-                code="context_length_exceeded",
-            )
-        if any(token >= vocabulary for token in params.logit_bias):
-            raise InvalidInput(f"'logit_bias' names a token id outside 0…{vocabulary - 1}.", param="logit_bias")
-
-    def _sequence(self, request: Request, version: Version, tokens: list[int]) -> Sequence:
-        params = request.params
-        ends = self._model.chat_format.stop_ids
-        length = self.context_length if params.max_tokens is None else len(tokens) + params.max_tokens
-        return Sequence(
-            request=request,
-            version=version,
-            sampler=SamplerState(params, request.seed, tokens, ends),
-            text=TextStream(Detokenizer(self._model.tokenizer), params.stop),
-            arrival=next(self._arrivals),
-            stop_ids=frozenset() if params.ignore_eos else ends,
-            max_length=min(length, self.context_length),
-            tokens=tokens,
-            prompt_length=len(tokens),
-        )
-
     def _until(self, finished: Tally, count: int) -> None:
         """Wait for `count` finished requests, stepping ourselves if no thread does."""
         while not finished.wait(count, block=self._thread is not None):
             self.step()
 
+    def _send(self, errand: Errand) -> Errand:
+        """Put an errand into the inbox; to be called with `_news` held."""
+        if self._closed:
+            raise Unavailable("The engine is closed.")
+        self._inbox.append(errand)
+        self._news.notify_all()
+        return errand
+
+    def _wait(self, errand: Errand) -> None:
+        """Until an errand is done, stepping ourselves if no thread does."""
+        while self._thread is None and not errand.done.done():
+            self.step()
+        errand.done.result()
+
     def _run(self) -> None:
         try:
             while True:
                 with self._news:
-                    self._news.wait_for(lambda: self._closed or self._inbox or self._errands or self._unfinished)
+                    self._news.wait_for(lambda: self._closed or self._inbox or self._unfinished)
                     if self._closed:
                         return
                 try:
@@ -321,46 +350,46 @@ class Engine:
 
     @property
     def _unfinished(self) -> list[Sequence]:
-        return self._scheduler.running + self._scheduler.waiting
+        return [*self._scheduler.running, *self._scheduler.waiting]
 
     def _take_news(self) -> None:
-        while self._errands:
-            errand, done = self._errands.popleft()
-            errand()
-            done.set()
         while self._inbox:
-            sequence = self._inbox.popleft()
-            self._counters.requests += 1
-            self._scheduler.add(sequence)
+            news = self._inbox[0]
+            if isinstance(news, Errand) and news.drained and self._unfinished:
+                break  # Who comes after it waits too.
+            with self._news:
+                self._inbox.popleft()
+            if isinstance(news, Errand):
+                news.run()
+            else:
+                self._counters.requests += 1
+                self._scheduler.add(news)
         for sequence in [sequence for sequence in self._unfinished if sequence.request.aborted]:
             self._end(sequence, "abort")
+        for held in [held for held in self._inbox if isinstance(held, Sequence) and held.request.aborted]:
+            with self._news:
+                self._inbox.remove(held)
+            self._scheduler.add(held)
+            self._end(held, "abort")
 
-    def _extend(self, sequence: Sequence, token: int, logprob: float | None, top: TopLogprobs) -> None:
-        """Append one sampled token, and end the sequence if it ends here."""
-        params = sequence.request.params
-        self._counters.count_token(sequence, time.monotonic())
-        sequence.tokens.append(token)
-        sequence.sampler.accept(token)
-        reason: FinishReason | None = None
-        if token in sequence.stop_ids:
-            text, reason = sequence.text.finish(), "stop"
-        else:
-            text = sequence.text.push(token, look_for_stop=sequence.generated >= params.min_tokens)
-            if sequence.text.stopped:
-                reason = "stop"
-            elif len(sequence.tokens) >= sequence.max_length:
-                text, reason = text + sequence.text.finish(), "length"
-        if reason is not None:
+    def _extend(self, item: Scheduled, rows: Sampled) -> int:
+        """Append to a sequence what was sampled after its last token and after each rightly guessed one, and end it if
+        it ends there. Returns the number of new tokens."""
+        sequence, draft = item.sequence, item.draft
+        wrong = (place for place, guess in enumerate(draft) if guess != rows.tokens[place])
+        right = next(wrong, len(draft))
+        chunk = sequence.extend(rows.part(0, right + 1))
+        new = len(chunk.token_ids)
+        now = time.monotonic()
+        for _ in chunk.token_ids:
+            self._counters.count_token(sequence, now)
+        self._speculation.record(sequence, min(right, new), len(draft))
+        self._scheduler.advance(item, min(right, new))
+        self._scheduler.generated(sequence, new)
+        if chunk.finish_reason is not None:
             self._scheduler.remove(sequence)
-        chunk = Chunk(
-            text=text,
-            token_ids=(token,),
-            version=sequence.version.name,
-            logprobs=() if logprob is None else (logprob,),
-            top_logprobs=(top,) if params.logprobs else (),
-            finish_reason=reason,
-        )
         self._deliver(sequence, chunk)
+        return new
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence that has no new token."""
@@ -382,6 +411,13 @@ class Engine:
                 self._fail(sequence, error)
 
     def _abort_all(self) -> None:
-        self._take_news()
+        with self._news:
+            news = list(self._inbox)
+            self._inbox.clear()
+        for late in news:
+            if isinstance(late, Sequence):
+                self._scheduler.add(late)
+            else:
+                late.done.set_exception(Unavailable("The engine is closed."))
         for sequence in self._unfinished:
             self._end(sequence, "abort")

@@ -13,7 +13,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -109,6 +109,22 @@ class SamplingParams:
         return replace(self, seed=self.seed + index if self.seed + index < 2**63 else self.seed + index - 2**64)
 
 
+def check_prompt(tokens: Sequence[int], params: SamplingParams, vocabulary: int, context_length: int) -> None:
+    """Raises `InvalidInput` for what a model with this vocabulary and context cannot answer."""
+    if not tokens:
+        raise InvalidInput("The prompt is empty.", param="prompt", code="invalid_value")
+    if min(tokens) < 0 or max(tokens) >= vocabulary:
+        raise InvalidInput(f"The prompt holds a token id outside 0…{vocabulary - 1}.", param="prompt")
+    if len(tokens) >= context_length:
+        raise InvalidInput(
+            f"The prompt has {len(tokens)} tokens; prompt and answer share a context of {context_length}.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+    if any(token >= vocabulary for token in params.logit_bias):
+        raise InvalidInput(f"'logit_bias' names a token id outside 0…{vocabulary - 1}.", param="logit_bias")
+
+
 def _check_number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidInput(f"'{name}' must be a number.", param=name, code="invalid_type")
@@ -179,12 +195,14 @@ class Request:
         *,
         version: str,
         priority: int = 0,
+        owner: str | None = None,
         on_chunk: Callable[[Chunk], None] | None = None,
     ) -> None:
         self.prompt = prompt
         self.params = params
         self.version = version
         self.priority = priority
+        self.owner = owner
         self.seed = params.seed if params.seed is not None else secrets.randbits(63)
         """The seed in use, also when none was asked for: with it the answer can be made again."""
         self.cached_tokens = 0

@@ -95,6 +95,10 @@ class Sampled:
     logprobs: list[float | None]
     top_logprobs: list[TopLogprobs]
 
+    def part(self, begin: int, end: int) -> Sampled:
+        """Rows `begin … end - 1`."""
+        return Sampled(self.tokens[begin:end], self.logprobs[begin:end], self.top_logprobs[begin:end])
+
 
 @torch.no_grad()
 def sample(logits_BV: Tensor, states: Sequence[SamplerState]) -> Sampled:

@@ -1,20 +1,24 @@
 """Which sequences take part in the next step, and with how many tokens.
 
-Knows ranks (priority, then arrival), blocks and budgets; nothing of tensors. Every running stream gets its token in
-every step; what is left of the step's token budget goes to prompts, in pieces, so that a long prompt delays the
-streams beside it by one piece at most. When blocks run out, the sequence of the lowest rank gives up its own and
-starts over later (usually finding most of them still in the cache).
+Knows ranks, blocks and budgets; nothing of tensors. Every running stream gets its token in every step; what is left of
+the step's token budget goes to prompts, in pieces, so that a long prompt delays the streams beside it by one piece at
+most. Places are given by priority, then to the owner who was served least. When blocks run out, the sequence of the
+lowest rank (priority, then arrival) gives up its own and starts over later, usually finding most of them still in the
+cache.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import insort
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tutee.engine.blocks import BlockPool, Match
+from tutee.engine.door import Door
 from tutee.engine.sequence import Sequence
+from tutee.engine.shares import GENERATED_COST, Shares
+from tutee.engine.speculation import Speculation
+from tutee.engine.waiting import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +46,36 @@ class Scheduled:
 
 
 class Scheduler:
-    """The waiting and the running sequences, both kept in order of rank."""
+    """The sequences that wait, and those that run in order of rank (who comes last gives up its blocks first)."""
 
-    def __init__(self, pool: BlockPool, *, max_batch: int, max_step_tokens: int) -> None:
+    def __init__(
+        self, pool: BlockPool, *, max_batch: int, max_step_tokens: int, door: Door, speculation: Speculation
+    ) -> None:
         self._pool = pool
         self._max_batch = max_batch
         self._max_step_tokens = max_step_tokens
-        self.waiting: list[Sequence] = []
+        self._door = door
+        self._speculation = speculation
+        self._shares = Shares()
+        self.waiting = Waiting(self._shares)
         self.running: list[Sequence] = []
         self.preemptions = 0
 
     def add(self, sequence: Sequence) -> None:
-        insort(self.waiting, sequence, key=_rank)
+        """A new sequence, which has its place at the door already."""
+        self._shares.join(sequence.request.owner)
+        self.waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is, and free its blocks."""
-        if sequence in self.running:
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+            if not sequence.admitted_before:
+                self._door.leave(sequence.request.priority, sequence.request.owner)
+        else:
             self.running.remove(sequence)
             self._release(sequence)
-        else:
-            self.waiting.remove(sequence)
+        self._shares.leave(sequence.request.owner)
 
     def preempt_all(self) -> None:
         """Everybody starts over (the weights behind the cached keys changed)."""
@@ -71,31 +85,37 @@ class Scheduler:
     def schedule(self) -> list[Scheduled]:
         """The next step's work; empty when there is nothing to do."""
         self._make_way()
-        work = self._grow_streams()
-        budget = max(self._max_step_tokens - len(work), self._pool.block_size)
+        streams = self._grow_streams()
+        budget = max(self._max_step_tokens - len(streams), self._pool.block_size)
+        prompts = []
         for sequence in self.running:
             if sequence.remaining > 1 and budget > 0:
-                work.append(Scheduled(sequence, min(sequence.remaining, budget)))
-                budget -= work[-1].count
-        return work + self._admit(budget)
+                prompts.append(Scheduled(sequence, min(sequence.remaining, budget)))
+                budget -= prompts[-1].count
+        prompts += self._admit(budget)
+        # Guesses take what a step of streams leaves idle; beside prompts nothing is.
+        return streams + prompts if prompts else self._guess(streams)
 
-    def computed(self, work: Iterable[Scheduled]) -> None:
-        """The step is done: its keys and values are in the cache, and full blocks can be found by others from now
-        on."""
-        size = self._pool.block_size
-        for item in work:
-            sequence = item.sequence
-            before, sequence.computed = sequence.computed, sequence.computed + item.count
-            for place in range(before // size, sequence.computed // size):
-                if place >= len(sequence.contents):
-                    self._announce(sequence, place)
-                if place * size >= sequence.reused:
-                    self._pool.set_ready(sequence.blocks[place])
+    def advance(self, item: Scheduled, accepted: int = 0) -> None:
+        """One item of a step is done: its keys and values are in the cache, and full blocks can be found by others from
+        now on. Of its guessed tokens the first `accepted` were true, and are among the sequence's tokens now."""
+        sequence, size = item.sequence, self._pool.block_size
+        before = sequence.computed
+        sequence.computed += item.count - len(item.draft) + accepted
+        for place in range(before // size, sequence.computed // size):
+            if place >= len(sequence.contents):
+                self._announce(sequence, place)
+            if place * size >= sequence.reused:
+                self._pool.set_ready(sequence.blocks[place])
+
+    def generated(self, sequence: Sequence, tokens: int) -> None:
+        """Charge the owner for new tokens."""
+        self._shares.charge(sequence.request.owner, GENERATED_COST * tokens)
 
     def _make_way(self) -> None:
         """Let go of low ranks while somebody of a better priority waits and finds no place."""
         while self.waiting and self.running:
-            first, last = self.waiting[0], self.running[-1]
+            first, last = next(self.waiting.in_turn()), self.running[-1]
             if first.request.priority >= last.request.priority:
                 return
             if len(self.running) < self._max_batch and self._fits(first):
@@ -129,19 +149,36 @@ class Scheduler:
             streams.append(Scheduled(sequence, 1))
         return streams
 
+    def _guess(self, streams: list[Scheduled]) -> list[Scheduled]:
+        """The same streams with guessed tokens where that pays, as far as blocks are free: nobody is pushed out."""
+        drafts = self._speculation.draft([item.sequence for item in streams])
+        return [
+            self._with_draft(item.sequence, draft) if draft else item
+            for item, draft in zip(streams, drafts, strict=True)
+        ]
+
+    def _with_draft(self, sequence: Sequence, draft: tuple[int, ...]) -> Scheduled:
+        held = len(sequence.tokens)
+        needed = self._pool.blocks_for(held + len(draft)) - len(sequence.blocks)
+        if 0 < needed <= self._pool.available - len(self.running):
+            sequence.blocks += self._pool.allocate(needed)
+        draft = draft[: len(sequence.blocks) * self._pool.block_size - held]
+        return Scheduled(sequence, 1 + len(draft), draft)
+
     def _admit(self, budget: int) -> list[Scheduled]:
-        """Start waiting sequences by rank while there is room; each gets blocks for all the tokens it has."""
-        admitted = []
-        position = 0
-        while position < len(self.waiting) and len(self.running) < self._max_batch and budget > 0:
-            sequence = self.waiting[position]
+        """Start waiting sequences in their turn while there is room; each gets blocks for all the tokens it has."""
+        admitted: list[Scheduled] = []
+        passed_over = 0
+        for sequence in self.waiting.in_turn() if self.waiting else ():
+            if len(self.running) >= self._max_batch or budget <= 0 or passed_over > self._max_batch:
+                break
             match = self._pool.find(sequence.version.root, sequence.tokens)
             if match.next_is_coming:
-                position += 1  # Somebody is computing more of this prompt: wait for it instead of doing it twice.
+                passed_over += 1  # Somebody is computing more of this prompt: wait for it instead of doing it twice.
                 continue
             if not self._room(sequence, match):
                 break
-            self.waiting.pop(position)
+            self.waiting.remove(sequence)
             self._start(sequence, match)
             admitted.append(Scheduled(sequence, min(sequence.remaining, budget)))
             budget -= admitted[-1].count
@@ -157,6 +194,8 @@ class Scheduler:
         # A prompt found whole still needs its last token computed, to know what comes next.
         sequence.computed = min(sequence.reused, len(sequence.tokens) - 1)
         if not sequence.admitted_before:
+            self._door.leave(sequence.request.priority, sequence.request.owner)
+            self._shares.charge(sequence.request.owner, sequence.remaining)
             sequence.request.cached_tokens = sequence.computed
             sequence.admitted_before = True
             sequence.admitted_at = time.monotonic()
@@ -173,7 +212,7 @@ class Scheduler:
         self.preemptions += 1
         self.running.remove(sequence)
         self._release(sequence)
-        insort(self.waiting, sequence, key=_rank)
+        self.waiting.add(sequence)
 
     def _release(self, sequence: Sequence) -> None:
         self._pool.release(sequence.blocks)

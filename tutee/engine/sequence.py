@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tutee.engine.request import Request
-from tutee.engine.sampler import SamplerState
+from tutee.engine.lookup import Lookup
+from tutee.engine.request import Chunk, FinishReason, Request
+from tutee.engine.sampler import Sampled, SamplerState
 from tutee.engine.text import TextStream
 from tutee.model.lora import Lora
+from tutee.model.pretrained import Pretrained
+from tutee.model.tokenizer import Detokenizer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,10 +51,11 @@ class Sequence:
     admitted_at: float = 0.0
     """Monotonic seconds of the first time that it was admitted."""
     last_token_at: float | None = None
+    lookup: Lookup = field(default_factory=Lookup)
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Order of service: priority, then arrival."""
+        """Who keeps its place longer: priority, then arrival."""
         return self.request.priority, self.arrival
 
     @property
@@ -62,3 +66,55 @@ class Sequence:
     @property
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_length
+
+    def extend(self, rows: Sampled) -> Chunk:
+        """Append sampled tokens up to where the answer ends, if it ends among them; returns what to tell the caller."""
+        texts: list[str] = []
+        reason: FinishReason | None = None
+        before = len(self.tokens)
+        for token in rows.tokens:
+            self.tokens.append(token)
+            self.sampler.accept(token)
+            reason = self._end(token, texts)
+            if reason is not None:
+                break
+        count = len(self.tokens) - before
+        return Chunk(
+            text="".join(texts),
+            token_ids=tuple(rows.tokens[:count]),
+            version=self.version.name,
+            logprobs=tuple(value for value in rows.logprobs[:count] if value is not None),
+            top_logprobs=tuple(rows.top_logprobs[:count]) if self.request.params.logprobs else (),
+            finish_reason=reason,
+        )
+
+    def _end(self, token: int, texts: list[str]) -> FinishReason | None:
+        """Why the answer ends with its newest token, if it does; adds the text that can be shown now."""
+        if token in self.stop_ids:
+            texts.append(self.text.finish())
+            return "stop"
+        texts.append(self.text.push(token, look_for_stop=self.generated >= self.request.params.min_tokens))
+        if self.text.stopped:
+            return "stop"
+        if len(self.tokens) >= self.max_length:
+            texts.append(self.text.finish())
+            return "length"
+        return None
+
+
+def begin(request: Request, version: Version, model: Pretrained, context_length: int, arrival: int) -> Sequence:
+    """The sequence of a request that nothing was computed of yet."""
+    params, prompt = request.params, request.prompt
+    ends = model.chat_format.stop_ids
+    length = context_length if params.max_tokens is None else len(prompt) + params.max_tokens
+    return Sequence(
+        request=request,
+        version=version,
+        sampler=SamplerState(params, request.seed, prompt, ends),
+        text=TextStream(Detokenizer(model.tokenizer), params.stop),
+        arrival=arrival,
+        stop_ids=frozenset() if params.ignore_eos else ends,
+        max_length=min(length, context_length),
+        tokens=list(prompt),
+        prompt_length=len(prompt),
+    )

@@ -50,6 +50,10 @@ class EngineStats:
     preemptions_total: int
     steps_total: int
     failures_total: int
+    guessed_tokens_total: int
+    """Tokens computed ahead by speculation."""
+    accepted_tokens_total: int
+    """Those of them that were right."""
     generated_by_version: Mapping[str, int]
     histograms: Mapping[str, Histogram]
     """`time_to_first_token_seconds`, `inter_token_seconds`, `queue_seconds`, `batch_size`; still being written."""
