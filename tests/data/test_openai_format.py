@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutee.conversation import Message
-from tutee.data import openai_format
+from tutee.data import json_lines, openai_format
 from tutee.data.openai_format import count, read_preferences, read_supervised, write
 from tutee.data.rows import Origin, PairRow, Reply, SftRow, UnpairedRow
 from tutee.errors import InvalidInput
@@ -153,7 +153,7 @@ def test_a_file_without_examples_is_an_error(content: bytes) -> None:
 
 
 def test_an_oversize_line_is_refused_without_being_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_format, "MAX_LINE_BYTES", 2**20)
+    monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 2**20)
     stream = lines(GOOD, b"x" * 2**22 + b"\n")
     with pytest.raises(InvalidInput, match=r"line 2: is longer than 1 MiB\."):
         list(read_supervised(stream))

@@ -1,0 +1,84 @@
+"""JSON Lines read one line at a time, with errors that name the line.
+
+The ground under every training file format: numbered objects of a binary stream, and the way from "what is wrong with
+this line" to an `InvalidInput` that starts with `line 7:`. Knows no format.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, NoReturn, ParamSpec, TypeVar
+
+from tutee.errors import InvalidInput
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MAX_LINE_BYTES = 8 * 1024 * 1024
+
+
+class BadLine(Exception):
+    """What is wrong with a line, without its number; `checked` adds it."""
+
+
+def checked(line: int, param: str, parse: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `parse` makes of a line; its complaints become `InvalidInput` with the line's number."""
+    try:
+        return parse(*args, **kwargs)
+    except InvalidInput as error:
+        refuse(line, error.message.replace(f"'{error.param}'", str(error.param), 1), param)
+    except BadLine as error:
+        refuse(line, str(error), param)
+
+
+def refuse(line: int, what: str, param: str) -> NoReturn:
+    """Raise what is wrong with line number `line` of the file that the field `param` named."""
+    raise InvalidInput(f"line {line}: {what}", param=param, code="invalid_training_file")
+
+
+def json_lines(stream: BinaryIO, param: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Numbered JSON objects of a file; blank lines are counted and skipped, a byte order mark is ignored."""
+    number = examples = 0
+    while raw := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(raw) > MAX_LINE_BYTES:
+            refuse(number, f"is longer than {MAX_LINE_BYTES // 2**20} MiB.", param)
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        if raw.strip():
+            examples += 1
+            yield number, checked(number, param, _object, raw)
+    if not examples:
+        raise InvalidInput("The file has no examples.", param=param, code="invalid_training_file")
+
+
+def _object(raw: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(raw.decode(), parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise BadLine(f"is not UTF-8 (byte {error.start + 1}). Save the file as UTF-8.") from None
+    except UnicodeEncodeError:
+        raise BadLine("holds half of a surrogate pair, which no text can contain.") from None
+    except json.JSONDecodeError as error:
+        raise BadLine(f"is not JSON: {error.msg} at column {error.colno}.") from None
+    except RecursionError:
+        raise BadLine("is nested too deeply.") from None
+    except ValueError as error:
+        raise BadLine(f"is not JSON: {error}.") from None
+    if not isinstance(value, Mapping):
+        raise BadLine("must be a JSON object.")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def only_known(example: Mapping[str, Any], names: set[str], prefix: str) -> None:
+    """Refuse a field that the format does not have."""
+    for name in example:
+        if name not in names:
+            raise BadLine(f"{prefix}{name} is not a field of this format.")

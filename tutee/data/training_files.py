@@ -1,0 +1,96 @@
+"""Training files beyond OpenAI's two: thumbs, questions with what a grader needs, and plain text.
+
+JSON Lines like OpenAI's, read by the same reader, so errors name the line and a file of any size is read with one line
+in memory. Plain text is cut into documents at blank lines. Does not know what is trained on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from tutee.conversation import Message, parse_messages
+from tutee.data.json_lines import BadLine, checked, json_lines, only_known
+from tutee.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Thumb:
+    """One line of a KTO file: an answer, and whether somebody liked it."""
+
+    line: int
+    prompt: tuple[Message, ...]
+    answer: Message
+    liked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One document of a plain text file; `line` is where it begins."""
+
+    line: int
+    text: str
+
+
+def read_thumbs(stream: BinaryIO, param: str = "training_file") -> Iterator[Thumb]:
+    """Lines `{"prompt": [messages] or text, "completion": [message] or text, "label": true or false}`.
+
+    Raises:
+        InvalidInput: at the first bad line, or at the end of a file without examples.
+    """
+    for line, row in json_lines(stream, param):
+        yield checked(line, param, _thumb, row, line)
+
+
+def read_texts(stream: BinaryIO, param: str = "training_file") -> Iterator[Text]:
+    """Documents of a UTF-8 text file, divided by one or more blank lines.
+
+    Raises:
+        InvalidInput: not UTF-8 (naming the line), or no text in it.
+    """
+    lines: list[str] = []
+    number = start = 0
+    found = False
+    for number, raw in enumerate(stream, 1):
+        try:
+            line = raw.decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            message = f"line {number}: is not UTF-8. Save the file as UTF-8."
+            raise InvalidInput(message, param=param, code="invalid_training_file") from None
+        if line.strip():
+            start = start if lines else number
+            lines.append(line)
+        elif lines:
+            found = True
+            yield Text(start, "\n".join(lines))
+            lines = []
+    if lines:
+        yield Text(start, "\n".join(lines))
+    elif not found:
+        raise InvalidInput("The file has no text.", param=param, code="invalid_training_file")
+
+
+def _thumb(row: Mapping[str, Any], line: int) -> Thumb:
+    only_known(row, {"prompt", "completion", "label"}, "")
+    label = row.get("label")
+    if not isinstance(label, bool):
+        raise BadLine("label must be true or false." if "label" in row else "label is missing.")
+    prompt = _turns(row, "prompt", "user")
+    if prompt[-1].role not in ("user", "tool"):
+        raise BadLine(f"prompt[{len(prompt) - 1}].role is '{prompt[-1].role}'; the last one must be 'user' or 'tool'.")
+    answer = _turns(row, "completion", "assistant")
+    if len(answer) != 1 or answer[0].role != "assistant":
+        raise BadLine("completion must be one assistant message, or its text.")
+    return Thumb(line, prompt, answer[0], label)
+
+
+def _turns(row: Mapping[str, Any], name: str, role: str) -> tuple[Message, ...]:
+    value = row.get(name)
+    if value is None:
+        raise BadLine(f"{name} is missing.")
+    if isinstance(value, str):
+        if not value.strip():
+            raise BadLine(f"{name} is empty.")
+        return (Message("user" if role == "user" else "assistant", value),)
+    return tuple(parse_messages(value, name))
