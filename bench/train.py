@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from tutee.model.pretrained import Pretrained, load_pretrained
-from tutee.train.batch import Example, Group, pack_groups, split_groups, totals
+from tutee.train.batch import Example, Group, Loss, pack_groups, split_groups, totals
 from tutee.train.dpo import dpo_loss, with_references
 from tutee.train.sft import token_mean_loss
-from tutee.train.trainer import Loss, Trainer, TrainerConfig
+from tutee.train.trainer import Trainer, TrainerConfig
 
 METHODS = ("sft-lora", "dpo-lora", "sft-full")
 

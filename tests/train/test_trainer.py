@@ -12,11 +12,11 @@ from tutee.engine.request import SamplingParams
 from tutee.errors import Diverged
 from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained
-from tutee.train.batch import Group, pack_groups, totals
+from tutee.train.batch import Group, Loss, pack_groups, totals
 from tutee.train.dpo import dpo_loss, with_references
 from tutee.train.encode import encode_tokens
 from tutee.train.sft import sequence_mean_loss, token_mean_loss
-from tutee.train.trainer import Loss, Trainer, TrainerConfig
+from tutee.train.trainer import Trainer, TrainerConfig
 
 from .tiny_training import examples, singles, tiny_model
 

@@ -208,7 +208,7 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device, non_blocking=non_blocking)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
@@ -283,7 +283,11 @@ def _counted(example: Example, number: int, prompt_row: int, row: int, shared: i
 
 def _relations(groups: Sequence[Group]) -> dict[str, Tensor]:
     """What the groups say of their examples: weights, labels, pairs, who is to be imitated."""
-    weights, owners, labels, singles, rollouts = [], [], [], [], []
+    weights: list[float] = []
+    labels: list[float] = []
+    owners: list[int] = []
+    singles: list[int] = []
+    rollouts: list[int] = []
     pairs, targets, margins, pair_weights = [], [], [], []
     first = 0
     for g, group in enumerate(groups):

@@ -20,7 +20,7 @@ import torch
 from tutee.data.openai_format import Preference, Supervised
 from tutee.errors import InvalidInput
 from tutee.model.pretrained import Pretrained
-from tutee.train.batch import Group, check_groups
+from tutee.train.batch import Group, Loss, check_groups
 from tutee.train.checkpoint import write_json
 from tutee.train.dpo import dpo_loss, with_references
 from tutee.train.encode import encode_answer, encode_messages
@@ -28,7 +28,7 @@ from tutee.train.loop import LoopConfig, evaluate_loss, train
 from tutee.train.options import read_options, require
 from tutee.train.progress import Report, silent
 from tutee.train.sft import token_mean_loss
-from tutee.train.trainer import Loss, Trainer, TrainerConfig
+from tutee.train.trainer import Trainer, TrainerConfig
 
 Method = Literal["supervised", "dpo"]
 

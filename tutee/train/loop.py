@@ -18,12 +18,12 @@ from typing import Any, Literal
 import numpy as np
 
 from tutee.errors import Diverged, InvalidInput
-from tutee.train.batch import Group, check_groups, pack_groups, split_groups, totals
+from tutee.train.batch import Group, Loss, check_groups, pack_groups, split_groups, totals
 from tutee.train.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
 from tutee.train.progress import Clock, Progress, Report, silent
-from tutee.train.trainer import Loss, Trainer
+from tutee.train.trainer import Trainer
 
 RUNAWAY_LOSS = 20.0
 """Nats. A uniform guess over 250,000 tokens costs 12.4, so a step above this has forgotten language, not learned."""
@@ -133,7 +133,8 @@ def train(
     per_epoch = total // config.epochs
     clock = Clock(run.step)
     while run.step < total:
-        values = _one_step(trainer, groups_of_step(groups, run.step, config), loss, config, run.step, total)
+        rate = learning_rate_at(run.step, total, config)
+        values = take_step(trainer, groups_of_step(groups, run.step, config), loss, rate, config.token_budget)
         _refuse_runaway(values)
         run.tokens += int(values.pop("tokens"))
         run.step += 1
@@ -147,18 +148,21 @@ def train(
     return LoopResult(run.step, run.tokens, trainer.skipped, tuple(run.history))
 
 
-def _one_step(
-    trainer: Trainer, groups: Sequence[Group], loss: Loss, config: LoopConfig, step: int, total: int
+def take_step(
+    trainer: Trainer, groups: Sequence[Group], loss: Loss, learning_rate: float, token_budget: int
 ) -> dict[str, float]:
+    """One optimizer step over `groups` in microbatches of `token_budget`; what it reports, with `tokens` of the step.
+
+    A non-finite gradient changes nothing and is counted (`skipped_steps`).
+    """
     denominators = totals(groups)
     metrics = Metrics()
-    for part in split_groups(groups, config.token_budget):
+    for part in split_groups(groups, token_budget):
         metrics += trainer.forward_backward(pack_groups(part), loss, denominators)
-    rate = learning_rate_at(step, total, config)
-    done = trainer.optim_step(rate)
+    done = trainer.optim_step(learning_rate)
     values = metrics.values()
     values["loss"] = metrics.parts["loss"][0]  # the microbatches share one denominator, so their losses add
-    values |= {"learning_rate": rate, "grad_norm": done.grad_norm, "skipped_steps": float(trainer.skipped)}
+    values |= {"learning_rate": learning_rate, "grad_norm": done.grad_norm, "skipped_steps": float(trainer.skipped)}
     values["tokens"] = float(sum(group.num_tokens for group in groups))
     return values
 

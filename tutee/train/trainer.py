@@ -7,7 +7,7 @@ loss, no schedule, no data: a loss is any function of log-probs and streams (`sf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,13 @@ from tutee.model.layout import Layout
 from tutee.model.logprobs import score, token_logprobs
 from tutee.model.lora import Lora, LoraConfig
 from tutee.model.pretrained import Pretrained, save_version
-from tutee.train.batch import Batch, Totals
+from tutee.model.value_head import ValueHead
+from tutee.train.batch import Batch, Loss, Totals
 from tutee.train.metrics import Metrics
 from tutee.train.optimizers import Optimizer, OptimizerName
 from tutee.train.options import require
 
-Loss = Callable[[Tensor, Batch, Totals], tuple[Tensor, Metrics]]
-"""(log-probs of the counted tokens [N], batch, the step's denominators) -> (scalar to differentiate, what to report).
-"""
+HEAD_PREFIX = "value_head."
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +79,26 @@ class StepReport:
 
 
 class Trainer:
-    """One policy in training on one base model. Without a LoRA it trains `model.decoder` itself, in place."""
+    """One policy, or with a head one value model, in training on one base model.
 
-    def __init__(self, model: Pretrained, config: TrainerConfig | None = None, start: Lora | None = None) -> None:
-        """Begin with a fresh LoRA, with a copy of `start`, or with all weights (`config.full`)."""
+    Without a LoRA it trains `model.decoder` itself, in place.
+    """
+
+    def __init__(
+        self,
+        model: Pretrained,
+        config: TrainerConfig | None = None,
+        start: Lora | None = None,
+        head: ValueHead | None = None,
+    ) -> None:
+        """Begin with a fresh LoRA, with a copy of `start`, or with all weights (`config.full`).
+
+        Args:
+            head: trains a value model: losses then get `value_T`, the head's output on every row, not log-probs.
+        """
         self.model = model
         self.config = config or TrainerConfig()
+        self.head = head
         self.lora: Lora | None = None
         self.skipped = 0
         self._skipped_in_a_row = 0
@@ -96,6 +109,8 @@ class Trainer:
             lora = LoraConfig(rank=self.config.rank, alpha=self.config.alpha)
             self.lora = Lora(model.config, lora, seed=self.config.seed) if start is None else start.scaled(1.0)
             self._live = dict(self.lora.named_parameters())
+        if head is not None:
+            self._live |= {f"{HEAD_PREFIX}{name}": parameter for name, parameter in head.named_parameters()}
         # The optimizer moves float32 masters; a bfloat16 weight would lose updates smaller than 1/256 of itself.
         self._masters = {
             name: live if live.dtype == torch.float32 else live.detach().float().requires_grad_()
@@ -112,8 +127,8 @@ class Trainer:
 
     def forward_backward(self, batch: Batch, loss: Loss, totals: Totals) -> Metrics:
         """Add the gradient of `loss` over one microbatch; call again for the next one of the same step."""
-        logprob_N, entropy = self._logprobs(batch)
-        value, metrics = loss(logprob_N, batch, totals)
+        first, entropy = self._first(batch)
+        value, metrics = loss(first, batch, totals)
         value.backward()  # type: ignore[no-untyped-call]
         for name, live in self._live.items():
             master = self._masters[name]
@@ -126,13 +141,16 @@ class Trainer:
     @torch.no_grad()
     def forward(self, batch: Batch, loss: Loss, totals: Totals) -> Metrics:
         """What `forward_backward` would report, without a gradient: validation."""
-        logprob_N, entropy = self._logprobs(batch)
-        value, metrics = loss(logprob_N, batch, totals)
+        first, entropy = self._first(batch)
+        value, metrics = loss(first, batch, totals)
         return metrics + entropy + Metrics.ratio("loss", value, 1.0)
 
-    def _logprobs(self, batch: Batch) -> tuple[Tensor, Metrics]:
+    def _first(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """What the loss is a function of: log-probs [N], or a value model's values [T]; and what it says of them."""
         layout = Layout.packed(batch.lengths, lora=self.lora)
         hidden_TD = self.model.decoder(batch.tokens_T, batch.positions_T, layout)
+        if self.head is not None:
+            return self.head(hidden_TD), Metrics()
         logprob_N, entropy_N = token_logprobs(
             self.model.decoder, hidden_TD[batch.sources_N], batch.targets_N, self.config.temperature
         )
@@ -197,8 +215,11 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Write the policy for serving: PEFT adapter files, or a whole Hugging Face folder."""
-        state = None if self.lora is not None else self._masters
+        masters = {name: master for name, master in self._masters.items() if not name.startswith(HEAD_PREFIX)}
+        state = None if self.lora is not None else masters
         save_version(self.model, folder, state=state, lora=self.lora)
+        if self.head is not None:
+            self.head.save(folder)
 
     def load(self, state: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
         """Take up where `state()` was taken: parameters, optimizer moments, counters.
