@@ -1,10 +1,23 @@
-"""What a running job tells the world: one record a step, for the store, the page and the terminal alike."""
+"""What a running job tells the world: one record a step, for the store, the page, the terminal and files alike."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer that the policy just gave, to be read by a person.
+
+    Args:
+        prompt: the last thing that was said to it. reward: None where nothing judged it.
+    """
+
+    prompt: str
+    answer: str
+    reward: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +30,7 @@ class Progress:
         metrics: numbers of this step (losses in nats, lengths in tokens).
         eta_s: seconds until the stage ends, None while unknown.
         health: one plain sentence on how it goes, empty when there is nothing to say.
+        samples: a few answers of this step, where the method samples any; given now and then, not at every step.
     """
 
     stage: str
@@ -25,6 +39,7 @@ class Progress:
     metrics: Mapping[str, float] = field(default_factory=dict)
     eta_s: float | None = None
     health: str = ""
+    samples: Sequence[Sample] = ()
 
 
 Report = Callable[[Progress], None]
