@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tutee.engine.engine import Engine
-from tutee.engine.request import Completion, SamplingParams
+from tutee.engine.request import Completion, Request, SamplingParams
+from tutee.engine.sampler import Sampled
+from tutee.engine.scheduler import Scheduled
 
 Asked = tuple[list[int], SamplingParams, str | None]
 
@@ -38,3 +40,20 @@ def assert_same(left: Sequence[Completion], right: Sequence[Completion], toleran
         assert a.text == b.text
         assert a.finish_reason == b.finish_reason
         assert max(abs(x - y) for x, y in zip(a.logprobs, b.logprobs, strict=True)) <= tolerance
+
+
+Trace = list[list[tuple[Request, int, int]]]
+"""For every step, for every sequence in it: (request, tokens computed, how many of them were guessed)."""
+
+
+def trace(engine: Engine) -> Trace:
+    """A list that grows with every step from now on."""
+    steps: Trace = []
+    run = engine._runner.run
+
+    def run_and_tell(work: list[Scheduled]) -> tuple[list[Scheduled], Sampled]:
+        steps.append([(item.sequence.request, item.count, len(item.draft)) for item in work])
+        return run(work)
+
+    engine._runner.run = run_and_tell  # type: ignore[method-assign]
+    return steps

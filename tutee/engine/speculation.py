@@ -27,7 +27,7 @@ MARGIN = 1.05
 """What guessing must promise over not guessing."""
 _NEWEST = 0.2
 """Weight of the newest step in a mean of seconds."""
-_OPTIMISM = 0.99
+_BELIEF_KEPT = 0.995
 """A price that kept us from guessing is believed a little less each time, so that it is asked again."""
 Kind = tuple[bool, int, int]
 
@@ -42,6 +42,7 @@ class Speculation:
     def __init__(self, mode: Mode = "auto") -> None:
         self._mode = mode
         self._seconds: dict[Kind, float] = {}
+        self._belief: dict[Kind, float] = {}
         self.guessed = 0
         """Tokens guessed so far."""
         self.accepted = 0
@@ -67,7 +68,9 @@ class Speculation:
         """A step of nothing but streams took so long; it had more rows than streams if tokens were guessed."""
         kind = _kind(streams, rows)
         known = self._seconds.get(kind, seconds)
-        self._seconds[kind] = known + _NEWEST * (seconds - known)
+        weight = max(_NEWEST, 1.0 - self._belief.get(kind, 1.0))
+        self._seconds[kind] = known + weight * (seconds - known)
+        self._belief[kind] = 1.0
 
     def _length(self, stream: Sequence) -> int:
         left = stream.max_length - len(stream.tokens) - 1
@@ -83,9 +86,9 @@ class Speculation:
         if plain is None or guessing is None:
             return plain is not None  # What a guess costs is learned by guessing, what it saves by not guessing first.
         gained = sum(_expected(stream.lookup.chance, len(draft)) for stream, draft in zip(streams, drafts, strict=True))
-        if (count + gained) * plain > count * guessing * MARGIN:
+        if (count + gained) * plain > count * guessing * self._belief[kind] * MARGIN:
             return True
-        self._seconds[kind] = guessing * _OPTIMISM
+        self._belief[kind] *= _BELIEF_KEPT
         return False
 
 
