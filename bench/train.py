@@ -13,7 +13,6 @@ import json
 import resource
 import statistics
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 
 from tutee.model.pretrained import Pretrained, load_pretrained
 from tutee.train.batch import Example, Group, Loss, pack_groups, split_groups, totals
-from tutee.train.dpo import dpo_loss, with_references
+from tutee.train.dpo import DpoConfig, with_references
 from tutee.train.sft import token_mean_loss
 from tutee.train.trainer import Trainer, TrainerConfig
 
@@ -49,7 +48,7 @@ def measure(folder: Path, method: str, tokens: int, steps: int, budget: int) -> 
     groups = random_groups(model, method.startswith("dpo"), tokens)
     loss: Loss = token_mean_loss
     if method.startswith("dpo"):
-        loss, groups = partial(dpo_loss, beta=0.1), with_references(groups, trainer.score)
+        loss, groups = DpoConfig().loss(), with_references(groups, trainer.score)
     batches = [pack_groups(part) for part in split_groups(groups, budget)]
     seconds = []
     for _ in range(steps + 1):

@@ -7,7 +7,7 @@ import torch
 
 from tutee.errors import InvalidInput
 from tutee.train.batch import Example, Group, Totals, check_groups, pack_groups, split_groups, totals
-from tutee.train.dpo import dpo_loss, with_references
+from tutee.train.dpo import DpoConfig, dpo_loss, with_references
 from tutee.train.recipe import recipe_loss
 from tutee.train.sft import sequence_mean_loss, token_mean_loss
 
@@ -55,23 +55,23 @@ def test_fractional_masks_weigh_tokens() -> None:
 
 def test_dpo_closed_form() -> None:
     logprobs = torch.tensor([-0.5, -1.0, -2.5])  # chosen ratio 1.5, rejected ratio -1.0
-    loss, metrics = dpo_loss(logprobs, pack_groups([PAIR]), totals([PAIR]), beta=0.4)
+    loss, metrics = dpo_loss(logprobs, pack_groups([PAIR]), totals([PAIR]), DpoConfig(beta=0.4))
     margin = 0.4 * (1.5 + 1.0)
     assert loss.item() == pytest.approx(math.log1p(math.exp(-margin)))
     values = metrics.values()
     assert values["reward_margin"] == pytest.approx(margin)
     assert values["reward_accuracy"] == 1
-    smooth, _ = dpo_loss(logprobs, pack_groups([PAIR]), totals([PAIR]), beta=0.4, label_smoothing=0.1)
+    smooth, _ = dpo_loss(logprobs, pack_groups([PAIR]), totals([PAIR]), DpoConfig(beta=0.4, label_smoothing=0.1))
     expected = 0.9 * math.log1p(math.exp(-margin)) + 0.1 * math.log1p(math.exp(margin))
     assert smooth.item() == pytest.approx(expected)
-    tied, _ = dpo_loss(logprobs, pack_groups([PAIR]), totals([PAIR]), beta=0.4, sft_weight=0.2)
+    tied, _ = dpo_loss(logprobs, pack_groups([PAIR]), totals([PAIR]), DpoConfig(beta=0.4, sft_weight=0.2))
     assert tied.item() == pytest.approx(loss.item() + 0.2 * 0.75)
 
 
 def test_dpo_gradient_is_beta_sigma_minus_margin() -> None:
     """Rafailov et al. 2023, the gradient after equation 7."""
     logprobs = torch.tensor([-0.5, -1.0, -2.5], requires_grad=True)
-    loss, _ = dpo_loss(logprobs, pack_groups([PAIR]), totals([PAIR]), beta=0.4)
+    loss, _ = dpo_loss(logprobs, pack_groups([PAIR]), totals([PAIR]), DpoConfig(beta=0.4))
     loss.backward()
     pull = 0.4 / (1 + math.exp(0.4 * 2.5))
     assert logprobs.grad.tolist() == pytest.approx([-pull, -pull, pull])

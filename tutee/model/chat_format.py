@@ -95,6 +95,23 @@ class ChatFormat:
             mask += [int(learned)] * len(piece_ids)
         return ids, mask
 
+    def render_answer(self, prompt: Sequence[Message], answer: Message) -> tuple[list[int], list[int]]:
+        """(prompt ids, ids of `answer` with its end-of-turn token): the prompt is what `render` gives, whatever the
+        template does to earlier turns.
+
+        Raises:
+            InvalidInput: as `render`; or the template rewrites even its last turn.
+        """
+        adapted, text = self._accepted([*prompt, answer], False)
+        span = self._turn([self._guarded(message) for message in adapted], len(adapted) - 1, text)
+        if span is None:
+            raise InvalidInput(
+                "The model's chat template rewrites the last assistant turn, so what to learn cannot be marked.",
+                param="messages",
+                code="invalid_template",
+            )
+        return self.render(prompt), self._encode(text[span[0] : span[1]])
+
     def _accepted(self, messages: Sequence[Message], prompt: bool) -> tuple[list[Message], str]:
         """The messages in the form that the template takes, and its text for them.
 

@@ -38,7 +38,7 @@ from tutee.model.pretrained import Pretrained
 from tutee.train.batch import Batch, Group, Totals
 from tutee.train.candidates import CHUNK, Candidate, SamplingPlan, sample_candidates, training_prompts
 from tutee.train.checkpoint import write_json
-from tutee.train.dpo import dpo_loss, with_references
+from tutee.train.dpo import DpoConfig, dpo_loss, with_references
 from tutee.train.features import NAMES, feature_matrix
 from tutee.train.guard import TRIES, Drift, Limits, complaints, drift, next_scale
 from tutee.train.lessons import Lessons, describe_text, head_pairs, learn_head, read_lessons
@@ -202,7 +202,7 @@ def learned_reward(folder: Path) -> Callable[[Sequence[Message], str], float] | 
 
 def recipe_loss(logprob_N: Tensor, batch: Batch, totals: Totals, *, beta: float) -> tuple[Tensor, Metrics]:
     """DPO on the pairs plus sequence-mean NLL on the singles, over one denominator: the step's sum of group weights."""
-    preference, metrics = dpo_loss(logprob_N, batch, totals, beta=beta)
+    preference, metrics = dpo_loss(logprob_N, batch, totals, DpoConfig(beta=beta))
     imitation, more = sequence_mean_loss(logprob_N, batch, totals)
     return preference + imitation, metrics + more
 

@@ -3,16 +3,49 @@
 Token mean:    L = -Σ_i w_i Σ_t m_it log π(y_it | y_i<t, x_i) / Σ_i w_i Σ_t m_it
 Sequence mean: L = -Σ_i w_i [Σ_t m_it log π(y_it | ·) / Σ_t m_it] / Σ_i w_i
 (w group weights, m token masks; both sums in the denominators run over the whole optimizer step.) Token mean is what
-most trainers call SFT; sequence mean keeps long answers from drowning short ones, which matters with twenty
-corrections. Pure functions of log-probs and streams; knows no model.
+most trainers call SFT (Ouyang et al. 2022, arXiv 2203.02155, step 1); sequence mean keeps long answers from drowning
+short ones, which matters with twenty corrections. A message of weight 0 is read but not learned. Pure functions of
+log-probs and streams; knows no model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 from torch import Tensor
 
-from tutee.train.batch import Batch, Totals
+from tutee.data.openai_format import Supervised
+from tutee.model.pretrained import Pretrained
+from tutee.train.batch import Batch, Group, Loss, Totals
+from tutee.train.encode import Encoded, encode_rows, encode_turns
 from tutee.train.metrics import Metrics
+from tutee.train.options import require
+
+
+@dataclass(frozen=True, slots=True)
+class SftConfig:
+    """The one choice of SFT."""
+
+    mean: Literal["token", "sequence"] = "token"
+    """What is averaged: every token alike, or every answer alike."""
+
+    def __post_init__(self) -> None:
+        require(self.mean in ("token", "sequence"), "mean", "'mean' is token or sequence.")
+
+    def loss(self) -> Loss:
+        return token_mean_loss if self.mean == "token" else sequence_mean_loss
+
+
+def sft_groups(model: Pretrained, rows: Sequence[Supervised]) -> Encoded:
+    """One group a row: every assistant message of weight ≠ 0 is learned (raises like `encode_rows`)."""
+
+    def groups_of(row: Supervised) -> list[Group] | None:
+        examples = encode_turns(model, row.messages)
+        return None if examples is None else [Group((example,)) for example in examples]
+
+    return encode_rows(model, rows, groups_of)
 
 
 def token_mean_loss(logprob_N: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
@@ -27,8 +60,8 @@ def token_mean_loss(logprob_N: Tensor, batch: Batch, totals: Totals) -> tuple[Te
 
 
 def sequence_mean_loss(logprob_N: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
-    """Mean token NLL of each single, then the weighted mean over the step's groups (pairs in the batch add nothing
-    here)."""
+    """Mean token NLL of each example to imitate, then the weighted mean over the step's groups (ranked examples in the
+    batch add nothing here)."""
     nll_E = -batch.sum_by_example(batch.mask_N * logprob_N) / batch.sum_by_example(batch.mask_N)
     weight_S, nll_S = batch.weight_E[batch.singles_S], nll_E[batch.singles_S]
     loss = (weight_S * nll_S).sum() / totals.groups
