@@ -99,7 +99,7 @@ class Group:
         examples: one to imitate or to rate, several that are ranked, or several answers to one prompt.
         ranks: place of each example, lowest best, equal for ties; None when nobody compared them.
         margin: how much better the better ones are, in units of the loss that uses it (reward models: nats).
-        label: for a single example that a person liked (True) or disliked (False).
+        label: a person liked (True) or disliked (False) the first example; any other is there for comparison only.
     """
 
     examples: tuple[Example, ...]
@@ -111,8 +111,8 @@ class Group:
     def __post_init__(self) -> None:
         if self.ranks is not None and (len(self.ranks) != len(self.examples) or len(self.ranks) < 2):
             raise ValueError("ranks are for two or more examples, one rank each")
-        if self.label is not None and len(self.examples) != 1:
-            raise ValueError("a label is for a single example")
+        if self.label is not None and self.ranks is not None:
+            raise ValueError("a group is ranked or rated, not both")
 
     @classmethod
     def pair(cls, chosen: Example, rejected: Example, weight: float = 1.0, margin: float = 0.0) -> Group:
@@ -295,7 +295,8 @@ def _relations(groups: Sequence[Group]) -> dict[str, Tensor]:
         first += len(group.examples)
         weights += [group.weight] * len(numbers)
         owners += [g] * len(numbers)
-        labels += [float("nan") if group.label is None else float(group.label)] * len(numbers)
+        label = float("nan") if group.label is None else float(group.label)
+        labels += [label, *[float("nan")] * (len(numbers) - 1)]
         if group.ranks is not None:
             order = sorted(range(len(numbers)), key=group.ranks.__getitem__)
             for better, worse in combinations(order, 2):

@@ -114,12 +114,14 @@ def train(
     *,
     report: Report = silent,
     stage: str = "train",
+    before_step: Callable[[list[Group]], list[Group]] = list,
     after_epoch: Callable[[int, int], dict[str, float]] | None = None,
 ) -> LoopResult:
     """Train to the end, from the last checkpoint in `folder` if there is one.
 
     Args:
         folder: holds the checkpoints `step-000010` …; a folder of another run (other groups or config) is refused.
+        before_step: the step's groups as they are trained, from those of the data (KTO measures the policy here).
         after_epoch: called with (epoch, step), both from 1, after each epoch; what it returns joins the step's metrics.
 
     Raises:
@@ -134,7 +136,9 @@ def train(
     clock = Clock(run.step)
     while run.step < total:
         rate = learning_rate_at(run.step, total, config)
-        values = take_step(trainer, groups_of_step(groups, run.step, config), loss, rate, config.token_budget)
+        values = take_step(
+            trainer, before_step(groups_of_step(groups, run.step, config)), loss, rate, config.token_budget
+        )
         _refuse_runaway(values)
         run.tokens += int(values.pop("tokens"))
         run.step += 1
