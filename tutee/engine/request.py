@@ -175,6 +175,8 @@ class Completion:
     logprobs: tuple[float, ...]
     top_logprobs: tuple[TopLogprobs, ...]
     prompt_tokens: int
+    generated_tokens: int
+    """As many as `token_ids`, except where another server answered and sent text alone."""
     cached_tokens: int
     """Prompt tokens whose keys and values were taken from the prefix cache."""
     ttft_s: float | None
@@ -205,6 +207,9 @@ class Request:
         self.owner = owner
         self.seed = params.seed if params.seed is not None else secrets.randbits(63)
         """The seed in use, also when none was asked for: with it the answer can be made again."""
+        self.prompt_tokens = len(prompt)
+        self.generated_tokens: int | None = None
+        """None: count the ids. What another server counted, where there are none."""
         self.cached_tokens = 0
         self.error: Exception | None = None
         self.aborted = False
@@ -242,14 +247,16 @@ class Request:
         finish_reason = self._chunks[-1].finish_reason
         assert finish_reason is not None
         assert self._finished is not None
+        token_ids = tuple(token for chunk in self._chunks for token in chunk.token_ids)
         return Completion(
             text="".join(chunk.text for chunk in self._chunks),
-            token_ids=tuple(token for chunk in self._chunks for token in chunk.token_ids),
+            token_ids=token_ids,
             version=self.version,
             finish_reason=finish_reason,
             logprobs=tuple(value for chunk in self._chunks for value in chunk.logprobs),
             top_logprobs=tuple(top for chunk in self._chunks for top in chunk.top_logprobs),
-            prompt_tokens=len(self.prompt),
+            prompt_tokens=self.prompt_tokens,
+            generated_tokens=len(token_ids) if self.generated_tokens is None else self.generated_tokens,
             cached_tokens=self.cached_tokens,
             ttft_s=None if self._first_token is None else self._first_token - self.submitted_at,
             total_s=self._finished - self.submitted_at,
@@ -269,7 +276,7 @@ class Request:
         delivery."""
         now = time.monotonic()
         with self._news:
-            if chunk.token_ids and self._first_token is None:
+            if (chunk.token_ids or chunk.text) and self._first_token is None:
                 self._first_token = now
             self._chunks.append(chunk)
             if chunk.finish_reason is not None:
