@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch.nn import functional
 from tutee.engine.blocks import SCRATCH_BLOCK
 from tutee.engine.scheduler import Scheduled
 from tutee.model import triton_kernels as kernels
-from tutee.model.decoder import Decoder, Matrices
+from tutee.model.decoder import Block, Decoder, Matrices
 from tutee.model.kv_cache import KVCache
 from tutee.model.lora import Lora
 
@@ -84,6 +85,7 @@ class DecodeStep:
 
     def __init__(self, decoder: Decoder, cache: KVCache, rows: int) -> None:
         self._decoder, self._cache, self._rows = decoder, cache, rows
+        self._blocks = cast(list[Block], list(decoder.model.layers))
         self._device = cache.keys[0].device
         room = 6 * rows + cache.num_blocks
         self._host = torch.zeros(room, dtype=torch.int32, pin_memory=self._device.type == "cuda")
@@ -130,7 +132,7 @@ class DecodeStep:
         x_TD = functional.embedding(tokens_T.long(), model.embed_tokens.weight)
         change_TD: Tensor | None = None
         rotation = self._decoder.rope_cos, self._decoder.rope_sin
-        for layer, block in enumerate(model.layers):
+        for layer, block in enumerate(self._blocks):
             attention = block.self_attn
             kernels.add_norm(x_TD, change_TD, block.input_layernorm.weight, eps, room.normed_TD)
             qkv_TXK = self._product(attention.inputs, room.normed_TD, masks).view(size, heads + 2 * kv_heads, width)
@@ -151,13 +153,16 @@ class DecodeStep:
         config = self._decoder.config
         heads, width = config.num_attention_heads, config.head_dim
         parts = max(1, min(32, PROGRAMS // (size * config.num_key_value_heads)))
-        like = {"dtype": self._decoder.dtype, "device": self._device}
-        outs = torch.empty(size, heads, parts, width, device=self._device)
+
+        def room(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=self._device)
+
+        dtype = self._decoder.dtype
         return _Room(
-            torch.empty(size, config.hidden_size, **like),
-            torch.empty(size, heads, width, **like),
-            torch.empty(size, config.intermediate_size, **like),
-            (outs, torch.empty(size, heads, parts, 2, device=self._device)),
+            room(size, config.hidden_size, dtype=dtype),
+            room(size, heads, width, dtype=dtype),
+            room(size, config.intermediate_size, dtype=dtype),
+            (room(size, heads, parts, width), room(size, heads, parts, 2)),
         )
 
     def _product(self, matrices: Matrices, x_TD: Tensor, masks: dict[int, Tensor] | None) -> Tensor:
@@ -229,7 +234,7 @@ class _AdapterRoom:
     def __init__(self, decoder: Decoder, rows: int, device: torch.device) -> None:
         self._matrices = [
             matrices
-            for block in decoder.model.layers
+            for block in cast(list[Block], list(decoder.model.layers))
             for matrices in (block.self_attn.inputs, block.self_attn.output, block.mlp.inputs, block.mlp.output)
         ]
         self._dtype = decoder.dtype
