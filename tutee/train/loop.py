@@ -34,6 +34,7 @@ class LoopConfig:
     """How groups become steps."""
 
     epochs: int = 1
+    """Times that every row is seen."""
     batch_size: int = 4
     """Rows in one optimizer step."""
     learning_rate: float = 4e-4

@@ -27,7 +27,6 @@ NEEDS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], str], ...] = (
     ("rank", lambda s: not s["full"], "full=true trains all weights, so there is no adapter"),
     ("alpha", lambda s: not s["full"], "full=true trains all weights, so there is no adapter"),
     ("momentum", lambda s: s["optimizer"] == "muon", "it is Muon's: add optimizer=muon"),
-    ("warmup_steps", lambda s: not s["warmup"], "warm-up is given as a share already"),
 )
 """Settings that do nothing under others: (name, whether it applies, why not)."""
 
@@ -57,13 +56,15 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What came of a run. The last checkpoint is the result. `too_long` are 1-based lines that were left out."""
+    """What came of a run. The last checkpoint is the result. `too_long` are 1-based lines that were left out, `notes`
+    what a person should know of the data."""
 
     checkpoints: tuple[Checkpoint, ...]
     steps: int
     trained_tokens: int
     skipped_steps: int = 0
     too_long: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,14 +38,19 @@ class TrainerConfig:
     full: bool = False
     """All weights instead of a LoRA."""
     rank: int = 16
+    """Rank of the LoRA's matrices: how much it can hold."""
     alpha: float = 32.0
+    """The LoRA's change is scaled by alpha / rank."""
     optimizer: OptimizerName = "adamw"
     """`muon` is for pretraining: matrices of the blocks by Muon, the rest by AdamW."""
     momentum: float = 0.95
     """Muon's."""
     beta1: float = 0.9
+    """AdamW's memory of the gradient."""
     beta2: float = 0.98
+    """AdamW's memory of the squared gradient."""
     eps: float = 1e-8
+    """Added to AdamW's denominator; 1e-5 is usual in RL."""
     weight_decay: float = 0.0
     """Decoupled (AdamW); norms and other vectors are never decayed."""
     max_grad_norm: float = 1.0

@@ -1,6 +1,6 @@
 """A fine-tuning job of the API: from its files to named versions, evaluations and a result file.
 
-Knows OpenAI's names for things; training itself is `train/finetune.py`. Imports torch only inside functions.
+Knows OpenAI's names for things; training itself is `train/methods.py`. Imports torch only inside functions.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tutee.conversation import Message
-from tutee.data.openai_format import Supervised, read_preferences, read_supervised
+from tutee.data.openai_format import Supervised
 from tutee.errors import InvalidInput, NotFound
 from tutee.store import Store
 from tutee.store.schema import Job, ModelVersion
@@ -20,7 +20,6 @@ from tutee.store.schema import Job, ModelVersion
 if TYPE_CHECKING:
     from tutee.evaluate.measure import Material
     from tutee.improve import Workplace
-    from tutee.train.finetune import Method
     from tutee.train.progress import Progress
 
 STAGES = ("train", "evaluate", "judge")
@@ -39,11 +38,9 @@ def read_examples(store: Store, job: Job) -> tuple[Examples, Examples] | None:
     """
     if job.method == "improve":
         return None
-    if job.method not in ("supervised", "dpo"):
-        raise InvalidInput(
-            f"This worker does not know the method '{job.method}'.", param="method", code="unknown_method"
-        )
-    read = read_supervised if job.method == "supervised" else read_preferences
+    from tutee.train import methods
+
+    read = methods.find(job.method).read
     found: list[Examples] = []
     for param, file_id in zip(FILE_PARAMS, (job.training_file, job.validation_file), strict=True):
         if file_id is None:
@@ -61,30 +58,29 @@ def run_api_job(place: Workplace, examples: Examples, validation: Examples) -> t
     """An API job: examples → adapter → versions, one a checkpoint → evaluations. Also counts the tokens trained on."""
     from tutee import improve
     from tutee.model.pretrained import load_pretrained
-    from tutee.train import finetune as training
+    from tutee.train import methods
+    from tutee.train.hyperparameters import resolve
 
     job, store = place.job, place.store
-    method: Method = "supervised" if job.method == "supervised" else "dpo"
-    asked = training.resolve_hyperparameters(method, job.config.get("hyperparameters", {}), len(examples))
-    resolved = {key: value for key, value in asdict(asked).items() if value is not None}
-    store.jobs.set_config(job.id, {**job.config, "hyperparameters": resolved})
+    method, settings = methods.find(job.method), job.config.get("settings", {})
+    if "hyperparameters" in job.config:
+        asked = resolve(job.method, method, job.config["hyperparameters"], settings, len(examples))
+        settings = asked.settings
+        store.jobs.set_config(job.id, {**job.config, "hyperparameters": dict(asked.hyperparameters)})
+    chosen = methods.choose(method, settings, len(examples), job.seed)
+    if job.attempts <= 1:
+        store.jobs.event(job.id, "info", methods.describe(method, chosen, len(examples)))
 
     def report(progress: Progress) -> None:
         place.report(progress)
         if progress.step < progress.total:
             register_checkpoints(place, progress.step)
 
-    trained = training.finetune(
-        place.model,
-        method,
-        examples,
-        asked,
-        place.folder,
-        validation=validation,
-        seed=job.seed,
-        settings=job.config.get("settings", {}),
-        report=report,
+    trained = methods.run(
+        method, place.model, examples, settings, place.folder, validation=validation, seed=job.seed, report=report
     )
+    for note in trained.notes:
+        store.jobs.event(job.id, "warn", note)
     version = register_checkpoints(place, trained.steps, finished=True)[-1]
     if version.kind == "full":  # training changed the base's weights in memory
         place = replace(place, model=load_pretrained(place.model.folder, place.settings.dtype, name=place.base.name))

@@ -1,0 +1,122 @@
+"""The one way in: settings checked and explained, files to versions, and going on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tutee.errors import InvalidInput
+from tutee.train import methods
+from tutee.train.methods import METHODS, choose, describe, find, read_rows, train
+from tutee.train.record import read_metrics
+from tutee.train.task import setting_help
+
+SETTINGS = {"epochs": 2, "batch_size": 2, "learning_rate": 1e-2, "rank": 2, "checkpoint_every": 1}
+
+
+def chats(path: Path, count: int) -> Path:
+    rows = [
+        {"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"{i} it is"}]}
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_python_trains_from_a_file(tiny_folder: Path, tmp_path: Path) -> None:
+    data = chats(tmp_path / "data.jsonl", 6)
+    trained = train("sft", model=tiny_folder, data=data, folder=tmp_path / "out", dtype="float32", **SETTINGS)
+    assert [checkpoint.step for checkpoint in trained.checkpoints] == [3, 6]
+    assert (trained.checkpoints[-1].folder / "adapter_config.json").exists()
+    lines = read_metrics(tmp_path / "out" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert list((tmp_path / "out" / "tensorboard").rglob("events.*"))
+
+
+@pytest.mark.row(32)
+def test_a_killed_run_goes_on_in_the_same_folder_to_the_same_weights(tiny_folder: Path, tmp_path: Path) -> None:
+    data = chats(tmp_path / "data.jsonl", 6)
+    program = (
+        "import os, signal, sys; from tutee.train.methods import train\n"
+        "def report(p):\n    if p.step == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"train('sft', model={str(tiny_folder)!r}, data={str(data)!r}, folder={str(tmp_path / 'killed')!r},"
+        f" dtype='float32', report=report, **{SETTINGS!r})"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([sys.executable, "-c", program], env=environment, check=False, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    seen: list[int] = []
+    results = [
+        train(
+            "sft",
+            model=tiny_folder,
+            data=data,
+            folder=tmp_path / name,
+            dtype="float32",
+            report=lambda progress: seen.append(progress.step),
+            **SETTINGS,
+        )
+        for name in ("killed", "whole")
+    ]
+    assert seen[:3] == [4, 5, 6]
+    resumed, whole = (load_file(r.checkpoints[-1].folder / "adapter_model.safetensors") for r in results)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    lines = read_metrics(tmp_path / "killed" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_unknown_settings_list_the_known_ones() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        choose(METHODS["sft"], {"beta": 0.1}, rows=10)
+    assert caught.value.param == "settings.beta"
+    assert "learning_rate" in caught.value.message
+    assert "mean" in caught.value.message
+    with pytest.raises(InvalidInput, match="sft, dpo"):
+        find("alchemy")
+    assert find("supervised") is METHODS["sft"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "param"),
+    [
+        ({"full": True, "rank": 8}, "settings.rank"),
+        ({"momentum": 0.9}, "settings.momentum"),
+        ({"optimizer": "muon"}, "settings.optimizer"),
+        ({"epochs": 0}, "settings.epochs"),
+        ({"learning_rate": "fast"}, "settings.learning_rate"),
+        ({"schedule": "stairs"}, "settings.schedule"),
+    ],
+)
+def test_settings_that_change_nothing_or_are_out_of_range_are_refused(settings: dict[str, object], param: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        choose(METHODS["sft"], settings, rows=10)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_every_method_explains_itself(method: methods.Method) -> None:
+    chosen = choose(method, {}, rows=100)
+    line = describe(method, chosen, 100)
+    assert line.startswith(f"{method.name}: ")
+    assert "{" not in line
+    assert "\n" not in line
+    unexplained = [setting.name for setting in setting_help(method) if not setting.says]
+    assert unexplained == []
+
+
+def test_a_bad_line_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "x"}]}\n')
+    with pytest.raises(InvalidInput, match="line 1") as caught:
+        train("sft", model=tmp_path / "no-model", data=path, folder=tmp_path / "out")
+    assert caught.value.param == "data"
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        read_rows(METHODS["sft"], tmp_path / "absent.jsonl")
