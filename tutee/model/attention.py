@@ -1,8 +1,8 @@
 """Causal grouped-query attention over the groups of a layout.
 
 float32 is exact: sums run in float64, where the order of adding changes nothing that survives rounding to float32.
-bfloat16 runs PyTorch's fused kernel forwards, and its own backward pass: the fused one is five times slower on a CPU
-when sequences are short (measured at 64 sequences of 64 tokens: 59 against 11 ms a layer).
+bfloat16 runs PyTorch's fused kernel forwards, and a backward pass of our own: the fused one is five times slower on a
+CPU when sequences are short (measured at 64 sequences of 64 tokens: 59 against 11 ms a layer).
 
 Axes: B sequences, N new tokens of each (padded), S keys of each (padded), H query heads, G kv heads, R = H / G,
 K head dim.
@@ -11,7 +11,6 @@ K head dim.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,8 +28,6 @@ def attend(q_BNHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, bias_BNS: Tensor | No
     """
     if q_BNHK.dtype == torch.float32:
         return _attend_exact(q_BNHK, k_BSGK, v_BSGK, bias_BNS)
-    if torch.is_grad_enabled() and (q_BNHK.requires_grad or k_BSGK.requires_grad or v_BSGK.requires_grad):
-        return _Attend.apply(q_BNHK, k_BSGK, v_BSGK, bias_BNS)  # type: ignore[no-any-return,no-untyped-call]
     return _attend_fused(q_BNHK, k_BSGK, v_BSGK, bias_BNS)
 
 
@@ -70,36 +67,33 @@ def _attend_fused(q_BNHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, bias_BNS: Tens
     return out_BHNK.transpose(1, 2)
 
 
-class _Attend(torch.autograd.Function):
-    """`_attend_fused` with a backward pass of plain batched matrix multiplications."""
+def attend_backward(
+    q_BNHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, bias_BNS: Tensor | None, out_BNHK: Tensor, d_out_BNHK: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values, by plain batched matrix products (Dao et al. 2022, appendix B.2).
 
-    @staticmethod
-    def forward(ctx: Any, q_BNHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, bias_BNS: Tensor | None) -> Tensor:
-        out_BNHK = _attend_fused(q_BNHK, k_BSGK, v_BSGK, bias_BNS)
-        ctx.save_for_backward(q_BNHK, k_BSGK, v_BSGK, bias_BNS, out_BNHK)
-        return out_BNHK
+    Args:
+        out_BNHK: what `attend` made.
+        d_out_BNHK: its gradient; 0 for queries that are padding.
+    """
+    B, N, H, K = q_BNHK.shape
+    S, G = k_BSGK.shape[1:3]
+    bias_BNS = causal_bias(N, q_BNHK.device) if bias_BNS is None else bias_BNS
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q_BNHK, k_BSGK, v_BSGK, bias_BNS, out_BNHK = ctx.saved_tensors
-        B, N, H, K = q_BNHK.shape
-        S, G = k_BSGK.shape[1:3]
-        bias_BNS = causal_bias(N, q_BNHK.device) if bias_BNS is None else bias_BNS
+    def by_kv_head(x_BNHK: Tensor) -> Tensor:
+        return x_BNHK.view(B, N, G, H // G, K).permute(0, 2, 3, 1, 4).reshape(B * G, -1, K)
 
-        def by_kv_head(x_BNHK: Tensor) -> Tensor:
-            return x_BNHK.view(B, N, G, H // G, K).permute(0, 2, 3, 1, 4).reshape(B * G, -1, K)
+    def back(x: Tensor) -> Tensor:
+        return x.view(B, G, H // G, N, K).permute(0, 3, 1, 2, 4).reshape(B, N, H, K)
 
-        def back(x: Tensor) -> Tensor:
-            return x.view(B, G, H // G, N, K).permute(0, 3, 1, 2, 4).reshape(B, N, H, K)
-
-        q, out, d_out = by_kv_head(q_BNHK * K**-0.5), by_kv_head(out_BNHK), by_kv_head(gradients[0])
-        k = k_BSGK.transpose(1, 2).reshape(B * G, S, K)
-        v = v_BSGK.transpose(1, 2).reshape(B * G, S, K)
-        scores = torch.bmm(q, k.transpose(1, 2)).view(B, H, N, S) + bias_BNS.to(q.dtype).unsqueeze(1)
-        p = scores.softmax(-1).view(B * G, -1, S)
-        d_v = torch.bmm(p.transpose(1, 2), d_out)
-        rows = (out.float() * d_out.float()).sum(-1, keepdim=True).to(p.dtype)
-        d_scores = torch.bmm(d_out, v.transpose(1, 2)).sub_(rows).mul_(p)
-        d_q = torch.bmm(d_scores, k) * K**-0.5
-        d_k = torch.bmm(d_scores.transpose(1, 2), q)
-        return back(d_q), d_k.view(B, G, S, K).transpose(1, 2), d_v.view(B, G, S, K).transpose(1, 2), None
+    q, out, d_out = by_kv_head(q_BNHK * K**-0.5), by_kv_head(out_BNHK), by_kv_head(d_out_BNHK)
+    k = k_BSGK.transpose(1, 2).reshape(B * G, S, K)
+    v = v_BSGK.transpose(1, 2).reshape(B * G, S, K)
+    scores = torch.bmm(q, k.transpose(1, 2)).view(B, H, N, S) + bias_BNS.to(q.dtype).unsqueeze(1)
+    p = scores.softmax(-1).view(B * G, -1, S)
+    d_v = torch.bmm(p.transpose(1, 2), d_out)
+    rows = (out.float() * d_out.float()).sum(-1, keepdim=True).to(p.dtype)
+    d_scores = torch.bmm(d_out, v.transpose(1, 2)).sub_(rows).mul_(p)
+    d_q = torch.bmm(d_scores, k) * K**-0.5
+    d_k = torch.bmm(d_scores.transpose(1, 2), q)
+    return back(d_q), d_k.view(B, G, S, K).transpose(1, 2), d_v.view(B, G, S, K).transpose(1, 2)

@@ -13,61 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tutee.model.adapted import Matrices
 from tutee.model.attention import attend
 from tutee.model.config import DecoderConfig
 from tutee.model.layout import Layout
-from tutee.model.lora import Lora
-from tutee.model.matmul import Projection, SideBySide, tiled_linear
+from tutee.model.matmul import Projection, tiled_linear
+from tutee.model.norm import Norm
 from tutee.model.rope import rope_table, rotate
-
-
-class Norm(nn.Module):
-    """Root-mean-square norm over the last axis (Zhang and Sennrich 2019), in float32."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width), requires_grad=False)
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
-
-
-class Matrices:
-    """Named matrices with one input and what adapters add to them: every matrix of the blocks goes through here."""
-
-    def __init__(self, prefix: str, **parts: Projection) -> None:
-        self.names = tuple(f"{prefix}.{name}" for name in parts)
-        self.base = SideBySide(*parts.values())
-        self.widths = tuple(self.base.widths)
-
-    def __call__(self, x_TD: Tensor, layout: Layout) -> Tensor:
-        out_TO = self.base(x_TD)
-        for lora, rows in layout.adapters:
-            if isinstance(rows, slice) and rows.indices(len(x_TD)) == (0, len(x_TD), 1):
-                out_TO = self._adapted(lora, x_TD, out_TO)
-            else:
-                changed = self._adapted(lora, x_TD[rows], out_TO[rows])
-                index = rows if isinstance(rows, Tensor) else torch.arange(len(x_TD), device=x_TD.device)[rows]
-                out_TO = out_TO.index_copy(0, index, changed)
-        return out_TO
-
-    def _adapted(self, lora: Lora, x_TD: Tensor, out_TO: Tensor) -> Tensor:
-        if x_TD.dtype == torch.float32:
-            return self._adapted_exactly(lora, x_TD, out_TO)
-        matrices = lora.matrices(self.names, self.widths, x_TD.dtype)
-        if matrices is None:
-            return out_TO
-        a, b = matrices
-        return torch.addmm(out_TO, functional.linear(x_TD, a), b.t())
-
-    def _adapted_exactly(self, lora: Lora, x_TD: Tensor, out_TO: Tensor) -> Tensor:
-        parts = list(torch.split(out_TO, self.base.widths, dim=-1))
-        for i, (name, width) in enumerate(zip(self.names, self.widths, strict=True)):
-            matrices = lora.matrices((name,), (width,), x_TD.dtype)
-            if matrices is not None:
-                parts[i] = parts[i] + tiled_linear(tiled_linear(x_TD, matrices[0]), matrices[1])
-        return torch.cat(parts, dim=-1)
+from tutee.model.training_pass import BlockParts, Network, packed_pass
 
 
 class Attention(nn.Module):
@@ -154,6 +107,19 @@ class Block(nn.Module):
         self.post_attention_layernorm = Norm(config.hidden_size, config.rms_norm_eps)
         self.mlp = FeedForward(config, layer, dtype)
 
+    def parts(self) -> BlockParts:
+        """The modules, for `packed_pass`."""
+        attention, mlp = self.self_attn, self.mlp
+        return BlockParts(
+            attention_norm=self.input_layernorm,
+            heads=attention.inputs,
+            head_norms=(attention.q_norm, attention.k_norm) if attention.config.qk_norm else None,
+            attended=attention.output,
+            feed_forward_norm=self.post_attention_layernorm,
+            gate_up=mlp.inputs,
+            down=mlp.output,
+        )
+
     def forward(self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
         x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD).to(self.dtype), rotation, layout)
         out_TD: Tensor = x_TD + self.mlp(self.post_attention_layernorm(x_TD).to(self.dtype), layout)
@@ -220,6 +186,11 @@ class Decoder(nn.Module):
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, layout: Layout) -> Tensor:
         """Hidden states after the final norm, float32 [T, D]."""
+        if self.dtype == torch.bfloat16 and layout.cache is None:
+            blocks = [block.parts() for block in self.model.layers]
+            network = Network(self.config, self.dtype, blocks, self.rope_cos, self.rope_sin)
+            x_TD = functional.embedding(tokens_T, self.model.embed_tokens.weight)
+            return self.model.norm(packed_pass(network, x_TD, positions_T, layout))  # type: ignore[no-any-return]
         rotation = self.rope_cos[positions_T].unsqueeze(1), self.rope_sin[positions_T].unsqueeze(1)
         x_TD = functional.embedding(tokens_T, self.model.embed_tokens.weight)
         for block in self.model.layers:

@@ -97,6 +97,11 @@ class Lora(nn.Module):
                 remembered = self._fused[names] = (stamp, dtype, self._combine(keys, widths, dtype))
         return remembered[2]
 
+    def parts(self, names: tuple[str, ...]) -> list[tuple[nn.Parameter, nn.Parameter] | None]:
+        """(A [r, D], B [O, r] without its scale) of each matrix, None for those that are no target."""
+        keys = [_key(name) for name in names]
+        return [(self.A[key], self.B[key]) if key in self.A else None for key in keys]
+
     def _combine(self, keys: list[str], widths: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         present = [key for key in keys if key in self.A]
         a = torch.cat([self.A[key] for key in present]) if len(present) > 1 else self.A[present[0]]

@@ -52,17 +52,18 @@ class SideBySide:
             return _beside([tiled_linear(x_TD, part.weight, part.bias) for part in self.parts])
         if trained:
             return _beside([functional.linear(x_TD, part.weight, part.bias) for part in self.parts])
-        bias = self._bias()
+        bias = self.bias()
         if x_TD.shape[0] <= PACKED_ROWS and not (torch.is_grad_enabled() and x_TD.requires_grad) and _can_pack(x_TD):
             return torch.ops.mkldnn._linear_pointwise(x_TD, self._packed_weight(), bias, "none", [], "")  # type: ignore[no-any-return]
-        return functional.linear(x_TD, self._weight(), bias)
+        return functional.linear(x_TD, self.weight(), bias)
 
-    def _bias(self) -> Tensor | None:
+    def bias(self) -> Tensor | None:
+        """The biases end to end; None where the projections have none."""
         biases = [part.bias for part in self.parts if part.bias is not None]
         return None if not biases else biases[0] if len(biases) == 1 else torch.cat([bias.detach() for bias in biases])
 
-    def _weight(self) -> Tensor:
-        """The block; made, or made again after something (a copy, a move to a device) tore the parameters off it."""
+    def weight(self) -> Tensor:
+        """The block [O, D]; made, or made again after something (a copy, a move) tore the parameters off it."""
         if len(self.parts) == 1:
             return self.parts[0].weight
         block = self._block
@@ -81,7 +82,7 @@ class SideBySide:
     def _packed_weight(self) -> Tensor:
         stamp = tuple(n for part in self.parts for n in (part.weight._version, part.weight.data_ptr()))
         if self._packed is None or self._packed[0] != stamp:
-            weight = self._weight()
+            weight = self.weight()
             stamp = tuple(n for part in self.parts for n in (part.weight._version, part.weight.data_ptr()))
             self._packed = stamp, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 16)
         return self._packed[1]

@@ -1,0 +1,330 @@
+"""The blocks in bfloat16 over packed sequences: forward with little kept, and its backward pass written by hand.
+
+What automatic differentiation cannot know is done here: the residual stream is one float32 buffer, changed in place in
+both directions; kept are only bfloat16 inputs of matrices (18 bytes a token, layer and hidden unit); what is cheap is
+computed again; no gradient is made that nobody asked for. Scoring runs the same forward pass and keeps nothing.
+In float32, where exactness matters more than speed, `decoder.py` runs under autograd instead.
+
+Axes: T tokens, D hidden, H query heads, G kv heads, K head dim, X = (H + 2 G) K, F feed-forward width, R LoRA ranks of
+the matrices with one input, O their outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tutee.model import fused
+from tutee.model.adapted import Matrices
+from tutee.model.attention import attend, attend_backward
+from tutee.model.config import DecoderConfig
+from tutee.model.layout import Group, Layout
+from tutee.model.lora import Lora
+from tutee.model.norm import Norm
+
+
+@dataclass(frozen=True, slots=True)
+class BlockParts:
+    """The modules of one block, in the order in which they are used."""
+
+    attention_norm: Norm
+    heads: Matrices
+    """Queries, keys and values."""
+    head_norms: tuple[Norm, Norm] | None
+    """Of queries and keys."""
+    attended: Matrices
+    feed_forward_norm: Norm
+    gate_up: Matrices
+    down: Matrices
+
+    def parameters(self) -> list[Tensor]:
+        norms = self.attention_norm, self.feed_forward_norm, *(self.head_norms or ())
+        matrices = self.heads, self.attended, self.gate_up, self.down
+        parts = [part for several in matrices for part in several.base.parts]
+        biases = [part.bias for part in parts if part.bias is not None]
+        return [*(norm.weight for norm in norms), *(part.weight for part in parts), *biases]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What the pass must know of a decoder."""
+
+    config: DecoderConfig
+    dtype: torch.dtype
+    blocks: Sequence[BlockParts]
+    cosines_PK: Tensor
+    sines_PK: Tensor
+
+
+def packed_pass(network: Network, x_TD: Tensor, positions_T: Tensor, layout: Layout) -> Tensor:
+    """The residual stream [T, D] float32 after all blocks. Differentiable in `x_TD`, in the adapter, in the weights.
+
+    Args:
+        x_TD: embedded tokens, float32.
+        layout: packed, with one adapter on all rows or none.
+    """
+    lora = layout.adapters[0][0] if layout.adapters else None
+    parameters = [p for block in network.blocks for p in block.parameters()]
+    if lora is not None:
+        parameters += lora.parameters()
+    trained = [p for p in parameters if p.requires_grad] if torch.is_grad_enabled() else []
+    run = _Run(network, positions_T, layout, lora)
+    return _Blocks.apply(x_TD, run, *trained)  # type: ignore[no-any-return,no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    network: Network
+    positions_T: Tensor
+    layout: Layout
+    lora: Lora | None
+
+
+class _Blocks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, run: _Run, *trained: Tensor) -> Tensor:
+        x_TD = x_TD.clone()
+        change_TD: Tensor | None = None
+        ctx.run, ctx.trained, ctx.kept = run, trained, []
+        for block in run.network.blocks:
+            kept, change_TD = _forward(run, block, x_TD, change_TD)
+            if any(ctx.needs_input_grad):
+                ctx.kept.append(kept)
+        return x_TD if change_TD is None else x_TD.add_(change_TD)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        dx_TD = gradients[0].clone()
+        d_TD = dx_TD.to(ctx.run.network.dtype)
+        found = _Gradients(ctx.trained)
+        for block in reversed(ctx.run.network.blocks):
+            d_TD = _backward(ctx.run, block, ctx.kept.pop(), dx_TD, d_TD, found)
+        return dx_TD, None, *found.in_order()
+
+
+class _Gradients:
+    """Gradients of the parameters that are being trained; of others none is made."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._found: dict[int, Tensor | None] = {id(p): None for p in parameters}
+
+    def wanted(self, parameter: Tensor | None) -> bool:
+        return id(parameter) in self._found
+
+    def add(self, parameter: Tensor, gradient: Tensor) -> None:
+        self._found[id(parameter)] = gradient.to(parameter.dtype)
+
+    def in_order(self) -> list[Tensor | None]:
+        return list(self._found.values())
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What one block's backward pass needs of its forward pass."""
+
+    attention_norm: tuple[Tensor, Tensor]
+    """Normed input [T, D], and the scale of each row [T]."""
+    heads_TX: Tensor
+    """Queries, keys and values, after the rotation."""
+    before_norm_TXK: Tensor | None
+    """Queries and keys before their norm, where they have one."""
+    attended_TO: Tensor
+    feed_forward_norm: tuple[Tensor, Tensor]
+    gate_up_TX: Tensor
+    low_rank: list[Tensor | None]
+    """The input of each of the four pairs of matrices, times A."""
+
+
+def _forward(run: _Run, block: BlockParts, x_TD: Tensor, change_TD: Tensor | None) -> tuple[_Kept, Tensor]:
+    """One block up to its last change of the stream, which the next block's first norm adds: one pass fewer."""
+    dtype = run.network.dtype
+    norm = block.attention_norm
+    y_TD, y_scale_T = fused.add_norm(x_TD, change_TD, norm.weight, norm.eps, dtype)
+    heads_TX, low_inputs = _multiply(block.heads, y_TD, run)
+    before_TXK = None if block.head_norms is None else _norm_heads(run, block.head_norms, heads_TX)
+    fused.rotate(heads_TX, _turned(run), run.positions_T, run.network.cosines_PK, run.network.sines_PK)
+    attended_TO = _attend(run, heads_TX)
+    change_TD, low_output = _multiply(block.attended, attended_TO, run)
+    norm = block.feed_forward_norm
+    z_TD, z_scale_T = fused.add_norm(x_TD, change_TD, norm.weight, norm.eps, dtype)
+    gate_up_TX, low_gate_up = _multiply(block.gate_up, z_TD, run)
+    change_TD, low_down = _multiply(block.down, fused.gated(gate_up_TX), run)
+    low_rank = [low_inputs, low_output, low_gate_up, low_down]
+    kept = _Kept((y_TD, y_scale_T), heads_TX, before_TXK, attended_TO, (z_TD, z_scale_T), gate_up_TX, low_rank)
+    return kept, change_TD
+
+
+def _backward(run: _Run, block: BlockParts, kept: _Kept, dx_TD: Tensor, d_TD: Tensor, found: _Gradients) -> Tensor:
+    """Turns `dx_TD`, the gradient after the block, into the one before it, in place; returns it rounded.
+
+    Args:
+        d_TD: `dx_TD` rounded.
+    """
+    low_inputs, low_output, low_gate_up, low_down = kept.low_rank
+    d_gated_TF, d_low = _multiply_backward(block.down, d_TD, run)
+    fused.gated_backward(kept.gate_up_TX, d_gated_TF)
+    gated_TF, d_gate_up_TX = d_gated_TF, kept.gate_up_TX
+    _matrix_gradients(block.down, gated_TF, low_down, d_TD, d_low, run, found)
+    d_z_TD, d_low = _multiply_backward(block.gate_up, d_gate_up_TX, run)
+    _matrix_gradients(block.gate_up, kept.feed_forward_norm[0], low_gate_up, d_gate_up_TX, d_low, run, found)
+    d_TD = _norm_backward(block.feed_forward_norm, d_z_TD, kept.feed_forward_norm, dx_TD, found)
+
+    d_attended_TO, d_low = _multiply_backward(block.attended, d_TD, run)
+    _matrix_gradients(block.attended, kept.attended_TO, low_output, d_TD, d_low, run, found)
+    d_heads_TX = _attend_backward(run, kept.heads_TX, kept.attended_TO, d_attended_TO)
+    fused.rotate(d_heads_TX, _turned(run), run.positions_T, run.network.cosines_PK, run.network.sines_PK, back=True)
+    if kept.before_norm_TXK is not None:
+        assert block.head_norms is not None
+        _norm_heads_backward(run, block.head_norms, kept.before_norm_TXK, d_heads_TX, found)
+    d_y_TD, d_low = _multiply_backward(block.heads, d_heads_TX, run)
+    _matrix_gradients(block.heads, kept.attention_norm[0], low_inputs, d_heads_TX, d_low, run, found)
+    return _norm_backward(block.attention_norm, d_y_TD, kept.attention_norm, dx_TD, found)
+
+
+def _multiply(matrices: Matrices, x_TD: Tensor, run: _Run) -> tuple[Tensor, Tensor | None]:
+    """(x W' + bias + what the adapter adds [T, O], x A' [T, R])."""
+    out_TO = functional.linear(x_TD, matrices.base.weight(), matrices.base.bias())
+    adapter = _adapter(matrices, run)
+    if adapter is None:
+        return out_TO, None
+    a_RD, b_OR = adapter
+    low_TR = functional.linear(x_TD, a_RD)
+    return out_TO.addmm_(low_TR, b_OR.t()), low_TR
+
+
+def _multiply_backward(matrices: Matrices, d_out_TO: Tensor, run: _Run) -> tuple[Tensor, Tensor | None]:
+    """Gradients of x [T, D], and of x A' [T, R]."""
+    d_x_TD = d_out_TO @ matrices.base.weight()
+    adapter = _adapter(matrices, run)
+    if adapter is None:
+        return d_x_TD, None
+    a_RD, b_OR = adapter
+    d_low_TR = d_out_TO @ b_OR
+    return d_x_TD.addmm_(d_low_TR, a_RD), d_low_TR
+
+
+def _matrix_gradients(
+    matrices: Matrices,
+    x_TD: Tensor,
+    low_TR: Tensor | None,
+    d_out_TO: Tensor,
+    d_low_TR: Tensor | None,
+    run: _Run,
+    found: _Gradients,
+) -> None:
+    weights, biases = [p.weight for p in matrices.base.parts], [p.bias for p in matrices.base.parts]
+    widths = list(matrices.widths)
+    if any(found.wanted(weight) for weight in weights):
+        for weight, part in zip(weights, torch.split(d_out_TO.t() @ x_TD, widths), strict=True):
+            if found.wanted(weight):
+                found.add(weight, part)
+    for bias, part in zip(biases, torch.split(d_out_TO, widths, dim=1), strict=True):
+        if bias is not None and found.wanted(bias):
+            found.add(bias, part.float().sum(0))
+    if run.lora is None or low_TR is None or d_low_TR is None:
+        return
+    pairs = run.lora.parts(matrices.names)
+    if not any(found.wanted(p) for pair in pairs if pair is not None for p in pair):
+        return
+    rank, row = run.lora.config.rank, 0
+    d_a_RD, d_b_RO = d_low_TR.t() @ x_TD, low_TR.t() @ d_out_TO
+    for pair, d_b in zip(pairs, torch.split(d_b_RO, widths, dim=1), strict=True):
+        if pair is not None:
+            found.add(pair[0], d_a_RD[row : row + rank])
+            found.add(pair[1], d_b[row : row + rank].t().float() * run.lora.scale)
+            row += rank
+
+
+def _adapter(matrices: Matrices, run: _Run) -> tuple[Tensor, Tensor] | None:
+    """(A [R, D], B [O, R] times the scale) of the matrices' adapters, side by side."""
+    return None if run.lora is None else run.lora.matrices(matrices.names, matrices.widths, run.network.dtype)
+
+
+def _norm_backward(norm: Norm, dy_TD: Tensor, kept: tuple[Tensor, Tensor], dx_TD: Tensor, found: _Gradients) -> Tensor:
+    """Adds to `dx_TD` in place; returns it rounded."""
+    y_TD, scale_T = kept
+    if found.wanted(norm.weight):
+        found.add(norm.weight, (dy_TD.float() * fused.normed(y_TD, norm.weight)).sum(0))
+    return fused.norm_backward(dy_TD, y_TD, scale_T, norm.weight, dx_TD)
+
+
+def _turned(run: _Run) -> int:
+    """Heads that are rotated: queries and keys, which come first."""
+    return run.network.config.num_attention_heads + run.network.config.num_key_value_heads
+
+
+def _norm_heads(run: _Run, norms: tuple[Norm, Norm], heads_TX: Tensor) -> Tensor:
+    """Norms queries and keys in place; returns what they were."""
+    q_THK, k_TGK, _ = _split(run, heads_TX)
+    before_TXK = torch.cat((q_THK, k_TGK), dim=1)
+    for x, norm in zip((q_THK, k_TGK), norms, strict=True):
+        x.copy_(functional.rms_norm(x.float(), norm.weight.shape, norm.weight, norm.eps))
+    return before_TXK
+
+
+def _norm_heads_backward(
+    run: _Run, norms: tuple[Norm, Norm], before_TXK: Tensor, d_heads_TX: Tensor, found: _Gradients
+) -> None:
+    """Turns the gradients of normed queries and keys into those before the norm, in place."""
+    d_q_THK, d_k_TGK, _ = _split(run, d_heads_TX)
+    before = torch.split(before_TXK, [d_q_THK.shape[1], d_k_TGK.shape[1]], dim=1)
+    for d_x, x, norm in zip((d_q_THK, d_k_TGK), before, norms, strict=True):
+        inputs = x.float().requires_grad_(), norm.weight.detach().requires_grad_()
+        with torch.enable_grad():
+            normed = functional.rms_norm(inputs[0], norm.weight.shape, inputs[1], norm.eps)
+        d_before, d_weight = torch.autograd.grad(normed, inputs, d_x.float())
+        d_x.copy_(d_before)
+        if found.wanted(norm.weight):
+            found.add(norm.weight, d_weight)
+
+
+def _attend(run: _Run, heads_TX: Tensor) -> Tensor:
+    """Attention outputs [T, H K]."""
+    groups, order_T = run.layout.groups(run.network.config.sliding_window)
+    q_THK, k_TGK, v_TGK = _split(run, heads_TX)
+    outs = []
+    for group in groups:
+        q, k, v = (_pick(x, group) for x in (q_THK, k_TGK, v_TGK))
+        outs.append(attend(q, k, v, group.bias_BNS).flatten(2).flatten(0, 1))
+    out = outs[0] if len(outs) == 1 else torch.cat(outs)
+    return out if order_T is None else out.index_select(0, order_T)
+
+
+def _attend_backward(run: _Run, heads_TX: Tensor, attended_TO: Tensor, d_attended_TO: Tensor) -> Tensor:
+    """Gradient of the heads [T, X]."""
+    groups, _ = run.layout.groups(run.network.config.sliding_window)
+    head_dim = run.network.config.head_dim
+    d_heads_TX = torch.empty_like(heads_TX)
+    heads = *_split(run, heads_TX), attended_TO.view(len(attended_TO), -1, head_dim)
+    for group in groups:
+        q, k, v, out = (_pick(x, group) for x in heads)
+        d_out = _pick(d_attended_TO.view(len(attended_TO), -1, head_dim), group)
+        rows_BN = group.rows_BN
+        if rows_BN is not None:
+            # Padding repeats a sequence's last row.
+            real_BN = functional.pad(rows_BN.diff(dim=1) > 0, (1, 0), value=True)
+            d_out *= real_BN[:, :, None, None]
+        d_BNX = torch.cat([part.flatten(2) for part in attend_backward(q, k, v, group.bias_BNS, out, d_out)], dim=-1)
+        if rows_BN is None:
+            return d_BNX.flatten(0, 1)
+        d_heads_TX[rows_BN[real_BN]] = d_BNX[real_BN]
+    return d_heads_TX
+
+
+def _split(run: _Run, heads_TX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [T, H, K], keys and values [T, G, K]."""
+    config = run.network.config
+    H, G, K = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    q, k, v = torch.split(heads_TX.view(len(heads_TX), H + 2 * G, K), [H, G, G], dim=1)
+    return q, k, v
+
+
+def _pick(x_THK: Tensor, group: Group) -> Tensor:
+    """The group's rows [B, N, H, K]."""
+    picked = x_THK if group.rows_BN is None else x_THK.index_select(0, group.rows_BN.flatten())
+    return picked.reshape(*group.shape, *x_THK.shape[1:])
