@@ -61,6 +61,8 @@ def make_engine(tiny: Pretrained) -> Iterator[Callable[..., Engine]]:
         engine.close()
         stats = engine.stats
         assert (stats.running, stats.waiting, stats.blocks_used) == (0, 0, 0)
+        assert engine._door.waiting == 0
+        assert not engine._scheduler._shares._present
 
 
 @pytest.fixture
