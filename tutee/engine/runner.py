@@ -14,7 +14,7 @@ from tutee.engine.sampler import Sampled, sample
 from tutee.engine.scheduler import Scheduled
 from tutee.engine.sequence import Sequence
 from tutee.errors import Unavailable
-from tutee.model.kv_cache import KVCache
+from tutee.model.kv_cache import ROWS, KVCache, TiledCache
 from tutee.model.pretrained import Pretrained
 
 
@@ -33,7 +33,11 @@ class Runner:
     def __init__(self, model: Pretrained, num_blocks: int, block_size: int) -> None:
         self._decoder = model.decoder
         self._device = next(model.decoder.parameters()).device
-        self.cache = KVCache(model.config, num_blocks, block_size, model.decoder.dtype, self._device)
+        self.cache = (
+            TiledCache(model.config, num_blocks, block_size)
+            if model.decoder.native is not None and block_size % ROWS == 0
+            else KVCache(model.config, num_blocks, block_size, model.decoder.dtype, self._device)
+        )
 
     @torch.no_grad()  # Not inference mode: a trainer may share these weights, and what they are prepared into.
     def run(self, work: list[Scheduled]) -> tuple[list[Scheduled], Sampled]:

@@ -16,6 +16,8 @@ from torch.nn import functional
 from tutee.model.adapted import Matrices
 from tutee.model.attention import attend
 from tutee.model.config import DecoderConfig
+from tutee.model.kernels import BlockWeights, NativeDecoder, available
+from tutee.model.kv_cache import TiledCache
 from tutee.model.layout import Layout
 from tutee.model.matmul import Projection, tiled_linear
 from tutee.model.norm import Norm
@@ -107,6 +109,24 @@ class Block(nn.Module):
         self.post_attention_layernorm = Norm(config.hidden_size, config.rms_norm_eps)
         self.mlp = FeedForward(config, layer, dtype)
 
+    def weights(self) -> BlockWeights:
+        """The parameters, for `NativeDecoder`."""
+        attention, mlp = self.self_attn, self.mlp
+        return BlockWeights(
+            name=f"model.layers.{attention.layer}",
+            q=attention.q_proj,
+            k=attention.k_proj,
+            v=attention.v_proj,
+            out=attention.o_proj,
+            gate=mlp.gate_proj,
+            up=mlp.up_proj,
+            down=mlp.down_proj,
+            norm_in=self.input_layernorm.weight,
+            norm_mid=self.post_attention_layernorm.weight,
+            q_norm=attention.q_norm.weight if attention.config.qk_norm else None,
+            k_norm=attention.k_norm.weight if attention.config.qk_norm else None,
+        )
+
     def parts(self) -> BlockParts:
         """The modules, for `packed_pass`."""
         attention, mlp = self.self_attn, self.mlp
@@ -167,6 +187,23 @@ class Decoder(nn.Module):
         self.rope_sin: Tensor
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
+        self._native: NativeDecoder | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_native": None}  # a copy packs its own weights
+
+    @property
+    def native(self) -> NativeDecoder | None:
+        """This decoder in C, where the machine can run it: bfloat16, on a CPU with matrix units."""
+        if self.dtype != torch.bfloat16 or self.head_weight.device.type != "cpu" or not available(self.config):
+            return None
+        if self._native is None:
+            weights = [block.weights() for block in self.model.layers]
+            rope = (self.rope_cos, self.rope_sin)
+            self._native = NativeDecoder(
+                self.config, weights, self.model.embed_tokens.weight, self.model.norm.weight, rope
+            )
+        return self._native
 
     @property
     def head_weight(self) -> nn.Parameter:
@@ -186,6 +223,10 @@ class Decoder(nn.Module):
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, layout: Layout) -> Tensor:
         """Hidden states after the final norm, float32 [T, D]."""
+        if isinstance(layout.cache, TiledCache):
+            native = self.native
+            assert native is not None, "only a decoder with `native` reads a TiledCache"
+            return native.forward(tokens_T, positions_T, layout)
         if self.dtype == torch.bfloat16 and layout.cache is None:
             blocks = [block.parts() for block in self.model.layers]
             network = Network(self.config, self.dtype, blocks, self.rope_cos, self.rope_sin)

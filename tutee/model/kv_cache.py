@@ -1,5 +1,7 @@
 """Paged keys and values: one tensor of blocks per layer, written by slot and read by block.
 
+`KVCache` keeps them as PyTorch reads them, `TiledCache` as the C kernels do.
+
 Knows where a token's key and value go (`slot = block * block_size + offset`). Does not know which request owns a block:
 that is `engine/blocks.py`.
 
@@ -8,6 +10,7 @@ Axes: T tokens, B sequences, S cached keys, G kv heads, K head dim.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -37,10 +40,15 @@ class KVCache:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.dtype = dtype
-        shape = (num_blocks * block_size, config.num_key_value_heads, config.head_dim)
+        key_shape, value_shape = self._shapes(config)
+        layers = range(config.num_hidden_layers)
         # Zeros, not garbage: padded reads are masked, but a NaN times a zero weight is still a NaN.
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self.keys = [torch.zeros(key_shape, dtype=dtype, device=device) for _ in layers]
+        self.values = [torch.zeros(value_shape, dtype=dtype, device=device) for _ in layers]
+
+    def _shapes(self, config: DecoderConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        shape = (self.num_blocks * self.block_size, config.num_key_value_heads, config.head_dim)
+        return shape, shape
 
     def write(self, layer: int, slots_T: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> None:
         """Store the new tokens' keys and values of one layer."""
@@ -57,9 +65,9 @@ class KVCache:
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy all layers of one block (for a writer that shares its last, partly filled block)."""
-        size = self.block_size
         for stored in (*self.keys, *self.values):
-            stored[target * size : (target + 1) * size] = stored[source * size : (source + 1) * size]
+            blocks = stored.view(self.num_blocks, -1)
+            blocks[target] = blocks[source]
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Back to zeros, in all layers: before blocks that received numbers that are not finite get another owner."""
@@ -71,3 +79,56 @@ class KVCache:
     def nbytes(self) -> int:
         """Memory taken."""
         return sum(stored.nbytes for stored in (*self.keys, *self.values))
+
+
+ROWS = 16
+"""Tokens whose keys lie together in a `TiledCache`."""
+
+
+class TiledCache(KVCache):
+    """The same in bfloat16, in the order in which a matrix unit reads it: of 16 tokens and one head, the keys as 16
+    rows (widened to a multiple of 32 numbers), the values turned, one row for each dimension (a multiple of 16).
+
+    Raises:
+        ValueError: the block size is no multiple of 16.
+    """
+
+    def __init__(self, config: DecoderConfig, num_blocks: int, block_size: int = 16) -> None:
+        if block_size % ROWS:
+            raise ValueError(f"block_size is {block_size}; it must be a multiple of {ROWS}")
+        self._head_dim = config.head_dim
+        super().__init__(config, num_blocks, block_size, torch.bfloat16)
+        self._key_pointers = _pointers(self.keys)
+        self._value_pointers = _pointers(self.values)
+
+    def _shapes(self, config: DecoderConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        tiles, heads = self.num_blocks * self.block_size // ROWS, config.num_key_value_heads
+        return (tiles, heads, ROWS, _up(config.head_dim, 32)), (tiles, heads, _up(config.head_dim, ROWS), ROWS)
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Where the C code finds the address of each layer's keys, and of its values."""
+        return ctypes.addressof(self._key_pointers), ctypes.addressof(self._value_pointers)
+
+    def write(self, layer: int, slots_T: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> None:
+        tile_T, row_T = slots_T // ROWS, slots_T % ROWS
+        self.keys[layer][tile_T, :, row_T, : self._head_dim] = k_TGK.detach().to(self.dtype)
+        self.values[layer][tile_T, :, : self._head_dim, row_T] = v_TGK.detach().to(self.dtype)
+
+    def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        each = self.block_size // ROWS
+        tiles_BN = (blocks.unsqueeze(-1) * each + torch.arange(each)).flatten(1)
+        k_BNGRK = self.keys[layer][tiles_BN].transpose(2, 3)
+        v_BNGRK = self.values[layer][tiles_BN].permute(0, 1, 4, 2, 3)
+        return self._flat(k_BNGRK), self._flat(v_BNGRK)
+
+    def _flat(self, stored: Tensor) -> Tensor:
+        return stored.flatten(1, 2)[..., : self._head_dim].contiguous()
+
+
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
