@@ -156,7 +156,7 @@ def _metrics(
     clipped_N: Tensor,
     advantage_N: Tensor,
 ) -> Metrics:
-    """Clip fraction (tokens whose gradient the clip cut off), k3 to π_old and, where known, k3 and k1 to the reference.
+    """Clip fraction (tokens whose gradient the clip cut off), k3 and |log-ratio| to π_old, k3 and k1 to a reference.
 
     All a token, over the step's rollout tokens.
     """
@@ -167,6 +167,7 @@ def _metrics(
     metrics = Metrics.ratio("clip_fraction", (weight_N * cut_N).sum(), weight)
     metrics += Metrics.ratio("ratio", (weight_N * ratio_N).sum(), weight)
     metrics += Metrics.ratio("kl_to_old", (weight_N * moved_N).sum(), weight)
+    metrics += Metrics.ratio("log_ratio", (weight_N * log_ratio_N.abs()).sum(), weight)
     known_N = rollout_N & ~torch.isnan(batch.reference_N)
     if bool(known_N.any()):
         difference_N = torch.where(known_N, logprob_N - batch.reference_N.nan_to_num(), 0.0)

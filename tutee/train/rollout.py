@@ -1,0 +1,280 @@
+"""Rollouts: the policy's own answers to an environment's questions, with everything that learning from them needs.
+
+A prompt is sampled in a group; each answer keeps its token ids, the log-probs it was drawn with, how it ended, the
+policy's version and its reward. What is sampled is learned as the ids that were sampled, never as text encoded again.
+Sampling cuts nothing off (no top-p, no top-k): a truncated sampler draws from another policy than the one that learns.
+
+A step's rollouts are a function of (weights, seed, step, number of the next question), so this number is all that a
+checkpoint must hold. Knows the engine, questions and rewards; nothing of advantages or losses.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from torch import Tensor
+
+from tutee.engine.engine import Engine
+from tutee.engine.request import Completion, SamplingParams
+from tutee.errors import InvalidInput
+from tutee.model.logprobs import score
+from tutee.model.lora import Lora
+from tutee.train.advantages import zero_variance_share
+from tutee.train.batch import Example
+from tutee.train.environments import Environment, Question
+from tutee.train.options import require
+from tutee.train.rewards import Answer, RewardFailing, Rewards
+from tutee.train.trainer import Trainer
+
+MOST_PASSED_OVER = 1000
+"""Questions in a row that do not fit the context, after which there is no use in looking for one that does."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutConfig:
+    """How a step's answers are drawn."""
+
+    prompts: int = 8
+    """Questions a step."""
+    group: int = 8
+    """Answers to each."""
+    max_tokens: int = 128
+    temperature: float = 1.0
+    resample: int = 0
+    """Rounds of fresh questions that may replace groups without variance (DAPO's dynamic sampling); 0 keeps them."""
+    recompute: bool = False
+    """Score the answers again as a trainer does, instead of trusting the sampler's log-probs. Always done at another
+    temperature than 1, because the sampler reports the model's own."""
+    most_failed: float = 0.1
+    """Share of a step's answers that may go without a reward; above it the run pauses."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.prompts >= 1, "prompts", "'prompts' must be at least 1.")
+        require(self.group >= 1, "group", "'group' must be at least 1.")
+        require(self.max_tokens >= 1, "max_tokens", "'max_tokens' must be at least 1.")
+        require(0 < self.temperature <= 2, "temperature", "'temperature' must be above 0 and at most 2.")
+        require(self.resample >= 0, "resample", "'resample' must not be negative.")
+        require(0 <= self.most_failed <= 1, "most_failed", "'most_failed' must be in [0, 1].")
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One rewarded answer. `logprobs` has one number in nats for each of `answer.token_ids`.
+
+    Args:
+        index: number of its question; answers with the same one are a group.
+        logprobs: under the policy that drew it, at the sampling temperature.
+        version: steps that this policy had taken; the store's version name for served answers is not a number, so
+            those say -1.
+    """
+
+    index: int
+    answer: Answer
+    logprobs: tuple[float, ...]
+    version: int
+    reward: float
+    terms: dict[str, float]
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Prompt and answer."""
+        return self.answer.prompt_ids + self.answer.token_ids
+
+    def example(self) -> Example:
+        """The answer's tokens to be learned; `behaviour_logprobs` are the sampler's."""
+        before = (0.0,) * len(self.answer.prompt_ids)
+        mask = (*before, *[1.0] * len(self.answer.token_ids))
+        return Example(self.tokens, mask, behaviour_logprobs=before + self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """One step's rollouts, groups together, and the number of the next question."""
+
+    rollouts: tuple[Rollout, ...]
+    next_question: int
+    metrics: dict[str, float]
+
+
+class Collector:
+    """Draws rollouts from a trainer's policy as it is at each call.
+
+    Args:
+        engine: on the trainer's own base model.
+    """
+
+    def __init__(
+        self, trainer: Trainer, engine: Engine, environment: Environment, rewards: Rewards, config: RolloutConfig
+    ) -> None:
+        require(
+            trainer.config.temperature == config.temperature,
+            "temperature",
+            "The trainer must score at the temperature that is sampled at.",
+        )
+        self.config = config
+        self._trainer = trainer
+        self._engine = engine
+        self._environment = environment
+        self._rewards = rewards
+
+    def collect(self, step: int, next_question: int) -> Collected:
+        """Sample, reward and (where asked for) rescore the answers of one step.
+
+        Raises:
+            RewardFailing: over `most_failed` of the answers got no reward.
+            InvalidInput: no question fits the context.
+        """
+        kept: list[Rollout] = []
+        drawn: list[Rollout] = []
+        passed_over = failed = 0
+        for attempt in range(self.config.resample + 1):
+            missing = self.config.prompts - len({rollout.index for rollout in kept})
+            if missing == 0:
+                break
+            questions, next_question, too_long = self._questions(next_question, missing)
+            passed_over += too_long
+            fresh, without_reward = self._draw(questions, step)
+            failed += without_reward
+            drawn += fresh
+            last = attempt == self.config.resample
+            kept += fresh if last else _with_variance(fresh)
+        self._check_failures(failed, failed + len(drawn))
+        if self.config.recompute or self.config.temperature != 1.0:
+            kept = self._rescored(kept)
+        metrics = describe(drawn, self.config) | {"too_long_prompts": float(passed_over), "kept": float(len(kept))}
+        metrics |= {"reward_failures": float(self._rewards.failures)}
+        return Collected(tuple(kept), next_question, metrics)
+
+    def _questions(self, start: int, count: int) -> tuple[list[tuple[int, Question, list[int]]], int, int]:
+        """(number, question, rendered prompt) of the next questions that fit; the number after them; how many did not.
+
+        A prompt is never cut: one that leaves no room for an answer is passed over and counted.
+        """
+        room = min(self._trainer.model.config.max_position_embeddings, self._engine.context_length)
+        room -= self.config.max_tokens
+        found: list[tuple[int, Question, list[int]]] = []
+        index = start
+        in_a_row = 0
+        while len(found) < count:
+            question = self._environment.question(index)
+            ids = list(self._trainer.model.chat_format.render(question.messages))
+            if len(ids) <= room:
+                found.append((index, question, ids))
+                in_a_row = 0
+            else:
+                in_a_row += 1
+            index += 1
+            if in_a_row >= MOST_PASSED_OVER:
+                raise InvalidInput(
+                    f"{in_a_row} questions in a row leave no room for {self.config.max_tokens} tokens of answer in the "
+                    "model's context.",
+                    param="max_tokens",
+                    code="context_length_exceeded",
+                )
+        return found, index, index - start - count
+
+    def _draw(self, questions: Sequence[tuple[int, Question, list[int]]], step: int) -> tuple[list[Rollout], int]:
+        params = [self._params(step, index) for index, _, _ in questions]
+        groups = self._trainer.sample(self._engine, [ids for _, _, ids in questions], params, n=self.config.group)
+        answers = [
+            (index, _answer(question, ids, completion), completion.logprobs)
+            for (index, question, ids), group in zip(questions, groups, strict=True)
+            for completion in group
+        ]
+        rewarded = self._rewards.score([answer for _, answer, _ in answers])
+        rollouts = [
+            Rollout(index, answer, logprobs, step, judged.total, dict(judged.terms))
+            for (index, answer, logprobs), judged in zip(answers, rewarded, strict=True)
+            if judged.total is not None
+        ]
+        return rollouts, len(answers) - len(rollouts)
+
+    def _params(self, step: int, index: int) -> SamplingParams:
+        seed = int(np.random.SeedSequence([self.config.seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
+        return SamplingParams(
+            temperature=self.config.temperature, max_tokens=self.config.max_tokens, seed=seed, logprobs=0
+        )
+
+    def _check_failures(self, failed: int, answers: int) -> None:
+        if failed > self.config.most_failed * answers:
+            raise RewardFailing(
+                f"{failed} of {answers} answers got no reward, so the run pauses after its last checkpoint. The last "
+                f"failure: {self._rewards.last_failure}. Repair the reward and start the same command again.",
+                param="rewards",
+            )
+
+    def _rescored(self, rollouts: list[Rollout]) -> list[Rollout]:
+        scored = self._trainer.score([rollout.tokens for rollout in rollouts])
+        return [
+            replace(rollout, logprobs=tuple(logprob_T[len(rollout.answer.prompt_ids) - 1 :].tolist()))
+            for rollout, logprob_T in zip(rollouts, scored, strict=True)
+        ]
+
+
+class Reference:
+    """The policy that a run started from, frozen: what KL is measured to.
+
+    A LoRA run keeps a copy of the adapter that it starts with (none: the base itself); a run of all weights keeps a
+    copy of the decoder.
+    """
+
+    def __init__(self, trainer: Trainer, start: Lora | None = None) -> None:
+        """Call before the first step. `start` is what the trainer's adapter was made from, if anything."""
+        self._temperature = trainer.config.temperature
+        self._lora = None if start is None else start.scaled(1.0).requires_grad_(False)
+        self._decoder = trainer.model.decoder
+        if trainer.lora is None:
+            self._decoder = copy.deepcopy(trainer.model.decoder).requires_grad_(False)
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
+        """Log-probs of each answer's tokens, float32 [T] each."""
+        scored = score(self._decoder, [r.tokens for r in rollouts], lora=self._lora, temperature=self._temperature)
+        return [
+            logprob_T[len(rollout.answer.prompt_ids) - 1 :] for rollout, logprob_T in zip(rollouts, scored, strict=True)
+        ]
+
+
+def describe(rollouts: Sequence[Rollout], config: RolloutConfig) -> dict[str, float]:
+    """Mean reward and its terms, lengths, how many ended by themselves, and how many groups say nothing."""
+    if not rollouts:
+        return {}
+    lengths = [len(rollout.answer.token_ids) for rollout in rollouts]
+    rewards = [rollout.reward for rollout in rollouts]
+    out = {
+        "reward": float(np.mean(rewards)),
+        "reward_std": float(np.std(rewards)),
+        "length": float(np.mean(lengths)),
+        "finished": float(np.mean([rollout.answer.finished for rollout in rollouts])),
+        "distinct_2": float(np.mean([_distinct_2(rollout.answer.token_ids) for rollout in rollouts])),
+        "distinct_answers": len({(r.index, r.answer.token_ids) for r in rollouts}) / len(rollouts),
+    }
+    if config.group > 1:
+        out["zero_variance_groups"] = zero_variance_share(rewards, [rollout.index for rollout in rollouts])
+    for name in rollouts[0].terms:
+        out[f"reward/{name}"] = float(np.mean([rollout.terms[name] for rollout in rollouts]))
+    return out
+
+
+def _answer(question: Question, prompt_ids: Sequence[int], completion: Completion) -> Answer:
+    finished = completion.finish_reason == "stop"
+    return Answer(question, tuple(prompt_ids), completion.token_ids, completion.text, finished)
+
+
+def _with_variance(rollouts: list[Rollout]) -> list[Rollout]:
+    """The groups in which not every answer earned the same."""
+    rewards: dict[int, list[float]] = {}
+    for rollout in rollouts:
+        rewards.setdefault(rollout.index, []).append(rollout.reward)
+    flat = {index for index, group in rewards.items() if zero_variance_share(group, [index] * len(group)) == 1}
+    return [rollout for rollout in rollouts if rollout.index not in flat]
+
+
+def _distinct_2(tokens: Sequence[int]) -> float:
+    """Distinct pairs of neighbouring tokens over all of them: 1 without repetition, near 0 in a loop."""
+    pairs = list(pairwise(tokens))
+    return len(set(pairs)) / len(pairs) if pairs else 1.0
