@@ -22,7 +22,8 @@ from torch.nn import functional
 from tutee.engine.blocks import SCRATCH_BLOCK
 from tutee.engine.scheduler import Scheduled
 from tutee.model import triton_kernels as kernels
-from tutee.model.decoder import Block, Decoder, Matrices
+from tutee.model.adapted import Matrices
+from tutee.model.decoder import Block, Decoder
 from tutee.model.kv_cache import KVCache
 from tutee.model.lora import Lora
 
@@ -69,7 +70,7 @@ class DecodeGraphs:
         def whole_step() -> Tensor:
             return self._head.logits(self._step.hidden(size, adapted))
 
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # Kernels are compiled and libraries choose before anything is recorded.
             whole_step()
