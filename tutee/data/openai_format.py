@@ -54,7 +54,7 @@ def read_supervised(stream: BinaryIO, param: str = "training_file") -> Iterator[
 def read_preferences(stream: BinaryIO, param: str = "training_file") -> Iterator[Preference]:
     """Check and yield each line of a preference file, in either dialect; raises like `read_supervised`."""
     for line, example in json_lines(stream, param):
-        yield checked(line, param, _preference, example, line)
+        yield checked(line, param, parse_preference, example, line)
 
 
 def count(stream: BinaryIO, method: Method, param: str = "training_file") -> int:
@@ -105,7 +105,8 @@ def _supervised(example: Mapping[str, Any], line: int) -> Supervised:
     return Supervised(line, messages, _tools(example, ""))
 
 
-def _preference(example: Mapping[str, Any], line: int) -> Preference:
+def parse_preference(example: Mapping[str, Any], line: int) -> Preference:
+    """One line of a preference file. Raises BadLine or InvalidInput: what is wrong with it, without its number."""
     if "messages" in example and "input" not in example:
         raise BadLine("looks like a supervised example; train it with method 'supervised'.")
     dialects = [names for names in DIALECTS if any(name in example for name in names)]

@@ -1,4 +1,4 @@
-"""Training files beyond OpenAI's two: thumbs, questions with what a grader needs, and plain text.
+"""Training files beyond OpenAI's two: thumbs, rankings, and plain text.
 
 JSON Lines like OpenAI's, read by the same reader, so errors name the line and a file of any size is read with one line
 in memory. Plain text is cut into documents at blank lines. Does not know what is trained on them.
@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from tutee.conversation import Message, parse_messages
 from tutee.data.json_lines import BadLine, checked, json_lines, only_known
+from tutee.data.openai_format import parse_preference
 from tutee.errors import InvalidInput
 
 
@@ -23,6 +24,18 @@ class Thumb:
     prompt: tuple[Message, ...]
     answer: Message
     liked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One line of a reward-model file: answers to one prompt with their places, lowest best, equal for ties."""
+
+    line: int
+    prompt: tuple[Message, ...]
+    answers: tuple[Message, ...]
+    ranks: tuple[int, ...]
+    margin: float = 0.0
+    """How much better each better answer is, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +54,22 @@ def read_thumbs(stream: BinaryIO, param: str = "training_file") -> Iterator[Thum
     """
     for line, row in json_lines(stream, param):
         yield checked(line, param, _thumb, row, line)
+
+
+def read_rankings(stream: BinaryIO, param: str = "training_file") -> Iterator[Ranking]:
+    """Lines of OpenAI's preference format, or rankings of two or more answers:
+
+    `{"prompt": …, "completions": [best, …, worst], "ranks": [1, 2, 2], "margin": 0.5}`, the last two optional.
+
+    Raises:
+        InvalidInput: at the first bad line, or at the end of a file without examples.
+    """
+    for line, row in json_lines(stream, param):
+        if "completions" in row:
+            yield checked(line, param, _ranking, row, line)
+        else:
+            pair = checked(line, param, parse_preference, row, line)
+            yield Ranking(line, pair.prompt, (pair.preferred, pair.non_preferred), (0, 1))
 
 
 def read_texts(stream: BinaryIO, param: str = "training_file") -> Iterator[Text]:
@@ -76,13 +105,37 @@ def _thumb(row: Mapping[str, Any], line: int) -> Thumb:
     label = row.get("label")
     if not isinstance(label, bool):
         raise BadLine("label must be true or false." if "label" in row else "label is missing.")
+    return Thumb(line, _prompt(row), _answer(row, "completion"), label)
+
+
+def _ranking(row: Mapping[str, Any], line: int) -> Ranking:
+    only_known(row, {"prompt", "completions", "ranks", "margin"}, "")
+    given = row["completions"]
+    if not isinstance(given, list) or len(given) < 2:
+        raise BadLine("completions must be a list of two or more answers, the best one first.")
+    answers = tuple(_answer({f"completions[{i}]": item}, f"completions[{i}]") for i, item in enumerate(given))
+    ranks = row.get("ranks", list(range(len(answers))))
+    whole = isinstance(ranks, list) and all(isinstance(r, int) and not isinstance(r, bool) for r in ranks)
+    if not whole or len(ranks) != len(answers):
+        raise BadLine("ranks must be one whole number for each of completions, the lowest for the best.")
+    margin = row.get("margin", 0.0)
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin <= 100:
+        raise BadLine("margin must be a number from 0 to 100.")
+    return Ranking(line, _prompt(row), answers, tuple(ranks), float(margin))
+
+
+def _prompt(row: Mapping[str, Any]) -> tuple[Message, ...]:
     prompt = _turns(row, "prompt", "user")
     if prompt[-1].role not in ("user", "tool"):
         raise BadLine(f"prompt[{len(prompt) - 1}].role is '{prompt[-1].role}'; the last one must be 'user' or 'tool'.")
-    answer = _turns(row, "completion", "assistant")
+    return prompt
+
+
+def _answer(row: Mapping[str, Any], name: str) -> Message:
+    answer = _turns(row, name, "assistant")
     if len(answer) != 1 or answer[0].role != "assistant":
-        raise BadLine("completion must be one assistant message, or its text.")
-    return Thumb(line, prompt, answer[0], label)
+        raise BadLine(f"{name} must be one assistant message, or its text.")
+    return answer[0]
 
 
 def _turns(row: Mapping[str, Any], name: str, role: str) -> tuple[Message, ...]:
