@@ -35,6 +35,12 @@ class Settings:
     """Most sequences decoded in one step."""
     cache_tokens: int = 32768
     """Tokens of keys and values kept in memory (running requests and cached prefixes)."""
+    upstream: str = ""
+    """Base URL (`http://host:port/v1`) of an OpenAI-compatible server that answers instead of a model of ours."""
+    upstream_model: str = ""
+    """What the upstream calls the model."""
+    upstream_key_env: str = ""
+    """Name of the environment variable that holds the upstream's key; empty: it needs none."""
     admin_key: str = ""
     """Key with all rights; required before a host other than loopback is served."""
     max_body_bytes: int = 64 * 1024 * 1024
@@ -42,6 +48,13 @@ class Settings:
     def __post_init__(self) -> None:
         if self.dtype not in ("bfloat16", "float32"):
             raise InvalidInput(f"TUTEE_DTYPE is {self.dtype!r}; it must be bfloat16 or float32.", param="TUTEE_DTYPE")
+        for given, needed in (("upstream", "upstream_model"), ("upstream_model", "upstream")):
+            if getattr(self, given) and not getattr(self, needed):
+                name = f"TUTEE_{needed.upper()}"
+                raise InvalidInput(f"TUTEE_{given.upper()} is set, so {name} is needed too.", param=name)
+        if self.upstream_key_env and self.upstream_key_env not in os.environ:
+            message = f"TUTEE_UPSTREAM_KEY_ENV names {self.upstream_key_env}, which is not in the environment."
+            raise InvalidInput(message, param="TUTEE_UPSTREAM_KEY_ENV")
 
     @property
     def url(self) -> str:

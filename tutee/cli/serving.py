@@ -19,14 +19,30 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
     model: Annotated[str | None, typer.Option(help="Base model: a name in TUTEE_HOME/models or a folder.")] = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16 (fast) or float32 (exact).")] = None,
+    upstream: Annotated[
+        str | None, typer.Option(help="Let an OpenAI-compatible server answer: its base URL, http://host:port/v1.")
+    ] = None,
+    upstream_model: Annotated[str | None, typer.Option(help="What the upstream calls the model.")] = None,
+    upstream_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable that holds the upstream's key.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=0, help="CPU threads for the model; 0 means one a core.")] = None,
 ) -> None:
     """Serve the chat page and the OpenAI-compatible API, and start the worker that trains."""
     from tutee.serve import run
 
-    given: dict[str, Any] = {"host": host, "port": port, "model": model, "dtype": dtype, "threads": threads}
+    given: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "model": model,
+        "dtype": dtype,
+        "threads": threads,
+        "upstream": upstream,
+        "upstream_model": upstream_model,
+        "upstream_key_env": upstream_key_env,
+    }
     settings = dataclasses.replace(settings_of(context), **{k: v for k, v in given.items() if v is not None})
-    if not settings.base_folder.is_dir():
+    if not settings.upstream and not settings.base_folder.is_dir():
         fetch(settings.model, settings.home / "models")
     run.serve(settings)
 

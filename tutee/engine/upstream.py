@@ -77,7 +77,7 @@ class Upstream:
     ) -> None:
         self._model = model
         self._version = version
-        self._url = _checked(url)
+        self._url = check_url(url)
         self._most = max_running + max_waiting
         self._max_running = max_running
         self._counters = Counters()
@@ -360,8 +360,8 @@ class Upstream:
         await self._http.aclose()
 
 
-def _checked(url: str) -> str:
-    """The URL without a slash at its end."""
+def check_url(url: str) -> str:
+    """The URL without a slash at its end. Raises InvalidInput (param `upstream`) unless it is http(s) with a host."""
     try:
         parts = httpx.URL(url)
     except httpx.InvalidURL:

@@ -40,6 +40,7 @@ def create(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     """Queue a job. Its files are read by the worker, which fails the job naming the bad line."""
     asked = read_fine_tuning_request(body)
     version = services.live.find(asked.model)
+    services.live.trainable_root(version)
     _check_files(asked, caller, services)
     config: dict[str, Any] = {"hyperparameters": asked.hyperparameters}
     if asked.settings:

@@ -17,7 +17,7 @@ from tutee.serve.fine_tuning_request import SUFFIX
 from tutee.serve.replies import page_of, reply
 from tutee.serve.services import Services, ServicesDep
 from tutee.serve.views import version_ref
-from tutee.store.schema import Job
+from tutee.store.schema import Job, ModelVersion
 
 router = APIRouter(prefix="/v1/tutee")
 
@@ -31,6 +31,7 @@ def preview(services: ServicesDep) -> Response:
     live = services.live.chat.version
     collected = collect(services.store, live.id)
     running = _unfinished(services)
+    elsewhere = _elsewhere(services, live)
     trainable = sum(row.split == "train" for row in collected.rows)
     return reply(
         {
@@ -39,11 +40,20 @@ def preview(services: ServicesDep) -> Response:
             "usable": dict(collected.usable),
             "unusable": [{"reason": str(reason), "count": count} for reason, count in _by_count(collected)],
             "held_out": dict(collected.held_out),
-            "ready": trainable > 0 and running is None,
-            "advice": _advice(trainable, running),
+            "ready": trainable > 0 and running is None and elsewhere is None,
+            "advice": elsewhere or _advice(trainable, running),
             "running_job": None if running is None else running.id,
         }
     )
+
+
+def _elsewhere(services: Services, live: ModelVersion) -> str | None:
+    """Why the live version cannot be trained here, if so."""
+    try:
+        services.live.trainable_root(live)
+    except InvalidInput as error:
+        return error.message
+    return None
 
 
 def _unfinished(services: Services) -> Job | None:
@@ -77,7 +87,7 @@ def improve(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     if running is not None:
         message = f"An improvement is {running.status} already: {running.id}. Cancel it, or wait for its version."
         raise InvalidInput(message, code="improvement_unfinished")
-    root = services.live.root(services.live.chat.version)
+    root = services.live.trainable_root(services.live.chat.version)
     config = {"settings": settings_given} if settings_given else {}
     job = services.store.jobs.add("improve", root.name, config, actor_id=caller.id, suffix=suffix, seed=seed or 0)
     return reply(native_job_view(job, services))

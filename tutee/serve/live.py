@@ -9,14 +9,17 @@ Does not know chat messages, HTTP or people.
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 from tutee.engine.engine import Engine
-from tutee.errors import NotFound, TuteeError, Unavailable
+from tutee.engine.upstream import Upstream, check_url
+from tutee.errors import InvalidInput, NotFound, TuteeError, Unavailable
+from tutee.evaluate.gate import judge
 from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained, load_pretrained
+from tutee.serve.served import Served as Served
 from tutee.settings import Settings
 from tutee.store import Store
 from tutee.store.schema import ModelVersion
@@ -25,15 +28,8 @@ log = logging.getLogger("tutee.serve")
 
 ALIAS = "chat"
 WATCH_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A version that is ready to answer: submit to `engine` with `version=served.version.id`."""
-
-    version: ModelVersion
-    engine: Engine
-    model: Pretrained
+UPSTREAM = "upstream:"
+"""Before an upstream's name for its model, where other versions have the hash of their weights."""
 
 
 class Live:
@@ -43,7 +39,7 @@ class Live:
         self.settings = settings
         self.store = store
         self._loading = threading.RLock()
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[str, Engine | Upstream] = {}
         self._models: dict[str, Pretrained] = {}
         self._chat: Served | None = None
         self._base: ModelVersion | None = None
@@ -53,13 +49,18 @@ class Live:
     def open(self, folder: Path) -> None:
         """Load the base model in `folder` and the version behind `chat`; blocks until both can answer.
 
+        With an upstream in the settings that is the base, and a model of ours is loaded when it is named.
+
         Raises:
-            InvalidInput: no model that we run in `folder`.
+            InvalidInput: no model that we run in `folder`; an upstream without a URL that can be used.
         """
-        log.info("loading %s in %s", folder.name, self.settings.dtype)
-        model = load_pretrained(folder, self.settings.dtype, name=folder.name)
-        self._base = self.store.versions.ensure_base(model.name, model.weights_sha256, str(folder))
-        self._start_engine(self._base.id, model)
+        if self.settings.upstream:
+            self._base = self._open_upstream()
+        else:
+            log.info("loading %s in %s", folder.name, self.settings.dtype)
+            model = load_pretrained(folder, self.settings.dtype, name=folder.name)
+            self._base = self.store.versions.ensure_base(model.name, model.weights_sha256, str(folder))
+            self._start_engine(self._base.id, model)
         self.refresh()
         self._watcher.start()
 
@@ -88,8 +89,8 @@ class Live:
         return self._chat is not None and not self._closed.is_set()
 
     @property
-    def engines(self) -> list[Engine]:
-        """Every engine that runs."""
+    def engines(self) -> list[Engine | Upstream]:
+        """Every engine that runs, and every upstream in use."""
         return list(self._engines.values())
 
     def resolve(self, name: str) -> Served:
@@ -120,12 +121,15 @@ class Live:
         root = self.root(version)
         engine = self._engines.get(root.id)
         if engine is not None and version.id in engine.versions:  # without waiting for others that are being loaded
-            return Served(version, engine, self._models[root.id])
+            return Served(version, engine, self._models.get(root.id))
         with self._loading:
+            if root.kind == "upstream":
+                return Served(version, self._connect(root), None)
             if root.id not in self._engines:
                 folder = self.settings.home / root.folder
                 self._start_engine(root.id, load_pretrained(folder, self.settings.dtype, name=root.name))
             engine, model = self._engines[root.id], self._models[root.id]
+            assert isinstance(engine, Engine)
             if version.id not in engine.versions:
                 folder = self.settings.home / version.folder
                 engine.add_version(version.id, Lora.load(folder, model.config, model.weights_sha256))
@@ -139,11 +143,22 @@ class Live:
             version = self.store.versions.get(version.parent_id)
         return version
 
+    def trainable_root(self, version: ModelVersion) -> ModelVersion:
+        """`root`, if its weights are here; else raises InvalidInput (code `upstream_cannot`)."""
+        root = self.root(version)
+        if root.kind == "upstream":
+            message = (
+                f"'{root.name}' cannot be trained here: another server holds its weights and gives no token ids. What "
+                "people say about its answers is kept; start tutee with a model of its own to learn from that."
+            )
+            raise InvalidInput(message, param="model", code="upstream_cannot")
+        return root
+
     def unload(self, version: ModelVersion) -> None:
         """Take no new requests for an adapter; those that run finish on it."""
         with self._loading:
             for engine in self._engines.values():
-                if version.id in engine.versions and version.kind == "adapter":
+                if isinstance(engine, Engine) and version.id in engine.versions and version.kind == "adapter":
                     engine.remove_version(version.id)
 
     def refresh(self) -> None:
@@ -163,6 +178,35 @@ class Live:
                 log.error("the live version cannot be loaded: %s", error.message)
             except Exception:
                 log.exception("the live version cannot be looked up")
+
+    def _open_upstream(self) -> ModelVersion:
+        """The version that the upstream of the settings is; a new one beside a live one can be compared with it."""
+        url, model = check_url(self.settings.upstream), self.settings.upstream_model
+        version = self.store.versions.ensure_base(model, UPSTREAM + model, url, kind="upstream")
+        try:
+            self._connect(version).introduce()
+        except TuteeError as error:  # it may come up later, or list what it serves under other names
+            log.warning("the upstream cannot be asked yet: %s", error.message)
+        if version.state == "candidate" and self.store.gates.latest(version.id) is None:
+            judge(self.store, version.id)
+        return version
+
+    def _connect(self, version: ModelVersion) -> Upstream:
+        """The connection to an upstream; its key is only sent to the URL of the settings."""
+        settings = self.settings
+        known = self._engines.get(version.id)
+        if isinstance(known, Upstream):
+            return known
+        ours = settings.upstream != "" and version.folder == check_url(settings.upstream)
+        upstream = Upstream(
+            version.folder,
+            version.weights_sha256.removeprefix(UPSTREAM),
+            version=version.id,
+            key=os.environ[settings.upstream_key_env] if ours and settings.upstream_key_env else "",
+            max_running=settings.max_batch,
+        )
+        self._engines[version.id] = upstream
+        return upstream
 
     def _start_engine(self, version_id: str, model: Pretrained) -> None:
         self._models[version_id] = model

@@ -36,7 +36,7 @@ def get_me(caller: CallerDep, services: ServicesDep) -> Response:
             "actor": {"id": caller.id, "handle": caller.handle, "kind": caller.kind},
             "consent": {"train": services.store.consents.granted(caller.id, SCOPE)},
             "live": version_views(services, [live.version])[0],
-            "base": {"name": live.model.name, "context_length": live.engine.context_length},
+            "base": {"name": services.live.root(live.version).name, "context_length": live.context_length},
             "version": tutee.__version__,
         }
     )

@@ -144,6 +144,8 @@ def _versions(session: Session, home: Path) -> Iterator[Finding]:
 def _version(version: ModelVersion, folder: Path, live: bool) -> Finding:
     from tutee.model.weights import REMEMBERED, weights_sha256  # late: it loads torch
 
+    if version.kind == "upstream":
+        return Finding("versions", "ok", f"{version.name}: another server's; its weights cannot be checked.")
     if not folder.is_dir():
         if version.kind == "base":
             return Finding(

@@ -11,13 +11,16 @@ from sqlalchemy.orm import Session
 from tutee.errors import InvalidInput, NotFound
 from tutee.ids import new_id
 from tutee.store import audit
+from tutee.store.answers import require_version
 from tutee.store.database import Database
 from tutee.store.erasing import snapshots_with, versions_from
+from tutee.store.records import VersionRef
 from tutee.store.schema import Alias, ModelVersion, SnapshotRow, now
 
 CHAT = "chat"
 """The alias that people talk to."""
-KINDS = ("base", "adapter", "full")
+KINDS = ("base", "adapter", "full", "upstream")
+"""`upstream`: weights on another server, reached at the URL in `folder`; no hash proves which they are."""
 STATES = ("candidate", "live", "archived", "rejected", "revoked")
 
 
@@ -70,13 +73,14 @@ class Versions:
                 card=dict(card or {}),
             )
 
-    def ensure_base(self, name: str, weights_sha256: str, folder: str) -> ModelVersion:
+    def ensure_base(self, name: str, weights_sha256: str, folder: str, kind: str = "base") -> ModelVersion:
         """The base version with these weights, registered on first sight. The very first one goes live.
 
+        With the kind `upstream` the "hash" is the upstream's name for the model, and `folder` its URL.
         A base of the same name with other weights is another version; its name gets the weights' first eight digits.
         """
         with self._database.write(lock="versions") as session:
-            known = session.scalars(select(ModelVersion).where(ModelVersion.kind == "base")).all()
+            known = session.scalars(select(ModelVersion).where(ModelVersion.kind == kind)).all()
             for version in known:
                 if version.weights_sha256 == weights_sha256:
                     version.folder = str(folder)
@@ -87,7 +91,7 @@ class Versions:
             version = _add(
                 session,
                 name=name,
-                kind="base",
+                kind=kind,
                 weights_sha256=weights_sha256,
                 folder=str(folder),
                 state="live" if first else "candidate",
@@ -203,10 +207,22 @@ class Versions:
         with self._database.read() as session:
             return {row[0]: row[1] for row in session.execute(statement)}
 
-    def list(self) -> Sequence[ModelVersion]:
-        """Every version, oldest first."""
+    def ref(self, id: str) -> VersionRef:
+        """Number and name of the version with this id.
+
+        Raises:
+            NotFound: no such version.
+        """
         with self._database.read() as session:
-            return session.scalars(select(ModelVersion).order_by(ModelVersion.number)).all()
+            return require_version(session, id)
+
+    def list(self, state: str | None = None) -> Sequence[ModelVersion]:
+        """Every version, or those in this state, oldest first."""
+        statement = select(ModelVersion).order_by(ModelVersion.number)
+        if state is not None:
+            statement = statement.where(ModelVersion.state == state)
+        with self._database.read() as session:
+            return session.scalars(statement).all()
 
 
 def find_version(session: Session, which: str | int, param: str = "model") -> ModelVersion:

@@ -12,7 +12,7 @@ export interface Me {
   actor: { id: string; handle: string; kind: string };
   consent: { train: boolean };
   live: Version;
-  base: { name: string; context_length: number };
+  base: { name: string; context_length: number | null };
   version: string;
 }
 

@@ -1,0 +1,103 @@
+"""A version that is ready to answer, whoever computes it: our engine, or another server.
+
+What asks by messages (chat, comparisons) works with both. What needs token ids or log-probs says `engine` or `model`,
+and gets an error that a person can read where there are none. Does not know how versions are found (`live.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tutee.conversation import Message
+from tutee.engine.engine import Engine
+from tutee.engine.request import Chunk, Request, SamplingParams
+from tutee.engine.upstream import Upstream
+from tutee.errors import InvalidInput
+from tutee.model.pretrained import Pretrained
+from tutee.store.schema import ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked: the messages, and their token ids where the model is ours."""
+
+    messages: Sequence[Message]
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A version that is ready to answer: `submit(prompt(messages), …)`.
+
+    `engine`, `model` and whatever needs token ids raise InvalidInput (code `upstream_cannot`, param `model`) when
+    another server answers for this version.
+    """
+
+    version: ModelVersion
+    source: Engine | Upstream
+    weights: Pretrained | None
+
+    @property
+    def upstream(self) -> bool:
+        """Whether another server answers: text alone, no token ids, no log-probs."""
+        return self.weights is None
+
+    @property
+    def engine(self) -> Engine:
+        """Our engine that runs it."""
+        if isinstance(self.source, Upstream):
+            raise self._refusal()
+        return self.source
+
+    @property
+    def model(self) -> Pretrained:
+        """Our copy of it."""
+        if self.weights is None:
+            raise self._refusal()
+        return self.weights
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens of prompt and answer together; None where only the upstream knows."""
+        return self.source.context_length
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the weights do; of an upstream only the name is known."""
+        return self.version.weights_sha256 if self.upstream else self.version.weights_sha256[:12]
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Empty for an upstream."""
+        return "" if self.weights is None else self.weights.tokenizer.sha256
+
+    @property
+    def template_sha256(self) -> str:
+        """Empty for an upstream."""
+        return "" if self.weights is None else self.weights.chat_format.sha256
+
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The messages as this version reads them."""
+        return Prompt(messages, () if self.weights is None else self.weights.chat_format.render(messages))
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        owner: str | None = None,
+        on_chunk: Callable[[Chunk], None] | None = None,
+    ) -> Request:
+        """`Engine.submit` or `Upstream.submit`, whichever answers."""
+        name = self.version.id
+        if isinstance(self.source, Upstream):
+            return self.source.submit(
+                prompt.messages, params, version=name, priority=priority, owner=owner, on_chunk=on_chunk
+            )
+        return self.source.submit(prompt.ids, params, version=name, priority=priority, owner=owner, on_chunk=on_chunk)
+
+    def _refusal(self) -> InvalidInput:
+        message = f"Another server runs '{self.version.name}': there are no token ids and no log-probs of it here."
+        return InvalidInput(message, param="model", code="upstream_cannot")
