@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from tutee.engine.engine import Engine
 from tutee.engine.request import SamplingParams
-from tutee.errors import NotFound, Unavailable
+from tutee.errors import InvalidInput, NotFound, Unavailable
 from tutee.model.decoder import Decoder
+from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained
 
 from .conftest import random_lora
@@ -134,19 +136,55 @@ def test_an_adapter_is_replaced_under_its_name_while_it_answers(make_engine: Mak
     assert second.token_ids != first.token_ids
 
 
-def test_more_adapters_than_fit_take_turns(make_engine: MakeEngine, tiny: Pretrained) -> None:
+def test_more_adapters_than_fit_are_loaded_again(make_engine: MakeEngine, tiny: Pretrained) -> None:
     engine = make_engine(max_adapters=2)
-    answers = {}
+    loads: list[int] = []
+
+    def load(seed: int) -> Lora:
+        loads.append(seed)
+        return random_lora(tiny.config, seed)
+
     for i in range(4):
-        engine.add_version(f"v{i}", random_lora(tiny.config, i))
-        (answers[i],) = run(engine, [(PROMPT, PARAMS, f"v{i}")])
-    assert engine.versions == ("base", "v2", "v3")
-    engine.add_version("v0", random_lora(tiny.config, 0))
-    assert engine.versions == ("base", "v3", "v0")
-    assert_same(run(engine, [(PROMPT, PARAMS, "v0")]), [answers[0]])
-    running = engine.submit(PROMPT, PARAMS, version="v3")
-    for i in (1, 2):
-        engine.add_version(f"v{i}", random_lora(tiny.config, i))
-    assert "v3" not in engine.versions
+        engine.add_version(f"v{i}", partial(load, i))
+    answers = [run(engine, [(PROMPT, PARAMS, f"v{i}")])[0] for i in range(4)]
+    assert loads == [0, 1, 2, 3]
+    assert engine.versions == ("base", "v0", "v1", "v2", "v3")
+    (again,) = run(engine, [(PROMPT, PARAMS, "v0")])
+    assert loads == [0, 1, 2, 3, 0]
+    assert_same([again], answers[:1])
+    assert again.cached_tokens > 0
+    # All at once: who runs keeps its adapter, however many that are.
+    together = run(engine, [(PROMPT, PARAMS, f"v{i}") for _ in range(2) for i in range(4)])
+    assert_same(together, answers * 2)
+
+
+def test_a_dropped_adapter_that_still_answers_is_taken_up_again(make_engine: MakeEngine, tiny: Pretrained) -> None:
+    engine = make_engine(max_adapters=1)
+    loads: list[int] = []
+
+    def load(seed: int) -> Lora:
+        loads.append(seed)
+        return random_lora(tiny.config, seed)
+
+    for i in range(2):
+        engine.add_version(f"v{i}", partial(load, i))
+    requests = [engine.submit(PROMPT, PARAMS, version=name) for name in ("v0", "v1", "v0")]
     finish(engine)
-    assert_same([running.result(timeout=0)], [answers[3]])
+    assert loads == [0, 1]
+    assert_same([requests[0].result(timeout=0)], [requests[2].result(timeout=0)])
+
+
+def test_a_load_that_fails_is_the_callers_error_and_is_tried_again(make_engine: MakeEngine, tiny: Pretrained) -> None:
+    engine = make_engine()
+    broken = [True]
+
+    def load() -> Lora:
+        if broken.pop():
+            raise InvalidInput("no such file", param="model")
+        return random_lora(tiny.config, 1)
+
+    engine.add_version("v1", load)
+    with pytest.raises(InvalidInput, match="no such file"):
+        engine.prepare("v1")
+    broken.append(False)
+    assert run(engine, [(PROMPT, PARAMS, "v1")])[0].finish_reason == "length"

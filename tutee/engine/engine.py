@@ -28,9 +28,8 @@ from tutee.engine.sequence import Sequence, Version, begin
 from tutee.engine.speculation import Mode, Speculation
 from tutee.engine.stats import Counters, EngineStats
 from tutee.engine.tally import Tally
-from tutee.engine.versions import Versions
+from tutee.engine.versions import Source, Versions
 from tutee.errors import InvalidInput, Unavailable
-from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained
 
 _log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class Engine:
         version: name of the base; what requests without a version get.
         max_step_tokens: most tokens in one step: the size of a piece of prompt beside running streams.
         max_waiting: requests in the queue before `submit` raises `Busy` (`Door`).
-        max_adapters: adapters in memory at once; one more drops the one that was used longest ago.
+        max_adapters: adapters kept in memory of those that can be loaded again (`add_version`).
         speculation: whether likely next tokens are computed ahead (`Speculation`); the answers are the same.
         block_size: tokens in a block of the cache; prefixes are shared in whole blocks.
         autostart: start the thread; otherwise the caller drives `step()` (and `generate` does so itself).
@@ -100,7 +99,7 @@ class Engine:
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Names that `submit` accepts now: the base, then the adapters, the one used last at the end."""
+        """Names that `submit` accepts now, the base first."""
         return self._versions.names
 
     @property
@@ -145,11 +144,12 @@ class Engine:
 
         Raises:
             InvalidInput: an empty prompt, an id outside the vocabulary, or no room in the context
-            (`context_length_exceeded`). NotFound: no such version.
+            (`context_length_exceeded`). NotFound: no such version. What loading it raises.
             Busy: the queue is full, or too full of this owner's requests; says when to come back.
             Unavailable: the engine is closed.
         """
         tokens = [int(token) for token in prompt]
+        self._versions.use(version)  # A load must not hold up the engine's thread, which needs the lock below.
         with self._news:
             if self._closed:
                 raise Unavailable("The engine is closed.")
@@ -207,15 +207,19 @@ class Engine:
             raise Unavailable(f"A generation did not finish: {bad.error or 'it was aborted'}.")
         return [results[start : start + n] for start in range(0, len(results), n)]
 
-    def add_version(self, version: str, lora: Lora, *, replace: bool = False) -> None:
-        """Serve an adapter under a name, from the next request on. Beyond `max_adapters` the one that was used longest
-        ago is dropped. With `replace` the name may be in use: requests that it has already finish on the old adapter.
+    def add_version(self, version: str, adapter: Source, *, replace: bool = False) -> None:
+        """Serve an adapter under a name. Given as a function, it is loaded when it is used and dropped when
+        `max_adapters` others were used since. With `replace` the name may be in use: requests made before finish on
+        the adapter that it named then.
 
         Raises:
             InvalidInput: the name is taken.
         """
-        with self._news:
-            self._versions.add(Version(version, lora, self._pool.new_root()), replace=replace)
+        self._versions.add(version, adapter, self._pool.new_root(), replace=replace)
+
+    def prepare(self, version: str) -> None:
+        """Load a version now, so that the next `submit` need not. Raises as `submit`, and what loading raises."""
+        self._versions.use(version)
 
     def remove_version(self, version: str) -> None:
         """Take no new requests for an adapter; those that it has finish on it, then its memory is freed.
@@ -224,8 +228,7 @@ class Engine:
             NotFound: no such version.
             InvalidInput: the base cannot be removed.
         """
-        with self._news:
-            self._versions.remove(version)
+        self._versions.remove(version)
 
     def swap_base(self, model: Pretrained, version: str) -> None:
         """Put other weights in place of the base's, under a new name, and drop the adapters of the old ones.

@@ -16,10 +16,10 @@ from tutee.model.pretrained import Pretrained
 from tutee.model.tokenizer import Detokenizer
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Version:
     """Weights that a request runs on: the base (`lora` None) or an adapter over it. `root` starts its cached
-    prefixes."""
+    prefixes; at any time there is one object of a root."""
 
     name: str
     lora: Lora | None
