@@ -64,8 +64,12 @@ def random_reference(name: str, seed: int = 0) -> transformers.PreTrainedModel:
 
 def tiny_decoder(dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Decoder:
     """A random decoder of ours; odd widths, so that vector code has remainders."""
+    return Decoder(tiny_config(**changes), dtype).initialise(seed, std=0.15)
+
+
+def tiny_config(**changes: Any) -> DecoderConfig:
     sizes = {k: v for k, v in SIZES.items() if not k.endswith("token_id")} | {"head_dim": 8, "model_type": "llama"}
-    return Decoder(DecoderConfig(**(sizes | changes)), dtype).initialise(seed, std=0.15)
+    return DecoderConfig(**(sizes | changes))
 
 
 def default_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

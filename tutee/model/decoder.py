@@ -62,17 +62,12 @@ class Attention(nn.Module):
         groups, order_T = layout.groups(self.config.sliding_window)
         outs = []
         for group in groups:
-
-            def pick(x: Tensor, rows_BN: Tensor | None = group.rows_BN, shape: tuple[int, int] = group.shape) -> Tensor:
-                picked = x if rows_BN is None else x.index_select(0, rows_BN.flatten())
-                return picked.reshape(*shape, *x.shape[1:])
-
             if group.blocks is None:
-                keys, values = pick(k_TGK), pick(v_TGK)
+                keys, values = group.keys(k_TGK), group.keys(v_TGK)
             else:
                 assert layout.cache is not None
                 keys, values = layout.cache.read(self.layer, group.blocks)
-            outs.append(attend(pick(q_THK), keys, values, group.bias_BNS).reshape(-1, q_THK.shape[1] * q_THK.shape[2]))
+            outs.append(attend(group.queries(q_THK), keys, values, group.bias_BNS).flatten(2).flatten(0, 1))
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
         return out if order_T is None else out.index_select(0, order_T)
 

@@ -29,13 +29,31 @@ class Group:
     """Sequences of one layout that are attended in one call, padded to the longest."""
 
     rows_BN: Tensor | None
-    """Rows of [T] that are the queries (without a cache the keys too); None: all of them, in order."""
+    """Rows of [T] that are the queries; None: all of them, in order."""
     shape: tuple[int, int]
     """(B, N)."""
+    keys_BS: Tensor | None
+    """Rows of [T] that are the keys, where they are others than the queries: those of a parent, then the own."""
     blocks: Tensor | None
-    """Cache blocks [B, S / block_size] that hold the keys; None: the new tokens are all the keys there are."""
+    """Cache blocks [B, S / block_size] that hold the keys; None: they are among the new tokens."""
     bias_BNS: Tensor | None
     """0 or -inf, float32, first axis 1 or B; None: N = S and plainly causal."""
+
+    def queries(self, x_T: Tensor) -> Tensor:
+        """Rows of [T, ...] as [B, N, ...]; padding repeats a sequence's last row."""
+        return _picked(x_T, self.rows_BN, self.shape)
+
+    def keys(self, x_T: Tensor) -> Tensor:
+        """Rows of [T, ...] as [B, S, ...]; padding is any rows, which the bias hides."""
+        return self.queries(x_T) if self.keys_BS is None else _picked(x_T, self.keys_BS, tuple(self.keys_BS.shape))
+
+    def add_queries(self, sums_T: Tensor, x_BN: Tensor) -> None:
+        """The reverse of `queries`: adds rows of [B, N, ...] to [T, ...] in place; padding must be 0."""
+        _add(sums_T, self.rows_BN, x_BN)
+
+    def add_keys(self, sums_T: Tensor, x_BS: Tensor) -> None:
+        """The reverse of `keys`."""
+        _add(sums_T, self.rows_BN if self.keys_BS is None else self.keys_BS, x_BS)
 
 
 class Layout:
@@ -50,8 +68,10 @@ class Layout:
         slots_T: Tensor | None,
         adapters: Adapters,
         device: torch.device | str = "cpu",
+        parents: Sequence[int] = (),
     ) -> None:
         self.starts = tuple(starts)
+        self.parents = tuple(parents) or (-1,) * len(context_lengths)
         self.context_lengths = tuple(context_lengths)
         self.cache = cache
         self.block_tables = block_tables
@@ -69,18 +89,32 @@ class Layout:
             self.slots_T = block_T * cache.block_size + self._positions % cache.block_size
 
     @classmethod
-    def packed(cls, lengths: Sequence[int], lora: Lora | None = None, device: torch.device | str = "cpu") -> Layout:
-        """Sequences laid end to end that see only themselves, with no cache; differentiable.
+    def packed(
+        cls,
+        lengths: Sequence[int],
+        lora: Lora | None = None,
+        device: torch.device | str = "cpu",
+        parents: Sequence[int] = (),
+    ) -> Layout:
+        """Sequences laid end to end, with no cache; differentiable. Each sees itself and the one that it continues.
+
+        So a prompt is computed once for all its answers: their keys and values are the prompt's, then their own.
 
         Args:
             lengths: tokens of each sequence; their sum is T.
             lora: the adapter for all of them, or None for the base.
+            parents: the sequence that each continues, -1 for none; empty: none does. A parent comes before its
+                children and has no parent itself.
         """
         starts = [0]
         for length in lengths:
             starts.append(starts[-1] + int(length))
+        if any(p >= b or (p >= 0 and parents[p] >= 0) for b, p in enumerate(parents)):
+            raise ValueError("a parent must come before its children and have no parent itself")
+        pasts = [int(lengths[p]) if p >= 0 else 0 for p in parents or (-1,) * len(lengths)]
+        contexts = [past + int(length) for past, length in zip(pasts, lengths, strict=True)]
         adapters: Adapters = () if lora is None else ((lora, slice(0, starts[-1])),)
-        return cls(starts, [int(length) for length in lengths], None, None, None, adapters, device)
+        return cls(starts, contexts, None, None, None, adapters, device, parents)
 
     @classmethod
     def cached(
@@ -181,15 +215,41 @@ class Layout:
             bias_BNS = (
                 None if window is None or new <= window else _bias(torch.zeros(1, dtype=torch.int64), new, new, window)
             )
-            return Group(rows_BN, shape, None, None if bias_BNS is None else bias_BNS.to(self.device))
-        assert self.cache is not None
+            return Group(rows_BN, shape, None, None, None if bias_BNS is None else bias_BNS.to(self.device))
+        if self.cache is None:
+            keys_BS = self._keys(members, int(contexts.max()))
+            bias_BNS = _bias(contexts - lengths, new, keys_BS.shape[1], window)
+            return Group(rows_BN, shape, keys_BS.to(self.device), None, bias_BNS.to(self.device))
         assert self.block_tables is not None
         size = self.cache.block_size
         width = -(-int(contexts.max()) // size)
         blocks = self.block_tables[torch.tensor(members), :width]
         full = new == 1 and window is None and bool((contexts == width * size).all())
         bias_BNS = None if full else _bias(contexts - lengths, new, width * size, window).to(self.device)
-        return Group(rows_BN, shape, blocks, bias_BNS)
+        return Group(rows_BN, shape, None, blocks, bias_BNS)
+
+    def _keys(self, members: list[int], width: int) -> Tensor:
+        """Rows of each member's parent, then its own, then any."""
+        rows_BS = torch.zeros(len(members), width, dtype=torch.int64)
+        for i, b in enumerate(members):
+            own = torch.arange(self.starts[b], self.starts[b + 1])
+            parent = self.parents[b]
+            past = own[:0] if parent < 0 else torch.arange(self.starts[parent], self.starts[parent + 1])
+            rows_BS[i, : self.context_lengths[b]] = torch.cat((past, own))
+        return rows_BS
+
+
+def _picked(x_T: Tensor, rows: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    picked = x_T if rows is None else x_T.index_select(0, rows.flatten())
+    return picked.reshape(*shape, *x_T.shape[1:])
+
+
+def _add(sums_T: Tensor, rows: Tensor | None, x_BN: Tensor) -> None:
+    flat = x_BN.flatten(0, 1).to(sums_T.dtype)
+    if rows is None:
+        sums_T += flat
+    else:
+        sums_T.index_add_(0, rows.flatten(), flat)
 
 
 def _bias(firsts_B: Tensor, new: int, keys: int, window: int | None) -> Tensor:

@@ -21,11 +21,11 @@ from torch.nn import functional
 
 from tutee.model import fused
 from tutee.model.adapted import Matrices
-from tutee.model.attention import attend, attend_backward
 from tutee.model.config import DecoderConfig
-from tutee.model.layout import Group, Layout
+from tutee.model.layout import Layout
 from tutee.model.lora import Lora
 from tutee.model.norm import Norm
+from tutee.model.packed_attention import PackedAttention
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,8 @@ def packed_pass(network: Network, x_TD: Tensor, positions_T: Tensor, layout: Lay
     if lora is not None:
         parameters += lora.parameters()
     trained = [p for p in parameters if p.requires_grad] if torch.is_grad_enabled() else []
-    run = _Run(network, positions_T, layout, lora)
+    attention = PackedAttention(layout, network.config, network.dtype)
+    run = _Run(network, positions_T, attention, lora)
     return _Blocks.apply(x_TD, run, *trained)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -81,7 +82,7 @@ def packed_pass(network: Network, x_TD: Tensor, positions_T: Tensor, layout: Lay
 class _Run:
     network: Network
     positions_T: Tensor
-    layout: Layout
+    attention: PackedAttention
     lora: Lora | None
 
 
@@ -133,7 +134,8 @@ class _Kept:
     """Queries, keys and values, after the rotation."""
     before_norm_TXK: Tensor | None
     """Queries and keys before their norm, where they have one."""
-    attended_TO: Tensor
+    attended: tuple[Tensor, Tensor]
+    """Outputs of attention, and what its backward pass wants beside them."""
     feed_forward_norm: tuple[Tensor, Tensor]
     gate_up_TX: Tensor
     low_rank: list[Tensor | None]
@@ -148,14 +150,16 @@ def _forward(run: _Run, block: BlockParts, x_TD: Tensor, change_TD: Tensor | Non
     heads_TX, low_inputs = _multiply(block.heads, y_TD, run)
     before_TXK = None if block.head_norms is None else _norm_heads(run, block.head_norms, heads_TX)
     fused.rotate(heads_TX, _turned(run), run.positions_T, run.network.cosines_PK, run.network.sines_PK)
-    attended_TO = _attend(run, heads_TX)
+    attended_TO, logsum_HT = run.attention.forward(heads_TX)
     change_TD, low_output = _multiply(block.attended, attended_TO, run)
     norm = block.feed_forward_norm
     z_TD, z_scale_T = fused.add_norm(x_TD, change_TD, norm.weight, norm.eps, dtype)
     gate_up_TX, low_gate_up = _multiply(block.gate_up, z_TD, run)
     change_TD, low_down = _multiply(block.down, fused.gated(gate_up_TX), run)
     low_rank = [low_inputs, low_output, low_gate_up, low_down]
-    kept = _Kept((y_TD, y_scale_T), heads_TX, before_TXK, attended_TO, (z_TD, z_scale_T), gate_up_TX, low_rank)
+    kept = _Kept(
+        (y_TD, y_scale_T), heads_TX, before_TXK, (attended_TO, logsum_HT), (z_TD, z_scale_T), gate_up_TX, low_rank
+    )
     return kept, change_TD
 
 
@@ -175,8 +179,8 @@ def _backward(run: _Run, block: BlockParts, kept: _Kept, dx_TD: Tensor, d_TD: Te
     d_TD = _norm_backward(block.feed_forward_norm, d_z_TD, kept.feed_forward_norm, dx_TD, found)
 
     d_attended_TO, d_low = _multiply_backward(block.attended, d_TD, run)
-    _matrix_gradients(block.attended, kept.attended_TO, low_output, d_TD, d_low, run, found)
-    d_heads_TX = _attend_backward(run, kept.heads_TX, kept.attended_TO, d_attended_TO)
+    _matrix_gradients(block.attended, kept.attended[0], low_output, d_TD, d_low, run, found)
+    d_heads_TX = run.attention.backward(kept.heads_TX, *kept.attended, d_attended_TO)
     fused.rotate(d_heads_TX, _turned(run), run.positions_T, run.network.cosines_PK, run.network.sines_PK, back=True)
     if kept.before_norm_TXK is not None:
         assert block.head_norms is not None
@@ -260,7 +264,7 @@ def _turned(run: _Run) -> int:
 
 def _norm_heads(run: _Run, norms: tuple[Norm, Norm], heads_TX: Tensor) -> Tensor:
     """Norms queries and keys in place; returns what they were."""
-    q_THK, k_TGK, _ = _split(run, heads_TX)
+    q_THK, k_TGK, _ = run.attention.split(heads_TX)
     before_TXK = torch.cat((q_THK, k_TGK), dim=1)
     for x, norm in zip((q_THK, k_TGK), norms, strict=True):
         x.copy_(functional.rms_norm(x.float(), norm.weight.shape, norm.weight, norm.eps))
@@ -271,7 +275,7 @@ def _norm_heads_backward(
     run: _Run, norms: tuple[Norm, Norm], before_TXK: Tensor, d_heads_TX: Tensor, found: _Gradients
 ) -> None:
     """Turns the gradients of normed queries and keys into those before the norm, in place."""
-    d_q_THK, d_k_TGK, _ = _split(run, d_heads_TX)
+    d_q_THK, d_k_TGK, _ = run.attention.split(d_heads_TX)
     before = torch.split(before_TXK, [d_q_THK.shape[1], d_k_TGK.shape[1]], dim=1)
     for d_x, x, norm in zip((d_q_THK, d_k_TGK), before, norms, strict=True):
         inputs = x.float().requires_grad_(), norm.weight.detach().requires_grad_()
@@ -281,50 +285,3 @@ def _norm_heads_backward(
         d_x.copy_(d_before)
         if found.wanted(norm.weight):
             found.add(norm.weight, d_weight)
-
-
-def _attend(run: _Run, heads_TX: Tensor) -> Tensor:
-    """Attention outputs [T, H K]."""
-    groups, order_T = run.layout.groups(run.network.config.sliding_window)
-    q_THK, k_TGK, v_TGK = _split(run, heads_TX)
-    outs = []
-    for group in groups:
-        q, k, v = (_pick(x, group) for x in (q_THK, k_TGK, v_TGK))
-        outs.append(attend(q, k, v, group.bias_BNS).flatten(2).flatten(0, 1))
-    out = outs[0] if len(outs) == 1 else torch.cat(outs)
-    return out if order_T is None else out.index_select(0, order_T)
-
-
-def _attend_backward(run: _Run, heads_TX: Tensor, attended_TO: Tensor, d_attended_TO: Tensor) -> Tensor:
-    """Gradient of the heads [T, X]."""
-    groups, _ = run.layout.groups(run.network.config.sliding_window)
-    head_dim = run.network.config.head_dim
-    d_heads_TX = torch.empty_like(heads_TX)
-    heads = *_split(run, heads_TX), attended_TO.view(len(attended_TO), -1, head_dim)
-    for group in groups:
-        q, k, v, out = (_pick(x, group) for x in heads)
-        d_out = _pick(d_attended_TO.view(len(attended_TO), -1, head_dim), group)
-        rows_BN = group.rows_BN
-        if rows_BN is not None:
-            # Padding repeats a sequence's last row.
-            real_BN = functional.pad(rows_BN.diff(dim=1) > 0, (1, 0), value=True)
-            d_out *= real_BN[:, :, None, None]
-        d_BNX = torch.cat([part.flatten(2) for part in attend_backward(q, k, v, group.bias_BNS, out, d_out)], dim=-1)
-        if rows_BN is None:
-            return d_BNX.flatten(0, 1)
-        d_heads_TX[rows_BN[real_BN]] = d_BNX[real_BN]
-    return d_heads_TX
-
-
-def _split(run: _Run, heads_TX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [T, H, K], keys and values [T, G, K]."""
-    config = run.network.config
-    H, G, K = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    q, k, v = torch.split(heads_TX.view(len(heads_TX), H + 2 * G, K), [H, G, G], dim=1)
-    return q, k, v
-
-
-def _pick(x_THK: Tensor, group: Group) -> Tensor:
-    """The group's rows [B, N, H, K]."""
-    picked = x_THK if group.rows_BN is None else x_THK.index_select(0, group.rows_BN.flatten())
-    return picked.reshape(*group.shape, *x_THK.shape[1:])
