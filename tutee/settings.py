@@ -35,6 +35,8 @@ class Settings:
     """Most sequences decoded in one step."""
     cache_tokens: int = 32768
     """Tokens of keys and values kept in memory (running requests and cached prefixes)."""
+    max_waiting: int = 256
+    """Requests that may wait for a place in a step; beyond that the answer is 429 with `retry-after`."""
     upstream: str = ""
     """Base URL (`http://host:port/v1`) of an OpenAI-compatible server that answers instead of a model of ours."""
     upstream_model: str = ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from functools import partial
 from pathlib import Path
 
 from tutee.engine.engine import Engine
@@ -121,6 +122,8 @@ class Live:
         root = self.root(version)
         engine = self._engines.get(root.id)
         if engine is not None and version.id in engine.versions:  # without waiting for others that are being loaded
+            if isinstance(engine, Engine):
+                engine.prepare(version.id)
             return Served(version, engine, self._models.get(root.id))
         with self._loading:
             if root.kind == "upstream":
@@ -132,7 +135,9 @@ class Live:
             assert isinstance(engine, Engine)
             if version.id not in engine.versions:
                 folder = self.settings.home / version.folder
-                engine.add_version(version.id, Lora.load(folder, model.config, model.weights_sha256))
+                load = partial(Lora.load, folder, model.config, model.weights_sha256)
+                engine.add_version(version.id, load)
+            engine.prepare(version.id)
         return Served(version, engine, model)
 
     def root(self, version: ModelVersion) -> ModelVersion:
@@ -214,5 +219,6 @@ class Live:
             model,
             max_batch=self.settings.max_batch,
             cache_tokens=self.settings.cache_tokens,
+            max_waiting=self.settings.max_waiting,
             version=version_id,
         )

@@ -7,6 +7,7 @@ Read from the engines at each scrape, summed over them:
     prompt_tokens_total, cached_tokens_total    prompt tokens, and those of them that the prefix cache had
     generated_tokens_total{version}             sampled tokens
     engine_requests_total, engine_steps_total, engine_preemptions_total, engine_failures_total
+    engine_guessed_tokens_total, engine_accepted_tokens_total        tokens computed ahead, and those that were right
     time_to_first_token_seconds                 histogram: from submission to the first token
     inter_token_seconds                         histogram: between two tokens of one answer
     queue_seconds                               histogram: from submission to a place in the batch
@@ -40,6 +41,8 @@ TOTALS = {
     "steps_total": "engine_steps",
     "preemptions_total": "engine_preemptions",
     "failures_total": "engine_failures",
+    "guessed_tokens_total": "engine_guessed_tokens",
+    "accepted_tokens_total": "engine_accepted_tokens",
 }
 GAUGES = ("running", "waiting", "blocks_used", "blocks_cached", "blocks_total", "tokens_per_second")
 

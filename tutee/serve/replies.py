@@ -7,6 +7,7 @@ Every error of every route passes through `error_reply`, also 404, 405, 413 and 
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -62,7 +63,7 @@ def error_reply(error: Exception) -> Response:
     error = as_tutee_error(error)
     headers: dict[str, str] = {}
     if isinstance(error, Busy):
-        headers["retry-after"] = f"{max(1, round(error.retry_after))}"
+        headers["retry-after"] = f"{max(1, math.ceil(error.retry_after))}"
     elif isinstance(error, Unavailable):
         headers["retry-after"] = "1"
     elif error.status < 500:
