@@ -242,18 +242,18 @@ def test_the_end_of_the_server_marks_the_answer_interrupted(make_home: Callable[
 def test_a_full_disk_delays_saving_and_loses_nothing(server: Running, walk: Walk, monkeypatch: Any) -> None:
     from tutee.serve import answers
 
-    generations = server.services.store.generations
-    real, failures = generations.append, []
+    kept = server.services.store.answers
+    real, failures = kept.save, []
 
-    def full(*args: Any) -> None:
+    def full(*args: Any) -> list[str]:
         failures.append(1)
         if len(failures) < 3:
             raise OSError(28, "No space left on device")
-        real(*args)
+        return real(*args)
 
-    monkeypatch.setattr(generations, "append", full)
+    monkeypatch.setattr(kept, "save", full)
     monkeypatch.setattr(answers, "RETRY_SECONDS", 0.05)
     answer = walk.ask("Save me", ignore_eos=True)["messages"][0]
     assert len(failures) >= 3
     assert answer["state"] == "complete"
-    assert len(generations.get(answer["generation_id"]).token_ids) == 12
+    assert len(server.services.store.generations.get(answer["generation_id"]).token_ids) == 12

@@ -49,7 +49,7 @@ def test_an_engine_error_in_mid_stream_is_an_error_event_and_the_end(server: Run
     from tutee.serve import chat_completions
 
     async def broken(self):  # type: ignore[no-untyped-def]
-        yield 0, "so far", [], None
+        yield [(0, "so far", [], None)]
         raise Unavailable("The engine stopped.")
 
     monkeypatch.setattr(chat_completions.Answering, "chunks", broken)

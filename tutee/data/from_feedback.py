@@ -90,7 +90,7 @@ def why_not(store: Store, feedback_id: str) -> Reason | None:
         NotFound: no such feedback.
     """
     event = store.feedback.get(feedback_id)
-    live = [e for e in store.feedback.live(event.actor_id) if e.conversation_id == event.conversation_id]
+    live = store.feedback.live(event.actor_id, conversation_id=event.conversation_id)
     if all(other.id != feedback_id for other in live):
         return Reason.SUPERSEDED
     threads = consented_threads(store, [event.conversation_id] if event.conversation_id else [])

@@ -1,15 +1,13 @@
 """Answers that are being written: they belong to the server, not to the browser tab that asked for them.
 
-The engine's thread hands chunks to a `LiveAnswer`; one recorder thread saves what is new about once a second and
-finishes the answer; any number of readers follow it from any character on, so a reload or a second tab goes on where it
-was. A full disk delays saving and nothing else: the text stays here and is tried again.
-Does not know where an answer is saved (`Record`), nor what it answers.
+The engine's thread hands chunks to a `LiveAnswer`; one recorder thread saves what is new about once a second, for all
+answers in one transaction, and at once what ended; any number of readers follow an answer from any character on, so a
+reload or a second tab goes on where it was. A full disk delays saving and nothing else: the text stays here and is
+tried again. Does not know where an answer is saved (`Keeper`), nor what it answers.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import threading
 import time
@@ -17,8 +15,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from tutee.engine.request import Chunk, Request, SamplingParams
-from tutee.errors import NotFound
-from tutee.serve.live import Served
+from tutee.serve.served import Prompt, Served
+from tutee.serve.streaming import News
+from tutee.store.records import End, Piece, StoredMessage
 
 log = logging.getLogger("tutee.serve")
 
@@ -29,85 +28,73 @@ RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
 
 
-class Record(Protocol):
-    """Where one answer is saved. Both methods may raise, and are then called again with the same."""
+class Keeper(Protocol):
+    """Where answers are saved. May raise, and is then called again with the same."""
 
-    def append(self, text: str, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
-        """Add to what was saved before."""
-
-    def finish(self, reason: str, ttft_s: float | None, tokens_per_s: float | None) -> None:
-        """Nothing more will come."""
+    def save(self, pieces: Sequence[Piece]) -> Sequence[str]:
+        """Save what is new, all or nothing; returns the generations that are not there any more."""
 
 
 class LiveAnswer:
     """One answer from its first chunk until it is saved whole. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_end: Callable[[], None]) -> None:
         self.request: Request | None = None
-        self.message_id = ""
-        self.record: Record | None = None
-        self.save_at = 0.0
-        self.retry_at = 0.0
         self.saved = threading.Event()
+        self._on_end = on_end
         self._lock = threading.Lock()
         self._text: list[str] = []
         self._unsaved: list[Chunk] = []
-        self._ended = False
-        self._listeners: list[Callable[[], None]] = []
-        self.on_end: Callable[[], None] = lambda: None
+        self._over = False
+        self._readers: list[News] = []
 
     def hear(self, chunk: Chunk) -> None:
         """Take a chunk (engine's thread)."""
         with self._lock:
             self._text.append(chunk.text)
             self._unsaved.append(chunk)
-            self._ended = chunk.finish_reason is not None
+            self._over = chunk.finish_reason is not None
         self._tell()
-        if self._ended:
-            self.on_end()
+        if self._over:
+            self._on_end()
 
     @property
     def text(self) -> str:
         """All text so far."""
         with self._lock:
-            return "".join(self._text)
+            self._text = ["".join(self._text)]
+            return self._text[0]
 
     @property
-    def ended(self) -> bool:
+    def over(self) -> bool:
         """Whether the engine is done with it (it may not be saved yet)."""
-        return self._ended
+        return self._over
 
     def unsaved(self) -> list[Chunk]:
-        """Chunks that the record has not seen."""
+        """Chunks that were not saved."""
         with self._lock:
             return list(self._unsaved)
 
     def saved_up_to(self, count: int) -> None:
-        """The first `count` unsaved chunks are in the record now."""
+        """The first `count` unsaved chunks are saved now."""
         with self._lock:
             del self._unsaved[:count]
 
     def mark_saved(self) -> None:
-        """The record is complete, or given up."""
+        """All of it is saved, or given up."""
         self.saved.set()
         self._tell()
 
     def _tell(self) -> None:
-        for listener in list(self._listeners):
-            with contextlib.suppress(RuntimeError):  # the listener's loop is closed
-                listener()
+        for news in tuple(self._readers):
+            news.tell()
 
     async def follow(self, offset: int) -> AsyncIterator[tuple[int, str]]:
         """(offset, text) pieces from character `offset` on, until the answer is saved whole."""
-        loop, news = asyncio.get_running_loop(), asyncio.Event()
-
-        def listener() -> None:
-            loop.call_soon_threadsafe(news.set)
-
-        self._listeners.append(listener)
+        news = News()
+        self._readers.append(news)
         try:
             while True:
-                news.clear()
                 over, text = self.saved.is_set(), self.text
                 offset = min(offset, len(text))
                 if offset < len(text):
@@ -118,34 +105,62 @@ class LiveAnswer:
                 else:
                     await news.wait()
         finally:
-            self._listeners.remove(listener)
+            self._readers.remove(news)
+
+
+class Kept:
+    """An answer with its place: which message it becomes, whose, and when to save it next."""
+
+    def __init__(self, answer: LiveAnswer, message: StoredMessage, actor_id: str, keeper: Keeper) -> None:
+        self.answer = answer
+        self.actor_id = actor_id
+        self.keeper = keeper
+        self.message_id = message.id
+        self.generation_id = message.generation_id or message.id
+        self.save_at = 0.0
+        self.retry_at = 0.0
+
+    def due(self, now: float) -> bool:
+        """Whether it is time to save."""
+        return now >= self.retry_at and (self.answer.over or now >= self.save_at)
+
+    def piece(self, closing: bool) -> tuple[Piece, int]:
+        """What is not saved yet, and how many chunks that is. Only a piece with an end ends the answer: those cut short
+        by the end of the server stay unfinished, and the next start marks them."""
+        over, chunks = self.answer.over and not closing, self.answer.unsaved()
+        piece = Piece(
+            self.generation_id,
+            "".join(chunk.text for chunk in chunks),
+            [token for chunk in chunks for token in chunk.token_ids],
+            [value for chunk in chunks for value in chunk.logprobs],
+            _end(self.answer) if over else None,
+        )
+        return piece, len(chunks)
 
 
 class Answers:
     """All answers being written now, and the thread that saves them."""
 
     def __init__(self) -> None:
-        self._answers: dict[str, LiveAnswer] = {}
+        self._kept: dict[str, Kept] = {}
         self._wake = threading.Event()
         self._closing = False
         self._recorder = threading.Thread(target=self._run, name="answer-recorder", daemon=True)
         self._recorder.start()
 
-    def begin(self, served: Served, prompt: Sequence[int], params: SamplingParams) -> LiveAnswer:
-        """Ask the engine. Nothing is saved yet, so a refusal leaves no trace; `keep` or `drop` comes next.
+    def begin(self, served: Served, prompt: Prompt, params: SamplingParams, owner: str) -> LiveAnswer:
+        """Ask the engine for `owner`. Nothing is saved yet, so a refusal leaves no trace; `keep` or `drop` comes next.
 
         Raises:
             InvalidInput: no room in the context, among others. Busy: the queue is full.
         """
-        answer = LiveAnswer()
-        answer.on_end = self._wake.set
-        answer.request = served.engine.submit(prompt, params, version=served.version.id, on_chunk=answer.hear)
+        answer = LiveAnswer(self._wake.set)
+        answer.request = served.submit(prompt, params, owner=owner, on_chunk=answer.hear)
         return answer
 
-    def keep(self, answer: LiveAnswer, message_id: str, record: Record) -> None:
+    def keep(self, answer: LiveAnswer, message: StoredMessage, actor_id: str, keeper: Keeper) -> None:
         """Save the answer from now on as the content of a message."""
-        answer.message_id, answer.record = message_id, record
-        self._answers[message_id] = answer
+        self._kept[message.id] = Kept(answer, message, actor_id, keeper)
         self._wake.set()
 
     @staticmethod
@@ -157,69 +172,64 @@ class Answers:
     @property
     def count(self) -> int:
         """How many are being written."""
-        return len(self._answers)
+        return len(self._kept)
 
-    def get(self, message_id: str) -> LiveAnswer | None:
-        """The answer that is becoming this message, if it still is."""
-        return self._answers.get(message_id)
+    def get(self, message_id: str, actor_id: str | None = None) -> LiveAnswer | None:
+        """The answer that is becoming this message, if it still is, and if it is the actor's (None: anybody's)."""
+        kept = self._kept.get(message_id)
+        return kept.answer if kept is not None and actor_id in (None, kept.actor_id) else None
 
     def stop(self, message_id: str, seconds: float = 10.0) -> None:
         """Abort an answer and wait until what it said is saved. Does nothing to a finished one."""
-        answer = self._answers.get(message_id)
+        answer = self.get(message_id)
         if answer is not None and answer.request is not None:
             answer.request.abort()
             answer.saved.wait(seconds)
 
     def close(self) -> None:
-        """Save what there is. Answers cut short by the end of the server stay unfinished: the next start marks them."""
+        """Save what there is and end the thread."""
         self._closing = True
         self._wake.set()
         self._recorder.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
         while True:
-            self._wake.wait(LOOK_SECONDS if self._answers else None)
+            self._wake.wait(LOOK_SECONDS if self._kept else None)
             self._wake.clear()
-            closing = self._closing
-            for answer in list(self._answers.values()):
-                self._save(answer, closing)
+            closing, now = self._closing, time.monotonic()
+            due = [kept for kept in tuple(self._kept.values()) if closing or kept.due(now)]
+            for keeper in {kept.keeper for kept in due}:
+                self._save([kept for kept in due if kept.keeper is keeper], closing)
             if closing:
                 return
             time.sleep(0.01)  # several answers that end in one step are saved in one round
 
-    def _save(self, answer: LiveAnswer, closing: bool) -> None:
-        assert answer.record is not None
-        now, ended = time.monotonic(), answer.ended
-        if not closing and now < (answer.retry_at if ended else max(answer.retry_at, answer.save_at)):
-            return
-        chunks = answer.unsaved()
+    def _save(self, group: Sequence[Kept], closing: bool) -> None:
+        """Save a group with one keeper at once; if that fails, one by one, so that none holds up the others."""
+        pieces = [kept.piece(closing) for kept in group]
+        wanted = [piece for piece, count in pieces if count or piece.end]
         try:
-            if chunks:
-                answer.save_at = now + SAVE_SECONDS
-                answer.record.append(
-                    "".join(chunk.text for chunk in chunks),
-                    [token for chunk in chunks for token in chunk.token_ids],
-                    [value for chunk in chunks for value in chunk.logprobs],
-                )
-                answer.saved_up_to(len(chunks))
-            if ended and not closing:
-                self._finish(answer)
-        except NotFound:  # the conversation was deleted under it
-            self._forget(answer)
+            gone = set(group[0].keeper.save(wanted)) if wanted else set()
         except Exception as error:
-            answer.retry_at = time.monotonic() + RETRY_SECONDS
-            log.error("answer %s cannot be saved, trying again: %s", answer.message_id, error)
+            if len(group) > 1:
+                for kept in group:
+                    self._save([kept], closing)
+                return
+            group[0].retry_at = time.monotonic() + RETRY_SECONDS
+            log.error("answer %s cannot be saved, trying again: %s", group[0].message_id, error)
+            return
+        for kept, (piece, count) in zip(group, pieces, strict=True):
+            kept.answer.saved_up_to(count)
+            kept.save_at = time.monotonic() + SAVE_SECONDS
+            if piece.end is not None or kept.generation_id in gone:
+                del self._kept[kept.message_id]
+                kept.answer.mark_saved()
 
-    def _finish(self, answer: LiveAnswer) -> None:
-        assert answer.record is not None
-        assert answer.request is not None
-        completion = answer.request.result()
-        seconds = completion.total_s - (completion.ttft_s or 0.0)
-        after_first = len(completion.token_ids) - 1
-        speed = after_first / seconds if after_first > 0 and seconds > 0 else None
-        answer.record.finish(completion.finish_reason, completion.ttft_s, speed)
-        self._forget(answer)
 
-    def _forget(self, answer: LiveAnswer) -> None:
-        self._answers.pop(answer.message_id, None)
-        answer.mark_saved()
+def _end(answer: LiveAnswer) -> End:
+    assert answer.request is not None
+    completion = answer.request.result()
+    seconds = completion.total_s - (completion.ttft_s or 0.0)
+    after_first = len(completion.token_ids) - 1
+    speed = after_first / seconds if after_first > 0 and seconds > 0 else None
+    return End(completion.finish_reason, completion.ttft_s, speed)

@@ -29,6 +29,7 @@ from tutee.serve import (
 )
 from tutee.serve.answers import Answers
 from tutee.serve.auth import Doorkeeper, authorise
+from tutee.serve.chats import StoredChats
 from tutee.serve.edge import Edge
 from tutee.serve.live import Live
 from tutee.serve.metrics import Metrics
@@ -85,7 +86,16 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
         answers = Answers()
         opened.callback(answers.close)
         live.open(settings.base_folder)
-        services = Services(settings, store, live, answers, TemporaryChats(), metrics, Doorkeeper(settings, store))
+        services = Services(
+            settings,
+            store,
+            live,
+            answers,
+            StoredChats(store),
+            TemporaryChats(store.versions.ref),
+            metrics,
+            Doorkeeper(settings, store),
+        )
         metrics.watch(lambda: [engine.stats for engine in live.engines], lambda: answers.count)
         if worker:
             supervisor = Supervisor(worker_command(), worker_environment(settings))

@@ -118,7 +118,7 @@ async def authorise(request: Request) -> None:
     request.state.caller = caller
 
 
-def the_caller(request: Request) -> Caller:
+async def the_caller(request: Request) -> Caller:
     """Dependency: the caller that `authorise` found."""
     caller: Caller = request.state.caller
     return caller

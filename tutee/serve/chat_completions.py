@@ -8,7 +8,7 @@ one event per choice and engine step, encoded once by msgspec. Stored completion
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +22,9 @@ from tutee.ids import new_id
 from tutee.serve.auth import MEMBER, CallerDep
 from tutee.serve.body import Body
 from tutee.serve.chat_request import ChatRequest, merge_system_messages, read_chat_request
-from tutee.serve.live import Served
 from tutee.serve.logprobs import LogprobEntries
 from tutee.serve.replies import error_body, reply
+from tutee.serve.served import Prompt, Served
 from tutee.serve.services import Services, ServicesDep
 from tutee.serve.streaming import DONE, EventStream, Tap, event, wait_for
 
@@ -32,19 +32,41 @@ router = APIRouter(prefix="/v1")
 
 
 class Delta(msgspec.Struct, omit_defaults=True):
-    """What one chunk adds to a choice."""
+    """What one event adds to a choice."""
 
     role: str | None = None
     content: str | None = None
 
 
-class ChunkChoice(msgspec.Struct):
-    """One choice of one chunk; `finish_reason` is null before the last."""
+class EventChoice(msgspec.Struct):
+    """One choice of one event; `finish_reason` is null before the last."""
 
     index: int
     delta: Delta
     logprobs: dict[str, Any] | None = None
     finish_reason: str | None = None
+
+
+class Event(msgspec.Struct):
+    """A `chat.completion.chunk`; the same object is filled and encoded again and again."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[EventChoice] = []
+    usage: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    object: str = "chat.completion.chunk"
+    service_tier: str = "default"
+
+    def of(self, *choice: Any) -> bytes:
+        """This event with one choice, as it goes over the wire."""
+        self.choices = [EventChoice(*choice)]
+        return event(self)
+
+
+Piece = tuple[int, str, list[dict[str, Any]], str | None]
+"""(choice, text, log-prob entries, finish reason)."""
 
 
 @dataclass(slots=True)
@@ -70,7 +92,7 @@ class Answering:
     @property
     def fingerprint(self) -> str:
         """Changes whenever the weights do."""
-        return self.served.version.weights_sha256[:12]
+        return self.served.fingerprint
 
     def usage(self) -> dict[str, Any]:
         """Token counts of all choices; valid once every request is done."""
@@ -90,17 +112,20 @@ class Answering:
             },
         }
 
-    async def chunks(self) -> AsyncIterator[tuple[int, str, list[dict[str, Any]], str | None]]:
-        """(choice, text, log-prob entries, finish reason) as the engine makes them.
+    async def chunks(self) -> AsyncIterator[list[Piece]]:
+        """What the engine made since the last time.
 
         Raises:
             Unavailable: the engine failed, or ended, in mid-answer.
         """
-        async for index, chunk in self.tap:
-            if chunk.finish_reason in ("error", "abort"):
-                raise _failure(self.tap, index)
-            entries = self.entries[index].add(chunk) if self.asked.logprobs else []
-            yield index, chunk.text, entries, chunk.finish_reason
+        async for batch in self.tap:
+            pieces: list[Piece] = []
+            for index, chunk in batch:
+                if chunk.finish_reason in ("error", "abort"):
+                    raise _failure(self.tap, index)
+                entries = self.entries[index].add(chunk) if self.asked.logprobs else []
+                pieces.append((index, chunk.text, entries, chunk.finish_reason))
+            yield pieces
 
 
 def _failure(tap: Tap, index: int) -> TuteeError:
@@ -115,16 +140,15 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
     """Answer a list of messages."""
     asked = read_chat_request(body)
     served, prompt = await run_in_threadpool(_prepare, services, asked)
-    tap = Tap()
-    tap.submit(served.engine, prompt, asked.params_by_choice, served.version.id)
-    tokenizer = served.model.tokenizer
+    tap = Tap(whole=not asked.stream)
+    tap.submit(served, prompt, asked.params_by_choice, caller.id)
     answering = Answering(
         asked=asked,
         served=served,
         tap=tap,
         id=new_id("chatcmpl"),
         created=int(time.time()),
-        entries=[LogprobEntries(tokenizer) for _ in range(asked.n)],
+        entries=[LogprobEntries(served.model.tokenizer) for _ in range(asked.n)] if asked.logprobs else [],
     )
     if asked.stream:
         return EventStream(_events(answering, services, caller.id), close=tap.abort)
@@ -135,17 +159,18 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
     return reply(content)
 
 
-def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, list[int]]:
+def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, Prompt]:
     served = services.live.resolve(asked.model)
-    vocabulary = served.model.config.vocab_size
-    if any(token >= vocabulary for token in asked.params.logit_bias):
-        message = f"'logit_bias' names a token beyond the vocabulary of {vocabulary}."
-        raise InvalidInput(message, param="logit_bias", code="invalid_value")
-    prompt = served.model.chat_format.render(merge_system_messages(asked.messages))
-    limit, wanted = served.engine.context_length, asked.params.max_tokens
-    if wanted is not None and len(prompt) + wanted > limit:
+    if asked.params.logit_bias:
+        vocabulary = served.model.config.vocab_size
+        if any(token >= vocabulary for token in asked.params.logit_bias):
+            message = f"'logit_bias' names a token beyond the vocabulary of {vocabulary}."
+            raise InvalidInput(message, param="logit_bias", code="invalid_value")
+    prompt = served.prompt(merge_system_messages(asked.messages))
+    limit, wanted = served.context_length, asked.params.max_tokens
+    if limit is not None and wanted is not None and len(prompt.ids) + wanted > limit:
         raise InvalidInput(
-            f"This model's maximum context length is {limit} tokens, but {len(prompt)} are in the messages and "
+            f"This model's maximum context length is {limit} tokens, but {len(prompt.ids)} are in the messages and "
             f"{wanted} were asked for.",
             param="messages",
             code="context_length_exceeded",
@@ -155,15 +180,17 @@ def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, list[int]]
 
 async def _collect(answering: Answering) -> list[Choice]:
     choices = [Choice() for _ in range(answering.asked.n)]
-    async for index, text, entries, finish_reason in answering.chunks():
-        _add(choices[index], text, entries, finish_reason)
+    async for pieces in answering.chunks():
+        _add(choices, pieces)
     return choices
 
 
-def _add(choice: Choice, text: str, entries: list[dict[str, Any]], finish_reason: str | None) -> None:
-    choice.text += text
-    choice.entries += entries
-    choice.finish_reason = finish_reason
+def _add(choices: list[Choice], pieces: list[Piece]) -> None:
+    for index, text, entries, finish_reason in pieces:
+        choice = choices[index]
+        choice.text += text
+        choice.entries += entries
+        choice.finish_reason = finish_reason
 
 
 def _whole(answering: Answering, choices: list[Choice]) -> dict[str, Any]:
@@ -192,35 +219,36 @@ def _whole(answering: Answering, choices: list[Choice]) -> dict[str, Any]:
 async def _events(answering: Answering, services: Services, actor_id: str) -> AsyncIterator[bytes]:
     """Server-sent events: roles in order, deltas, one finish per choice, usage if asked for, [DONE]."""
     asked = answering.asked
-    head: dict[str, Any] = {
-        "id": answering.id,
-        "object": "chat.completion.chunk",
-        "created": answering.created,
-        "model": asked.model,
-        "system_fingerprint": answering.fingerprint,
-        "service_tier": "default",
-    }
+    line = Event(answering.id, answering.created, asked.model, answering.fingerprint)
     if asked.include_usage:
-        head["usage"] = None
+        line.usage = None
     choices = [Choice() for _ in range(asked.n)]
-    for index in range(asked.n):  # all first sights in order, or the client's helper raises IndexError
-        yield event(head | {"choices": [ChunkChoice(index, Delta(role="assistant", content=""))]})
+    # all first sights in order, or the client's helper raises IndexError
+    yield b"".join(line.of(index, Delta(role="assistant", content="")) for index in range(asked.n))
     try:
-        async for index, text, entries, finish_reason in answering.chunks():
-            _add(choices[index], text, entries, finish_reason)
-            logprobs = {"content": entries, "refusal": None} if entries else None
-            if text or entries:
-                yield event(head | {"choices": [ChunkChoice(index, Delta(content=text), logprobs)]})
-            if finish_reason is not None:
-                yield event(head | {"choices": [ChunkChoice(index, Delta(), None, finish_reason)]})
+        async for pieces in answering.chunks():
+            _add(choices, pieces)
+            out = b"".join(_lines(line, pieces))
+            if out:
+                yield out
         if asked.store:
             await run_in_threadpool(_keep, answering, _whole(answering, choices), services, actor_id)
     except TuteeError as error:
         yield event(error_body(error))
         return
     if asked.include_usage:
-        yield event(head | {"choices": [], "usage": answering.usage()})
+        line.choices, line.usage = [], answering.usage()
+        yield event(line)
     yield DONE
+
+
+def _lines(line: Event, pieces: list[Piece]) -> Iterator[bytes]:
+    """The events of what came together."""
+    for index, text, entries, finish_reason in pieces:
+        if text or entries:
+            yield line.of(index, Delta(content=text), {"content": entries, "refusal": None} if entries else None)
+        if finish_reason is not None:
+            yield line.of(index, Delta(), None, finish_reason)
 
 
 def _keep(answering: Answering, content: dict[str, Any], services: Services, actor_id: str) -> None:

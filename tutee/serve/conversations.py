@@ -93,14 +93,12 @@ def delete_conversation(id: str, caller: CallerDep, services: ServicesDep) -> Re
 def add_message(id: str, caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     """Add what a person says. The first turn names an untitled conversation."""
     chats = services.chats(id)
-    conversation = chats.get(id, caller.id)
+    chats.get(id, caller.id)
     content = need_text(body)
     parent = parent_of(id, body, caller, services)
     if parent is not None and parent.role not in ("assistant", "system"):
         body.refuse("parent_id", "must be an answer (or null for a first turn)", "invalid_value")
-    message = chats.say(id, None if parent is None else parent.id, "user", content, caller.id)
-    if conversation.title is None:
-        chats.update(id, caller.id, {"title": _title(content)})
+    message = chats.say(id, None if parent is None else parent.id, "user", content, caller.id, _title(content))
     return reply(message_view(message, services.answers))
 
 

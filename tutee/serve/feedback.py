@@ -81,13 +81,13 @@ def _compare(body: Fields, caller: Caller, services: Services) -> tuple[Feedback
     dwell = body.integer("dwell_ms", 0, DAY_MS)
     if dwell is not None:
         payload["dwell_ms"] = dwell
-    for message_id in presentation.message_ids:
-        _refuse_unfinished(services.store.messages.get(message_id, caller.id), "presentation_id")
+    for message in services.store.messages.get_all(presentation.message_ids, caller.id):
+        _refuse_unfinished(message, "presentation_id")
     comment = body.string("comment", most=LONGEST_COMMENT)
     row = services.store.feedback.add(
         "compare", caller.id, presentation_id=presentation_id, payload=payload, comment=comment
     )
-    shown = [services.store.messages.get(message_id, caller.id) for message_id in presentation.message_ids]
+    shown = services.store.messages.get_all(presentation.message_ids, caller.id)
     if winner in ("a", "b"):
         _follow_winner(shown, "ab".index(winner), caller, services)
     revealed = [{"message_id": message.id, "version": version_ref(message.version)} for message in shown]

@@ -7,12 +7,11 @@ answers were shown.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
@@ -21,18 +20,18 @@ from starlette.responses import Response
 from tutee.conversation import Message
 from tutee.engine.request import SamplingParams
 from tutee.errors import InvalidInput, TuteeError
-from tutee.serve.answers import Record
+from tutee.serve.answers import LiveAnswer
 from tutee.serve.auth import Caller, CallerDep, owned
 from tutee.serve.body import Body, Fields
 from tutee.serve.chat_request import merge_system_messages, read_sampling
-from tutee.serve.chats import Plan, Showing
 from tutee.serve.conversations import parent_of
-from tutee.serve.live import ALIAS, Served
+from tutee.serve.live import ALIAS
 from tutee.serve.replies import reply
+from tutee.serve.served import Prompt, Served
 from tutee.serve.services import Services, ServicesDep
 from tutee.serve.streaming import EventStream, event
 from tutee.serve.views import message_view
-from tutee.store.records import StoredConversation, StoredMessage
+from tutee.store.records import Showing, Start, StoredConversation, StoredMessage
 from tutee.store.schema import ModelVersion
 
 router = APIRouter(prefix="/v1/tutee")
@@ -57,14 +56,34 @@ def generate(id: str, caller: CallerDep, services: ServicesDep, body: Body) -> R
     compare = body.boolean("compare") or False
     params = _sampling(body.object("sampling") or Fields({}, "sampling"))
     served = services.live.resolve(body.string("model") or ALIAS)
-    plans, params_by_plan, showing = _plan(
-        services, served, _messages(conversation, chats.history(parent)), params, compare
-    )
-    if showing.layout == "single" and any(m.parent_id == parent.id for m in chats.tree(id, caller.id)):
-        showing = replace(showing, selection_policy="regenerate")
-    presentation_id, message_ids = _start(services, caller, parent, plans, params_by_plan, showing)
-    shown = [message_view(chats.message(message_id, caller.id), services.answers) for message_id in message_ids]
+    plans, showing = _plan(services, served, _messages(conversation, chats.said(parent)), params, compare)
+    presentation_id, messages = _start(services, caller, parent, plans, showing)
+    shown = [message_view(message, services.answers) for message in messages]
     return reply({"presentation_id": presentation_id, "messages": shown}, 202)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One answer before its first token: who gives it, to which prompt, sampled how, and why this version."""
+
+    served: Served
+    prompt: Prompt
+    params: SamplingParams
+    arm: str
+
+    @property
+    def start(self) -> Start:
+        """As the store keeps it."""
+        sampling = {name: value for name, value in asdict(self.params).items() if name != "logprobs"}
+        return Start(
+            self.served.version.id,
+            self.prompt.ids,
+            sampling,
+            weights_sha256=self.served.version.weights_sha256,
+            tokenizer_sha256=self.served.tokenizer_sha256,
+            template_sha256=self.served.template_sha256,
+            arm=self.arm,
+        )
 
 
 def _sampling(fields: Fields) -> SamplingParams:
@@ -75,15 +94,14 @@ def _sampling(fields: Fields) -> SamplingParams:
     return replace(given, seed=seed, temperature=temperature)
 
 
-def _messages(conversation: StoredConversation, history: Sequence[StoredMessage]) -> list[Message]:
+def _messages(conversation: StoredConversation, said: Sequence[tuple[str, str]]) -> list[Message]:
     system = [Message("system", conversation.system)] if conversation.system else []
-    said = [Message(turn.role, turn.content) for turn in history if turn.content]  # type: ignore[arg-type]
-    return merge_system_messages(system + said)
+    return merge_system_messages(system + [Message(role, text) for role, text in said if text])  # type: ignore[arg-type]
 
 
 def _plan(
     services: Services, served: Served, messages: list[Message], params: SamplingParams, compare: bool
-) -> tuple[list[Plan], list[SamplingParams], Showing]:
+) -> tuple[list[Plan], Showing]:
     """Which versions answer, each with its prompt and sampling, in the order in which they are shown."""
     arms = [("live", served)]
     if compare:
@@ -94,20 +112,20 @@ def _plan(
             raise InvalidInput(message, param="sampling.temperature", code="invalid_value")
     order_seed = secrets.randbits(31)
     random.Random(order_seed).shuffle(arms)
-    plans, params_by_plan = [], []
+    plans = []
     for index, (arm, version) in enumerate(arms):
-        prompt = version.model.chat_format.render(messages)
+        prompt = version.prompt(messages)
         own = params.for_sample(index)
+        if version.upstream:  # it has no log-probs to give
+            own = replace(own, logprobs=None)
         if own.max_tokens is None:
-            room = version.engine.context_length - len(prompt)
+            room = (version.context_length or DEFAULT_MAX_TOKENS) - len(prompt.ids)
             own = replace(own, max_tokens=max(1, min(DEFAULT_MAX_TOKENS, room)))
-        sampling = {name: value for name, value in asdict(own).items() if name != "logprobs"}
-        plans.append(Plan(version, prompt, sampling, arm))
-        params_by_plan.append(own)
+        plans.append(Plan(version, prompt, own, arm))
     if not compare:
-        return plans, params_by_plan, Showing("single", blind=False, selection_policy="random")
+        return plans, Showing()
     policy = "gate" if any(arm == "candidate" for arm, _ in arms) else "random"
-    return plans, params_by_plan, Showing("side_by_side", True, policy, order_seed)
+    return plans, Showing("side_by_side", True, policy, order_seed)
 
 
 def waiting_candidate(services: Services) -> Served | None:
@@ -115,8 +133,8 @@ def waiting_candidate(services: Services) -> Served | None:
 
     What somebody fine-tunes by the API is theirs to try; only improvements are shown to people unasked.
     """
-    candidates = [version for version in services.store.versions.list() if version.state == "candidate"]
-    gates = services.store.gates.latest_for([version.id for version in candidates])
+    candidates = services.store.versions.list(state="candidate")
+    gates = services.store.gates.latest_for([version.id for version in candidates]) if candidates else {}
     for version in reversed(candidates):
         gate = gates.get(version.id)
         if gate is not None and gate.verdict == "insufficient" and _is_improvement(services, version):
@@ -132,33 +150,24 @@ def _is_improvement(services: Services, version: ModelVersion) -> bool:
 
 
 def _start(
-    services: Services,
-    caller: Caller,
-    parent: StoredMessage,
-    plans: Sequence[Plan],
-    params: Sequence[SamplingParams],
-    showing: Showing,
-) -> tuple[str, list[str]]:
+    services: Services, caller: Caller, parent: StoredMessage, plans: Sequence[Plan], showing: Showing
+) -> tuple[str, list[StoredMessage]]:
     """Ask the engine for every answer, then save the rows, so that a refusal saves nothing."""
-    chats, answers = services.chats(parent.conversation_id), services.answers
-    begun = []
-    opened: list[tuple[str, str, Record]] = []
+    answers, conversation_id = services.answers, parent.conversation_id
+    chats = services.chats(conversation_id)
+    begun: list[LiveAnswer] = []
     try:
-        for plan, each in zip(plans, params, strict=True):
-            begun.append(answers.begin(plan.served, plan.prompt_ids, each))
         for plan in plans:
-            opened.append(chats.open_answer(parent.conversation_id, parent.id, plan, head=not opened))
-        presentation_id = chats.present(caller.id, [generation_id for _, generation_id, _ in opened], showing)
+            begun.append(answers.begin(plan.served, plan.prompt, plan.params, caller.id))
+        starts = [plan.start for plan in plans]
+        presentation_id, messages = chats.begin(conversation_id, parent.id, caller.id, starts, showing)
     except BaseException:
         for answer in begun:
             answers.drop(answer)
-        for _, _, record in opened:
-            with contextlib.suppress(Exception):
-                record.finish("error", None, None)
         raise
-    for answer, (message_id, _, record) in zip(begun, opened, strict=True):
-        answers.keep(answer, message_id, record)
-    return presentation_id, [message_id for message_id, _, _ in opened]
+    for answer, message in zip(begun, messages, strict=True):
+        answers.keep(answer, message, caller.id, chats)
+    return presentation_id, messages
 
 
 @router.get("/messages/{id}", openapi_extra=owned("message"))
@@ -182,11 +191,13 @@ async def stream(id: str, caller: CallerDep, services: ServicesDep, offset: int 
     if offset < 0:
         raise InvalidInput("'offset' must not be negative.", param="offset", code="integer_below_min_value")
     chats = services.chats(id)
-    answer = services.answers.get(id)  # before the message: once it is gone from here, the store has all of it
-    message = await run_in_threadpool(chats.message, id, caller.id)
+    answer = services.answers.get(id, caller.id)
+    # asked for after the answer: once that is gone from memory, the store has all of it
+    message = await run_in_threadpool(chats.message, id, caller.id) if answer is None else None
 
     async def events() -> AsyncIterator[bytes]:
         if answer is None:
+            assert message is not None
             if message.content[offset:]:
                 yield event({"type": "delta", "offset": offset, "text": message.content[offset:]})
         else:

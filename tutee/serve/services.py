@@ -25,16 +25,17 @@ class Services:
     store: Store
     live: Live
     answers: Answers
+    stored: StoredChats
     temporary: TemporaryChats
     metrics: Metrics
     doorkeeper: Doorkeeper
 
     def chats(self, id: str) -> Chats:
         """Where the conversation or message called `id` is kept: in the database, or in memory."""
-        return self.temporary if is_temporary(id) else StoredChats(self.store)
+        return self.temporary if is_temporary(id) else self.stored
 
 
-def the_services(request: Request) -> Services:
+async def the_services(request: Request) -> Services:
     """Dependency: the services of the app that handles this request."""
     services: Services = request.app.state.services
     return services

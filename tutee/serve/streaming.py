@@ -2,23 +2,26 @@
 
 A `Tap` carries the chunks of one or more requests; an `EventStream` writes events and notices a client that goes away,
 which aborts the requests, so the slot is free within a step. LF framing, never an `id:` line (both break real clients).
-Knows no route and no OpenAI object.
+However many streams a step of the engine feeds, the loop is woken once (`Doorbell`). Knows no route and no OpenAI
+object.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 import msgspec
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from tutee.engine.engine import Engine
 from tutee.engine.request import Chunk, Request, SamplingParams
+from tutee.serve.served import Prompt, Served
 
 T = TypeVar("T")
 EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -37,27 +40,91 @@ def event(content: Any) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
-class Tap:
-    """Chunks of a group of requests, in the order in which the engine made them. Made inside a running loop."""
+class Doorbell:
+    """Calls from other threads into one event loop, which is woken once for all that come before it answers."""
+
+    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Doorbell]] = WeakKeyDictionary()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = ref(loop)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._rung = False
+
+    @classmethod
+    def here(cls) -> Doorbell:
+        """The running loop's."""
+        loop = asyncio.get_running_loop()
+        return cls._of_loop.setdefault(loop, cls(loop))
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have the loop call `function` soon (any thread)."""
+        self._calls.append(function)
+        if not self._rung:
+            self._rung = True
+            loop = self._loop()
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server is going down
+                if loop is not None:
+                    loop.call_soon_threadsafe(self._answer)
+
+    def _answer(self) -> None:
+        self._rung = False  # before looking: what comes from here on rings again
+        for _ in range(len(self._calls)):
+            self._calls.popleft()()
+
+
+class News:
+    """Lets one coroutine wait until other threads have something for it. Made inside a running loop."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[tuple[int, Chunk]] = asyncio.Queue()
+        self._bell = Doorbell.here()
+        self._told = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def tell(self) -> None:
+        """There is something now (any thread)."""
+        if not self._told:
+            self._told = True
+            self._bell.call(self._wake)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Return at once if there was news since the last time; it may be old news."""
+        if not self._told:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        self._told = False
+
+
+class Tap:
+    """Chunks of a group of requests, in the order in which the engine made them. Made inside a running loop.
+
+    Args:
+        whole: the reader wants the ends only, so that nothing wakes it before.
+    """
+
+    def __init__(self, whole: bool = False) -> None:
+        self._news = News()
+        self._chunks: deque[tuple[int, Chunk]] = deque()
+        self._whole = whole
         self.requests: list[Request] = []
 
-    def submit(self, engine: Engine, prompt: Sequence[int], params: Sequence[SamplingParams], version: str) -> None:
+    def submit(self, served: Served, prompt: Prompt, params: Sequence[SamplingParams], owner: str) -> None:
         """Start one request for each of `params`; if one is refused, the others are stopped and its error is raised."""
         try:
             for index, each in enumerate(params):
-                self.requests.append(engine.submit(prompt, each, version=version, on_chunk=self._listener(index)))
+                self.requests.append(served.submit(prompt, each, owner=owner, on_chunk=self._listener(index)))
         except BaseException:
             self.abort()
             raise
 
     def _listener(self, index: int) -> Callable[[Chunk], None]:
         def hear(chunk: Chunk) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the server is going down
-                self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, chunk))
+            self._chunks.append((index, chunk))
+            if not self._whole or chunk.finish_reason is not None:
+                self._news.tell()
 
         return hear
 
@@ -67,12 +134,15 @@ class Tap:
             if not request.done:
                 request.abort()
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
+    async def __aiter__(self) -> AsyncIterator[list[tuple[int, Chunk]]]:
+        """All (request, chunk) pairs that have come since the last time, usually those of one step."""
         running = len(self.requests)
         while running:
-            index, chunk = await self._queue.get()
-            running -= chunk.finish_reason is not None
-            yield index, chunk
+            await self._news.wait()
+            batch = [self._chunks.popleft() for _ in range(len(self._chunks))]
+            running -= sum(chunk.finish_reason is not None for _, chunk in batch)
+            if batch:
+                yield batch
 
 
 class EventStream(Response):

@@ -8,21 +8,19 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tutee.errors import InvalidInput, NotFound
 from tutee.ids import new_id
-from tutee.serve.answers import Record
-from tutee.serve.chats import Plan, Showing
-from tutee.store.records import StoredConversation, StoredMessage, VersionRef
+from tutee.store.answers import STATES
+from tutee.store.records import Piece, Showing, Start, StoredConversation, StoredMessage, VersionRef
 
 PREFIX = "temp"
 MOST_CHATS = 256
 """Kept at once; the longest untouched goes first."""
 MOST_MESSAGES = 2000
-STATES = {"stop": "complete", "length": "complete", "abort": "stopped", "error": "error"}
 
 
 def is_temporary(id: str) -> bool:
@@ -39,7 +37,9 @@ class _Chat:
 class TemporaryChats:
     """All temporary chats of one server. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: Callable[[str], VersionRef]) -> None:
+        """`version` finds what a page shows of a version, by its id."""
+        self._version = version
         self._lock = threading.RLock()
         self._chats: OrderedDict[str, _Chat] = OrderedDict()
         self._home: dict[str, str] = {}  # message id to conversation id
@@ -111,18 +111,23 @@ class TemporaryChats:
         messages = self._chats[message.conversation_id].messages.values()
         return replace(message, sibling_count=sum(other.parent_id == message.parent_id for other in messages))
 
-    def history(self, message: StoredMessage) -> list[StoredMessage]:
+    def said(self, message: StoredMessage) -> Sequence[tuple[str, str]]:
         with self._lock:
             messages = self._chat(message.conversation_id, None).messages
             path = [message]
             while (parent := path[-1].parent_id) is not None:
                 path.append(messages[parent])
-            return path[::-1]
+            return [(turn.role, turn.content) for turn in path[::-1]]
 
-    def say(self, id: str, parent_id: str | None, role: str, content: str, actor_id: str) -> StoredMessage:
+    def say(
+        self, id: str, parent_id: str | None, role: str, content: str, actor_id: str, title: str | None = None
+    ) -> StoredMessage:
         with self._lock:
-            self._chat(id, actor_id)
-            return self._add(id, parent_id, role=role, content=content, state="complete", author="you")
+            chat = self._chat(id, actor_id)
+            message = self._add(id, parent_id, role=role, content=content, state="complete", author="you")
+            if chat.conversation.title is None:
+                chat.conversation = replace(chat.conversation, title=title)
+            return message
 
     def _add(self, id: str, parent_id: str | None, **facts: Any) -> StoredMessage:
         chat = self._chat(id, None)
@@ -148,43 +153,34 @@ class TemporaryChats:
         chat.conversation = replace(chat.conversation, head_message_id=message.id, updated_at=message.created_at)
         return message
 
-    def open_answer(self, id: str, parent_id: str, plan: Plan, head: bool) -> tuple[str, str, Record]:
-        version = plan.served.version
-        with self._lock:
-            message = self._add(
-                id,
-                parent_id,
-                role="assistant",
-                content="",
-                state="streaming",
-                author=None,
-                version=VersionRef(version.id, version.number, version.name),
-            )
-        return message.id, message.id, _MemoryRecord(self, message.id)
-
-    def present(self, actor_id: str, generation_ids: Sequence[str], showing: Showing) -> str:
-        if len(generation_ids) > 1:
+    def begin(
+        self, id: str, parent_id: str, actor_id: str, starts: Sequence[Start], showing: Showing
+    ) -> tuple[str, list[StoredMessage]]:
+        if len(starts) > 1:
             raise InvalidInput(
                 "A temporary chat records no votes, so it shows no comparisons.", param="compare", code="temporary"
             )
-        return new_id(f"{PREFIX}pres")
-
-    def change(self, message_id: str, **facts: Any) -> None:
-        """Set fields of a message; NotFound once its chat is forgotten."""
         with self._lock:
-            message = self.message(message_id, None)
-            self._chats[message.conversation_id].messages[message_id] = replace(message, **facts)
+            self._chat(id, actor_id)
+            version = self._version(starts[0].version_id)
+            message = self._add(
+                id, parent_id, role="assistant", content="", state="streaming", author=None, version=version
+            )
+        return new_id(f"{PREFIX}pres"), [message]
 
-
-class _MemoryRecord:
-    """Saves one answer as the content of a message in memory."""
-
-    def __init__(self, chats: TemporaryChats, message_id: str) -> None:
-        self.chats = chats
-        self.message_id = message_id
-
-    def append(self, text: str, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
-        self.chats.change(self.message_id, content=self.chats.message(self.message_id, None).content + text)
-
-    def finish(self, reason: str, ttft_s: float | None, tokens_per_s: float | None) -> None:
-        self.chats.change(self.message_id, state=STATES[reason], finish_reason=reason)
+    def save(self, pieces: Sequence[Piece]) -> Sequence[str]:
+        """A generation of a temporary chat has the id of its message."""
+        gone = []
+        with self._lock:
+            for piece in pieces:
+                chat = self._chats.get(self._home.get(piece.generation_id, ""))
+                if chat is None:
+                    gone.append(piece.generation_id)
+                    continue
+                message = chat.messages[piece.generation_id]
+                message = replace(message, content=message.content + piece.text)
+                if piece.end is not None:
+                    reason = piece.end.finish_reason
+                    message = replace(message, state=STATES[reason], finish_reason=reason)
+                chat.messages[message.id] = message
+        return gone

@@ -11,7 +11,7 @@ from sqlalchemy import delete, exists
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from tutee.store.schema import Blob, Conversation, Generation, Message
+from tutee.store.schema import Blob, Conversation, Generation, Message, table
 
 Item = TypeVar("Item")
 
@@ -19,14 +19,16 @@ BATCH = 5000
 """Most parameters in one IN list; SQLite takes 32766, Postgres 65535."""
 
 
+_PUT = {
+    "postgresql": postgresql.insert(table(Blob)).on_conflict_do_nothing(),
+    "sqlite": sqlite.insert(table(Blob)).on_conflict_do_nothing(),
+}
+
+
 def put(session: Session, data: bytes) -> str:
     """Store `data` unless it is there, and return its sha256."""
     sha = hashlib.sha256(data).hexdigest()
-    row = {"sha256": sha, "data": data}
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(postgresql.insert(Blob).values(row).on_conflict_do_nothing())
-    else:
-        session.execute(sqlite.insert(Blob).values(row).on_conflict_do_nothing())
+    session.execute(_PUT[session.get_bind().dialect.name], {"sha256": sha, "data": data})
     return sha
 
 

@@ -112,13 +112,19 @@ class FeedbackEvents:
             return _require(session, id, actor_id)
 
     def live(
-        self, actor_id: str | None = None, kind: str | None = None, since: float | None = None
+        self,
+        actor_id: str | None = None,
+        kind: str | None = None,
+        since: float | None = None,
+        conversation_id: str | None = None,
     ) -> Sequence[Feedback]:
         """What counts now: the newest event of each (actor, kind, target), oldest first.
 
         A withdrawn thumb is a live event of value 0. `since` is in unix seconds, exclusive.
         """
         statement = select(Feedback).where(not_superseded()).order_by(Feedback.created_at, Feedback.id)
+        if conversation_id is not None:
+            statement = statement.where(Feedback.conversation_id == conversation_id)
         with self._database.read() as session:
             return session.scalars(_narrow(statement, actor_id, kind, since)).all()
 

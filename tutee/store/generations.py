@@ -1,7 +1,6 @@
 """Generations: what a model sampled, from the first token to the last, so that it can be trained on token for token.
 
-While an answer streams its pieces are appended as rows. The end compiles them: arrays into the generation, text into
-the message, and the pieces are dropped in the same transaction. After that nothing changes a generation any more.
+How an answer is written while it streams: `answers.py`. Here: one at a time, and reading.
 """
 
 from __future__ import annotations
@@ -11,20 +10,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Select, delete, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from tutee.errors import InvalidInput, NotFound
 from tutee.ids import new_id
 from tutee.store import blobs
+from tutee.store.answers import Answers, compile_pieces, insert_generation, require_version
 from tutee.store.database import Database
-from tutee.store.message_rows import load
+from tutee.store.message_rows import ONE, load, load_owned
 from tutee.store.messages import require_message
-from tutee.store.records import StoredGeneration, StoredMessage
-from tutee.store.schema import Blob, Conversation, Generation, GenerationChunk, Message, ModelVersion, now
-
-STATES = {"stop": "complete", "length": "complete", "tool_calls": "complete", "abort": "stopped", "error": "error"}
-"""Finish reason → state of the message; `interrupted` is set by `interrupted()` alone."""
+from tutee.store.records import End, Piece, Start, StoredGeneration, StoredMessage
+from tutee.store.schema import Blob, Conversation, Generation, GenerationChunk, Message
 
 
 class Generations:
@@ -32,6 +29,7 @@ class Generations:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._answers = Answers(database)
 
     def start(
         self,
@@ -56,30 +54,25 @@ class Generations:
             NotFound: no such message or version.
             InvalidInput: the message is not streaming or has its generation already; a propensity out of range.
         """
-        if not 0 < propensity <= 1:
-            raise InvalidInput("'propensity' must be above 0 and at most 1.", param="propensity", code="invalid_value")
+        start = Start(
+            version_id,
+            prompt_ids,
+            sampling,
+            weights_sha256,
+            tokenizer_sha256,
+            template_sha256,
+            propensity,
+            arm,
+            experiment_id,
+        )
         with self._database.write() as session:
             message = require_message(session, message_id, None)
             if message.state != "streaming" or message.generation_id is not None:
                 raise InvalidInput(f"Message {message_id} is not waiting for an answer.", param="message_id")
-            if session.get(ModelVersion, version_id) is None:
-                raise NotFound(f"There is no version {version_id!r}.", param="version_id", code="model_not_found")
-            generation = Generation(
-                id=new_id("gen"),
-                message_id=message_id,
-                version_id=version_id,
-                weights_sha256=weights_sha256,
-                tokenizer_sha256=tokenizer_sha256,
-                template_sha256=template_sha256,
-                prompt_sha=blobs.put(session, pack_ids(prompt_ids)),
-                sampling=dict(sampling),
-                arm=arm,
-                experiment_id=experiment_id,
-                propensity=propensity,
-            )
-            session.add(generation)
-            message.generation_id = generation.id
-            return generation.id
+            require_version(session, version_id)
+            message.generation_id = new_id("gen")
+            insert_generation(session, message.generation_id, message_id, start)
+            return message.generation_id
 
     def append(self, id: str, text: str, token_ids: Sequence[int], logprobs: Sequence[float]) -> bool:
         """Add what was just sampled. Cheap: it does not wait for the disk (see `store.database`).
@@ -91,22 +84,9 @@ class Generations:
             NotFound: no such generation.
             InvalidInput: not one log-probability a token.
         """
-        if len(token_ids) != len(logprobs):
-            raise InvalidInput(
-                f"{len(token_ids)} tokens came with {len(logprobs)} log-probabilities.", param="logprobs"
-            )
-        with self._database.write(durable=False) as session:
-            if _lock(session, id).finished_at is not None:
-                return False
-            session.add(
-                GenerationChunk(
-                    generation_id=id,
-                    text=text.encode("utf-8", "replace"),
-                    token_ids=pack_ids(token_ids),
-                    logprobs=np.asarray(logprobs, dtype="<f4").tobytes(),
-                )
-            )
-            return True
+        if self._answers.save([Piece(id, text, token_ids, logprobs)]):
+            raise _not_found(id)
+        return self.get(id).finished_at is None
 
     def text(self, id: str) -> str:
         """The answer so far, or all of it.
@@ -115,10 +95,14 @@ class Generations:
             NotFound: no such generation.
         """
         with self._database.read() as session:
-            message_id = session.scalar(select(Generation.message_id).where(Generation.id == id))
-            if message_id is None:
-                raise _not_found(id)
-            return load(session, Message.id == message_id, None)[0].content
+            return load(session, ONE, self._message_of(session, id), None)[0].content
+
+    @staticmethod
+    def _message_of(session: Session, id: str) -> str:
+        message_id = session.scalar(select(Generation.message_id).where(Generation.id == id))
+        if message_id is None:
+            raise _not_found(id)
+        return message_id
 
     def finish(
         self, id: str, finish_reason: str, *, ttft_s: float | None = None, tokens_per_s: float | None = None
@@ -133,17 +117,12 @@ class Generations:
             NotFound: no such generation.
             InvalidInput: an unknown finish reason.
         """
-        if finish_reason not in STATES:
-            raise InvalidInput(f"'finish_reason' must be one of {', '.join(STATES)}.", param="finish_reason")
-        with self._database.write() as session:
-            generation = _lock(session, id)
-            if generation.finished_at is None:
-                generation.ttft_s = ttft_s
-                generation.tokens_per_s = tokens_per_s
-                _compile(session, generation, finish_reason, STATES[finish_reason])
-                session.flush()
-            owner = select(Conversation.actor_id).join(Message).where(Message.id == generation.message_id)
-            return load(session, Message.id == generation.message_id, session.scalar(owner))[0]
+        if self._answers.save([Piece(id, end=End(finish_reason, ttft_s, tokens_per_s))]):
+            raise _not_found(id)
+        with self._database.read() as session:
+            message_id = self._message_of(session, id)
+            _, owner_id = load_owned(session, ONE, message_id, None)[0]
+            return load(session, ONE, message_id, owner_id)[0]
 
     def interrupted(self) -> list[str]:
         """Mark every message that still streams as interrupted, keeping what was said; for a server that starts.
@@ -159,7 +138,7 @@ class Generations:
                     message.state = "interrupted"
                     message.blob_sha = blobs.put_text(session, "")
                 else:
-                    _compile(session, generation, "interrupted", "interrupted")
+                    compile_pieces(session, generation.id, message.id, End("interrupted"), "interrupted")
             return [message.id for message in messages]
 
     def get(self, id: str, actor_id: str | None = None) -> StoredGeneration:
@@ -192,20 +171,8 @@ class Generations:
         return found
 
 
-def pack_ids(ids: Sequence[int] | NDArray[np.int32]) -> bytes:
-    """Token ids as little-endian int32."""
-    return np.asarray(ids, dtype="<i4").tobytes()
-
-
 def _with_prompt() -> Select[Generation, bytes]:
     return select(Generation, Blob.data).join(Blob, Blob.sha256 == Generation.prompt_sha)
-
-
-def _lock(session: Session, id: str) -> Generation:
-    generation = session.scalar(select(Generation).where(Generation.id == id).with_for_update())
-    if generation is None:
-        raise _not_found(id)
-    return generation
 
 
 def _not_found(id: str) -> NotFound:
@@ -215,21 +182,6 @@ def _not_found(id: str) -> NotFound:
 def _chunks(session: Session, id: str) -> list[GenerationChunk]:
     statement = select(GenerationChunk).where(GenerationChunk.generation_id == id).order_by(GenerationChunk.seq)
     return list(session.scalars(statement))
-
-
-def _compile(session: Session, generation: Generation, finish_reason: str, state: str) -> None:
-    chunks = _chunks(session, generation.id)
-    logprobs = b"".join(chunk.logprobs for chunk in chunks)
-    generation.token_ids = b"".join(chunk.token_ids for chunk in chunks)
-    generation.logprobs = logprobs
-    generation.n_tokens = len(logprobs) // 4
-    generation.seq_logprob = float(np.frombuffer(logprobs, dtype="<f4").sum(dtype=np.float64))
-    generation.finish_reason = finish_reason
-    generation.finished_at = now()
-    message = session.get_one(Message, generation.message_id)
-    message.blob_sha = blobs.put(session, b"".join(chunk.text for chunk in chunks))
-    message.state = state
-    session.execute(delete(GenerationChunk).where(GenerationChunk.generation_id == generation.id))
 
 
 def _record(generation: Generation, prompt: bytes, chunks: Sequence[GenerationChunk] = ()) -> StoredGeneration:

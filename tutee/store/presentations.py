@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from tutee.errors import InvalidInput, NotFound
@@ -12,10 +13,11 @@ from tutee.ids import new_id
 from tutee.store import blobs
 from tutee.store.actors import require_actor
 from tutee.store.database import Database
-from tutee.store.records import StoredPresentation
-from tutee.store.schema import Conversation, Generation, Message, Presentation, PresentationItem, now
+from tutee.store.records import Showing, StoredPresentation
+from tutee.store.schema import Conversation, Generation, Message, Presentation, PresentationItem, now, table
 
 LAYOUTS = ("single", "side_by_side", "rank")
+_INSERT, _INSERT_ITEM = table(Presentation).insert(), table(PresentationItem).insert()
 
 
 class Presentations:
@@ -39,42 +41,19 @@ class Presentations:
         Args:
             generation_ids: first to last as shown; one for `single`, two for `side_by_side`, more for `rank`.
             blind: whether the versions stay hidden until there is a vote.
-            selection_prob: probability of showing just these, in (0, 1].
 
         Raises:
             NotFound: no such actor; a generation that is not there or not theirs (param generation_ids[i]).
             InvalidInput: an unknown layout, a number of answers that does not fit it, or one answer twice.
         """
         ids = list(generation_ids)
-        fits = {"single": len(ids) == 1, "side_by_side": len(ids) == 2, "rank": len(ids) >= 2}
-        if not fits.get(layout, False) or len(set(ids)) != len(ids):
-            raise InvalidInput(
-                f"A presentation is single (1 answer), side_by_side (2) or rank (2 or more); this is {layout!r} of "
-                f"{len(set(ids))} different answers.",
-                param="generation_ids",
-            )
-        if not 0 < selection_prob <= 1:
-            raise InvalidInput("'selection_prob' must be above 0 and at most 1.", param="selection_prob")
+        showing = Showing(layout, bool(blind), selection_policy, order_seed, selection_prob)
+        check_showing(showing, len(ids) if len(set(ids)) == len(ids) else 0)
         with self._database.write() as session:
             require_actor(session, actor_id)
             _require_generations(session, ids, actor_id)
-            row = Presentation(
-                id=new_id("pres"),
-                actor_id=actor_id,
-                layout=layout,
-                blind=bool(blind),
-                selection_policy=selection_policy,
-                selection_prob=selection_prob,
-                order_seed=order_seed,
-                created_at=now(),
-            )
-            session.add(row)
-            session.flush()
-            session.add_all(
-                PresentationItem(presentation_id=row.id, position=i, generation_id=id) for i, id in enumerate(ids)
-            )
-            session.flush()
-            return _load(session, Presentation.id == row.id)[row.id]
+            id = insert(session, actor_id, ids, showing)
+            return _load(session, _SHOWN_ONE, id)[id]
 
     def get(self, id: str, actor_id: str | None) -> StoredPresentation:
         """The presentation.
@@ -87,13 +66,8 @@ class Presentations:
 
     def for_message(self, message_id: str) -> StoredPresentation | None:
         """The newest presentation that shows this message; no owner check."""
-        shows = (
-            select(PresentationItem.presentation_id)
-            .join(Generation, Generation.id == PresentationItem.generation_id)
-            .where(Generation.message_id == message_id)
-        )
         with self._database.read() as session:
-            found = _load(session, Presentation.id.in_(shows))
+            found = _load(session, _WITH_MESSAGE, message_id)
         return max(found.values(), key=lambda shown: (shown.created_at, shown.id), default=None)
 
     def get_many(self, ids: Iterable[str]) -> dict[str, StoredPresentation]:
@@ -101,13 +75,36 @@ class Presentations:
         found: dict[str, StoredPresentation] = {}
         with self._database.read() as session:
             for batch in blobs.batched(dict.fromkeys(ids)):
-                found.update(_load(session, Presentation.id.in_(batch)))
+                found.update(_load(session, _SHOWN_MANY, batch))
         return found
+
+
+def check_showing(showing: Showing, answers: int) -> None:
+    """Refuse a layout that does not fit the number of different answers."""
+    fits = dict(zip(LAYOUTS, (answers == 1, answers == 2, answers >= 2), strict=True))
+    if not fits.get(showing.layout, False):
+        raise InvalidInput(
+            "A presentation is single (1 answer), side_by_side (2) or rank (2 or more), of different answers; this is "
+            f"{showing.layout!r} of {answers}.",
+            param="generation_ids",
+        )
+    if not 0 < showing.selection_prob <= 1:
+        raise InvalidInput("'selection_prob' must be above 0 and at most 1.", param="selection_prob")
+
+
+def insert(session: Session, actor_id: str, generation_ids: Sequence[str], showing: Showing) -> str:
+    """Add the rows of a presentation; its id."""
+    row = {name: getattr(showing, name) for name in showing.__dataclass_fields__}
+    row |= {"id": new_id("pres"), "actor_id": actor_id, "created_at": now()}
+    session.execute(_INSERT, row)
+    items = [{"presentation_id": row["id"], "position": i, "generation_id": id} for i, id in enumerate(generation_ids)]
+    session.execute(_INSERT_ITEM, items)
+    return str(row["id"])
 
 
 def require_presentation(session: Session, id: str, actor_id: str | None) -> StoredPresentation:
     """The presentation, or NotFound when it is not there or was shown to somebody else."""
-    shown = _load(session, Presentation.id == id).get(id)
+    shown = _load(session, _SHOWN_ONE, id).get(id)
     if shown is None or actor_id not in (None, shown.actor_id):
         raise NotFound(f"There is no presentation {id!r}.", param="presentation_id", code="presentation_not_found")
     return shown
@@ -127,17 +124,30 @@ def _require_generations(session: Session, ids: list[str], actor_id: str) -> Non
             raise NotFound(f"There is no generation {id!r}.", param=f"generation_ids[{i}]", code="generation_not_found")
 
 
-def _load(session: Session, which: ColumnElement[bool]) -> dict[str, StoredPresentation]:
-    statement = (
-        select(Presentation, PresentationItem.generation_id, Generation.message_id)
-        .join(PresentationItem, PresentationItem.presentation_id == Presentation.id)
+_SHOWN = (
+    select(Presentation, PresentationItem.generation_id, Generation.message_id)
+    .join(PresentationItem, PresentationItem.presentation_id == Presentation.id)
+    .join(Generation, Generation.id == PresentationItem.generation_id)
+    .order_by(Presentation.id, PresentationItem.position)
+)
+_SHOWN_ONE = _SHOWN.where(Presentation.id == bindparam("key"))
+_SHOWN_MANY = _SHOWN.where(Presentation.id.in_(bindparam("key", expanding=True)))
+_WITH_MESSAGE = _SHOWN.where(
+    Presentation.id.in_(
+        select(PresentationItem.presentation_id)
         .join(Generation, Generation.id == PresentationItem.generation_id)
-        .where(which)
-        .order_by(Presentation.id, PresentationItem.position)
+        .where(Generation.message_id == bindparam("key"))
+        .correlate(None)
     )
+)
+
+
+def _load(
+    session: Session, statement: Select[*tuple[Any, ...]], key: str | Sequence[str]
+) -> dict[str, StoredPresentation]:
     rows: dict[str, Presentation] = {}
     items: dict[str, list[tuple[str, str]]] = {}
-    for row, generation_id, message_id in session.execute(statement):
+    for row, generation_id, message_id in session.execute(statement, {"key": key}):
         rows[row.id] = row
         items.setdefault(row.id, []).append((generation_id, message_id))
     return {

@@ -5,7 +5,7 @@ Knows no database. Plain rows (`Feedback`, `Job`, `ModelVersion` …) are handed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -124,6 +124,55 @@ class StoredGeneration:
     def seq_logprob(self) -> float:
         """Sum of the log-probabilities, in float64."""
         return float(self.logprobs.sum(dtype=np.float64))
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What is known of an answer before its first token: who gives it, to what, sampled how, and why this version."""
+
+    version_id: str
+    prompt_ids: Sequence[int] | NDArray[np.int32]
+    sampling: Mapping[str, Any]
+    weights_sha256: str
+    tokenizer_sha256: str
+    template_sha256: str
+    propensity: float = 1.0
+    """P(this arm | context) when it was chosen, in (0, 1]."""
+    arm: str | None = None
+    experiment_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an answer ended: stop, length, tool_calls, abort or error."""
+
+    finish_reason: str
+    ttft_s: float | None = None
+    """Seconds to the first token."""
+    tokens_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a generation got since the last piece; with `end`, the last one."""
+
+    generation_id: str
+    text: str = ""
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[float] = ()
+    end: End | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """How answers are shown together: order, blindness, and the chance with which they were chosen."""
+
+    layout: str = "single"
+    blind: bool = False
+    selection_policy: str = "random"
+    order_seed: int = 0
+    selection_prob: float = 1.0
+    """Probability of showing just these, in (0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)

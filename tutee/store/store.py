@@ -9,6 +9,7 @@ from typing import Self
 from tutee.errors import Unavailable
 from tutee.store import migrate
 from tutee.store.actors import Actors, Consents, Keys
+from tutee.store.answers import Answers
 from tutee.store.audit import AuditLog
 from tutee.store.completions import Completions
 from tutee.store.conversations import Conversations
@@ -41,6 +42,7 @@ class Store:
         self.keys = Keys(database)
         self.conversations = Conversations(database)
         self.messages = Messages(database)
+        self.answers = Answers(database)
         self.generations = Generations(database)
         self.presentations = Presentations(database)
         self.feedback = FeedbackEvents(database)

@@ -1,6 +1,6 @@
 """Every table, as SQLAlchemy 2 declarative classes; `Base.metadata` is what the newest migration makes."""
 
-from tutee.store.schema.base import Base, now
+from tutee.store.schema.base import Base, now, table
 from tutee.store.schema.conversations import (
     Actor,
     Blob,
@@ -69,4 +69,5 @@ __all__ = [
     "Snapshot",
     "SnapshotRow",
     "now",
+    "table",
 ]

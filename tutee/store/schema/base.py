@@ -7,9 +7,9 @@ plain JSON (not JSONB, which refuses the NUL character that a byte-level model c
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-from sqlalchemy import JSON, BigInteger, Double, Integer, LargeBinary, String, Text
+from sqlalchemy import JSON, BigInteger, Double, Integer, LargeBinary, String, Table, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -46,6 +46,11 @@ class Base(DeclarativeBase):
         int: BIG,
         bytes: LargeBinary,
     }
+
+
+def table(kind: type[Base]) -> Table:
+    """The table of a class, for statements that need no objects: those run several times faster."""
+    return cast(Table, kind.__table__)
 
 
 def now() -> float:
