@@ -27,6 +27,30 @@ def test_values_and_gradients_equal_the_plain_computation(temperature: float, ch
     torch.testing.assert_close(got[1], decoder.head_weight.grad, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("rows", "width", "vocabulary"), [(10, 48, 97), (300, 64, 128), (1, 96, 1000)])
+def test_in_bfloat16_the_head_is_finer(rows: int, width: int, vocabulary: int) -> None:
+    """Log-probs keep 16 bits, gradients within bfloat16's resolution."""
+    decoder = tiny_decoder(torch.bfloat16, hidden_size=width, vocab_size=vocabulary).requires_grad_(True)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(rows, width, generator=generator).mul_(5).requires_grad_(True)
+    targets = torch.randint(vocabulary, (rows,), generator=generator)
+    weights = torch.randn(rows, generator=generator)
+    logprobs, entropy = token_logprobs(decoder, hidden, targets, temperature=0.8)
+    (logprobs * weights).sum().backward()
+    exact, head = (
+        hidden.detach().double().requires_grad_(True),
+        decoder.head_weight.detach().double().requires_grad_(True),
+    )
+    plain = (exact @ head.t() / 0.8).log_softmax(-1)
+    (plain[range(rows), targets] * weights).sum().backward()
+    torch.testing.assert_close(logprobs.double(), plain[range(rows), targets], atol=3e-4, rtol=0)
+    torch.testing.assert_close(entropy.double(), -(plain.exp() * plain).sum(-1), atol=1e-4, rtol=1e-4)
+    for got, expected in ((hidden.grad, exact.grad), (decoder.head_weight.grad, head.grad)):
+        assert got is not None
+        assert expected is not None
+        assert (got.double() - expected).norm() < 0.01 * expected.norm()
+
+
 def test_a_frozen_head_gets_no_gradient() -> None:
     decoder = tiny_decoder()
     hidden = torch.randn(6, 48, requires_grad=True)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.model.families import tiny_config
-from tutee.model import packed_attention
+from tutee.model import compiled
 from tutee.model.attention import attend
 from tutee.model.layout import Layout
 from tutee.model.packed_attention import PackedAttention
@@ -25,13 +25,13 @@ def shared(length: int, seed: int, heads: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("window", [None, 10, 50])
-@pytest.mark.parametrize("lengths, parents", SHAPES)
+@pytest.mark.parametrize(("lengths", "parents"), SHAPES)
 def test_outputs_and_gradients(
     lengths: list[int], parents: tuple[int, ...], window: int | None, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not native:
-        monkeypatch.setattr(packed_attention, "_library", lambda: None)
-    elif packed_attention._library() is None:
+        monkeypatch.setattr(compiled, "load_amx", lambda _: None)
+    elif compiled.load_amx("attention.c") is None:
         pytest.skip("no matrix units or no C compiler")
     H, G, K = 6, 2, 64
     config = tiny_config(num_attention_heads=H, num_key_value_heads=G, head_dim=K, sliding_window=window)

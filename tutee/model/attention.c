@@ -4,112 +4,16 @@ Scores are computed transposed, a key a row and 32 queries a column block: the s
 arithmetic, and probabilities come out in the layout that the next product wants. Each root segment with its children is
 one unit of work per kv head, so sums have one owner and one order. `packed_attention.py` says what is computed. */
 
-#include <immintrin.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+#include "amx.h"
 
-typedef uint16_t bf16;
-
-enum { QUERIES = 32, TILE = 16 };
+enum { QUERIES = 32 };
 
 typedef struct {
     long segments, heads, groups, head, window; /* window 0: none */
     const long *start, *length, *parent;        /* rows of each segment; the segment that it continues, or -1 */
 } Shape;
 
-/* ---- tiles and vectors ---- */
-
-int allow_tiles(void) { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; } /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
-
-static void begin_tiles(void) {
-    struct {
-        uint8_t palette, first_row, reserved[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } __attribute__((aligned(64))) config = {.palette = 1};
-    for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = 16;
-    _tile_loadconfig(&config);
-}
-
-static inline __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-100.0f));
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.3981999507e-3f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-    return _mm512_scalef_ps(p, n);
-}
-
-/* Two rows of numbers as one row of pairs: what a B tile wants of two neighbouring rows. */
-static inline __m512i pairs(__m512 even, __m512 odd) {
-    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
-    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
-    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-}
-
-/* 16 x 16 words, transposed. */
-static inline void transpose(const __m512i in[16], __m512i out[16]) {
-    __m512i a[16], b[16];
-    for (int i = 0; i < 16; i += 2) {
-        a[i] = _mm512_unpacklo_epi32(in[i], in[i + 1]);
-        a[i + 1] = _mm512_unpackhi_epi32(in[i], in[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-        b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-        b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-        b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        a[i] = _mm512_shuffle_i32x4(b[i], b[i + 4], 0x88);
-        a[i + 4] = _mm512_shuffle_i32x4(b[i], b[i + 4], 0xdd);
-        a[i + 8] = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0x88);
-        a[i + 12] = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        out[i] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
-        out[i + 4] = _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0x88);
-        out[i + 8] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
-        out[i + 12] = _mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0xdd);
-    }
-}
-
-/* ---- rows into tiles ---- */
-
-/* `rows` rows of [head], 32 with zeros after them, as B tiles of their transpose: out[head / 32][2][16][16 words]. */
-static void pack_across(const bf16 *from, long stride, long rows, long head, uint32_t *out) {
-    for (long step = 0; step < head / 32; step++)
-        for (long half = 0; half < 2; half++) {
-            __m512i in[16], turned[16];
-            for (long i = 0; i < 16; i++) {
-                long row = half * 16 + i;
-                in[i] = row < rows ? _mm512_loadu_si512(from + row * stride + step * 32) : _mm512_setzero_si512();
-            }
-            transpose(in, turned);
-            for (long i = 0; i < 16; i++) _mm512_storeu_si512(out + ((step * 2 + half) * 16 + i) * 16, turned[i]);
-        }
-}
-
-/* The same rows as B tiles of themselves, neighbouring rows in pairs: out[16 pairs][head words]. */
-static void pack_pairs(const bf16 *from, long stride, long rows, long head, uint32_t *out) {
-    for (long pair = 0; pair < 16; pair++)
-        for (long d = 0; d < head; d++) {
-            uint32_t low = 2 * pair < rows ? from[2 * pair * stride + d] : 0;
-            uint32_t high = 2 * pair + 1 < rows ? from[(2 * pair + 1) * stride + d] : 0;
-            out[pair * head + d] = low | high << 16;
-        }
-}
-
-/* Adds nothing: writes `rows` rows of bfloat16 [head], `by[row]` times the columns of across[head][32]. */
+/* Writes `rows` rows of bfloat16 [head], `by[row]` times the columns of across[head][32]. */
 static void unpack_across(const float *across, const float *by, bf16 *to, long stride, long rows, long head) {
     for (long d = 0; d < head; d += 16)
         for (long half = 0; half < 2 && half * 16 < rows; half++) {
@@ -201,7 +105,7 @@ static inline void product(const bf16 *rows, const uint32_t *across, long head, 
     _tile_zero(3);
     for (long step = 0; step < head / 32; step++) {
         _tile_loadd(4, rows + step * 32, head * 2);
-        _tile_loadd(5, rows + TILE * head + step * 32, head * 2);
+        _tile_loadd(5, rows + SIDE * head + step * 32, head * 2);
         _tile_loadd(6, across + (step * 2) * 256, 64);
         _tile_loadd(7, across + (step * 2 + 1) * 256, 64);
         _tile_dpbf16ps(0, 4, 6);
@@ -210,12 +114,10 @@ static inline void product(const bf16 *rows, const uint32_t *across, long head, 
         _tile_dpbf16ps(3, 5, 7);
     }
     _tile_stored(0, out, QUERIES * 4);
-    _tile_stored(1, out + TILE, QUERIES * 4);
-    _tile_stored(2, out + TILE * QUERIES, QUERIES * 4);
-    _tile_stored(3, out + TILE * QUERIES + TILE, QUERIES * 4);
+    _tile_stored(1, out + SIDE, QUERIES * 4);
+    _tile_stored(2, out + SIDE * QUERIES, QUERIES * 4);
+    _tile_stored(3, out + SIDE * QUERIES + SIDE, QUERIES * 4);
 }
-
-static void *scratch(size_t bytes) { return aligned_alloc(64, (bytes + 63) / 64 * 64); }
 
 static Keys new_keys(long padded, long head) {
     size_t bytes = padded * head * sizeof(bf16);
@@ -280,18 +182,18 @@ static void attend_block(const Shape *s, const Keys *keys, long first, long coun
         for (long key = low; key < high; key += 32) {
             const uint32_t *columns = p + (key - low) / 2 * QUERIES;
             _tile_loadd(4, keys->across + d * keys->padded + key, keys->padded * 2);
-            _tile_loadd(5, keys->across + (d + TILE) * keys->padded + key, keys->padded * 2);
+            _tile_loadd(5, keys->across + (d + SIDE) * keys->padded + key, keys->padded * 2);
             _tile_loadd(6, columns, QUERIES * 4);
-            _tile_loadd(7, columns + TILE, QUERIES * 4);
+            _tile_loadd(7, columns + SIDE, QUERIES * 4);
             _tile_dpbf16ps(0, 4, 6);
             _tile_dpbf16ps(1, 4, 7);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
         _tile_stored(0, across + d * QUERIES, QUERIES * 4);
-        _tile_stored(1, across + d * QUERIES + TILE, QUERIES * 4);
-        _tile_stored(2, across + (d + TILE) * QUERIES, QUERIES * 4);
-        _tile_stored(3, across + (d + TILE) * QUERIES + TILE, QUERIES * 4);
+        _tile_stored(1, across + d * QUERIES + SIDE, QUERIES * 4);
+        _tile_stored(2, across + (d + SIDE) * QUERIES, QUERIES * 4);
+        _tile_stored(3, across + (d + SIDE) * QUERIES + SIDE, QUERIES * 4);
     }
     unpack_across(across, by, out, s->heads * K, count, K);
     memcpy(logsum, logsums, count * sizeof(float));
@@ -340,45 +242,45 @@ typedef struct {
 /* out[32][head] += p[32 keys][32 queries] · (rows in pairs) */
 static inline void add_product(const bf16 *p, const uint32_t *in_pairs, long head, float *out) {
     _tile_loadd(4, p, QUERIES * 2);
-    _tile_loadd(5, p + TILE * QUERIES, QUERIES * 2);
+    _tile_loadd(5, p + SIDE * QUERIES, QUERIES * 2);
     for (long d = 0; d < head; d += 32) {
         _tile_loadd(0, out + d, head * 4);
-        _tile_loadd(1, out + d + TILE, head * 4);
-        _tile_loadd(2, out + TILE * head + d, head * 4);
-        _tile_loadd(3, out + TILE * head + d + TILE, head * 4);
+        _tile_loadd(1, out + d + SIDE, head * 4);
+        _tile_loadd(2, out + SIDE * head + d, head * 4);
+        _tile_loadd(3, out + SIDE * head + d + SIDE, head * 4);
         _tile_loadd(6, in_pairs + d, head * 4);
-        _tile_loadd(7, in_pairs + d + TILE, head * 4);
+        _tile_loadd(7, in_pairs + d + SIDE, head * 4);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
         _tile_stored(0, out + d, head * 4);
-        _tile_stored(1, out + d + TILE, head * 4);
-        _tile_stored(2, out + TILE * head + d, head * 4);
-        _tile_stored(3, out + TILE * head + d + TILE, head * 4);
+        _tile_stored(1, out + d + SIDE, head * 4);
+        _tile_stored(2, out + SIDE * head + d, head * 4);
+        _tile_stored(3, out + SIDE * head + d + SIDE, head * 4);
     }
 }
 
 /* dq[head][32] += keys across [head][32 keys] · ds */
 static inline void add_queries(const Keys *keys, long key, long head, const uint32_t *ds_pairs, float *dq) {
     _tile_loadd(6, ds_pairs, QUERIES * 4);
-    _tile_loadd(7, ds_pairs + TILE, QUERIES * 4);
+    _tile_loadd(7, ds_pairs + SIDE, QUERIES * 4);
     for (long d = 0; d < head; d += 32) {
         float *place = dq + d * QUERIES;
         _tile_loadd(0, place, QUERIES * 4);
-        _tile_loadd(1, place + TILE, QUERIES * 4);
-        _tile_loadd(2, place + TILE * QUERIES, QUERIES * 4);
-        _tile_loadd(3, place + TILE * QUERIES + TILE, QUERIES * 4);
+        _tile_loadd(1, place + SIDE, QUERIES * 4);
+        _tile_loadd(2, place + SIDE * QUERIES, QUERIES * 4);
+        _tile_loadd(3, place + SIDE * QUERIES + SIDE, QUERIES * 4);
         _tile_loadd(4, keys->across + d * keys->padded + key, keys->padded * 2);
-        _tile_loadd(5, keys->across + (d + TILE) * keys->padded + key, keys->padded * 2);
+        _tile_loadd(5, keys->across + (d + SIDE) * keys->padded + key, keys->padded * 2);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
         _tile_stored(0, place, QUERIES * 4);
-        _tile_stored(1, place + TILE, QUERIES * 4);
-        _tile_stored(2, place + TILE * QUERIES, QUERIES * 4);
-        _tile_stored(3, place + TILE * QUERIES + TILE, QUERIES * 4);
+        _tile_stored(1, place + SIDE, QUERIES * 4);
+        _tile_stored(2, place + SIDE * QUERIES, QUERIES * 4);
+        _tile_stored(3, place + SIDE * QUERIES + SIDE, QUERIES * 4);
     }
 }
 

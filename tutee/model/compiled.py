@@ -45,6 +45,16 @@ def load(name: str, *flags: str) -> ctypes.CDLL | None:
         return None
 
 
+AMX = frozenset({"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"})
+
+
+@functools.cache
+def load_amx(name: str) -> ctypes.CDLL | None:
+    """`load` for files on `amx.h`, in as many threads as PyTorch; None also where there are no matrix units to use."""
+    library = load(name, "-fopenmp") if cpu_flags() >= AMX else None
+    return library if library is not None and library.allow_tiles() else None
+
+
 def cpu_flags() -> frozenset[str]:
     """What the processor can do, in Linux's words; empty where they are not told."""
     try:
@@ -57,7 +67,9 @@ def cpu_flags() -> frozenset[str]:
 def _compile(source: Path, command: list[str]) -> Path:
     """The library's file: found under the hash of all that decides its content, or made, complete or absent."""
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=True, timeout=SECONDS)
-    identity = [version.stdout, *command, *sorted(cpu_flags()), source.read_text(encoding="utf-8")]
+    headers = sorted(source.parent.glob("*.h"))
+    identity = [version.stdout, *command, *sorted(cpu_flags())]
+    identity += [path.read_text(encoding="utf-8") for path in (source, *headers)]
     key = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:20]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tutee"
     library = folder / f"{source.stem}-{key}.so"

@@ -5,6 +5,7 @@ Axes: T tokens, C tokens of one chunk, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tutee.errors import InvalidInput
+from tutee.model import compiled
 from tutee.model.decoder import Decoder
 from tutee.model.layout import Layout
 from tutee.model.lora import Lora
@@ -58,6 +60,14 @@ class _TokenLogprobs(torch.autograd.Function):
         logprob_T = torch.empty(len(hidden_TD), device=hidden_TD.device)
         entropy_T = torch.empty_like(logprob_T)
         slope_TD = torch.empty_like(hidden_TD) if ctx.needs_input_grad[0] else None
+        ctx.save_for_backward(hidden_TD, head_VD, targets_T, slope_TD, logprob_T)
+        ctx.decoder, ctx.temperature, ctx.chunk = decoder, temperature, chunk
+        ctx.mark_non_differentiable(entropy_T)
+        library = _native(decoder)
+        if library is not None:
+            inputs = _at(hidden_TD), _at(head_VD), _at(targets_T), ctypes.c_float(temperature)
+            library.token_logprobs(*inputs, *_sizes(hidden_TD, head_VD), _at(logprob_T), _at(entropy_T), _at(slope_TD))
+            return logprob_T, entropy_T
         head_for_slope = None if slope_TD is None else head_VD.detach().to(decoder.dtype)
         for rows in _chunks(len(hidden_TD), chunk):
             logp_CV = log_softmax(decoder.logits(hidden_TD[rows]).div_(temperature))
@@ -67,24 +77,44 @@ class _TokenLogprobs(torch.autograd.Function):
             if slope_TD is not None and head_for_slope is not None:
                 expected_CD = p_CV.to(decoder.dtype) @ head_for_slope
                 slope_TD[rows] = (head_VD[targets_T[rows]] - expected_CD) / temperature
-        ctx.save_for_backward(hidden_TD, head_VD, targets_T, slope_TD)
-        ctx.decoder, ctx.temperature, ctx.chunk = decoder, temperature, chunk
-        ctx.mark_non_differentiable(entropy_T)
         return logprob_T, entropy_T
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_TD, head_VD, targets_T, slope_TD = ctx.saved_tensors
-        weights_T = gradients[0]
+        hidden_TD, head_VD, targets_T, slope_TD, logprob_T = ctx.saved_tensors
+        weights_T = gradients[0].contiguous()
         d_hidden = None if slope_TD is None else slope_TD * weights_T[:, None]
         d_head = torch.zeros_like(head_VD) if ctx.needs_input_grad[1] else None
-        if d_head is not None:
+        library = _native(ctx.decoder)
+        if d_head is not None and library is not None:
+            pull_T = weights_T / ctx.temperature
+            logsum_T = (hidden_TD * head_VD[targets_T]).sum(-1) / ctx.temperature - logprob_T
+            inputs = _at(hidden_TD), _at(head_VD), _at(logsum_T), _at(weights_T), ctypes.c_float(ctx.temperature)
+            library.head_gradient(*inputs, *_sizes(hidden_TD, head_VD), _at(d_head))
+            d_head.index_add_(0, targets_T, hidden_TD * pull_T[:, None])
+        elif d_head is not None:
             for rows in _chunks(len(hidden_TD), ctx.chunk):
                 p_CV = log_softmax(ctx.decoder.logits(hidden_TD[rows]).div_(ctx.temperature)).exp_()
                 d_logits_CV = p_CV.mul_(-weights_T[rows, None] / ctx.temperature)
                 d_logits_CV.scatter_add_(1, targets_T[rows, None], weights_T[rows, None] / ctx.temperature)
                 d_head.addmm_(d_logits_CV.t(), hidden_TD[rows])
         return d_hidden, d_head, None, None, None, None
+
+
+def _native(decoder: Decoder) -> ctypes.CDLL | None:
+    """`logprobs.c`, for the fast precision on a CPU that has matrix units."""
+    fits = decoder.dtype == torch.bfloat16 and decoder.head_weight.device.type == "cpu"
+    return compiled.load_amx("logprobs.c") if fits else None
+
+
+def _at(x: Tensor | None) -> ctypes.c_void_p:
+    assert x is None or x.is_contiguous()
+    return ctypes.c_void_p(None if x is None else x.data_ptr())
+
+
+def _sizes(hidden_TD: Tensor, head_VD: Tensor) -> tuple[ctypes.c_long, ...]:
+    """Rows, width, vocabulary."""
+    return tuple(ctypes.c_long(n) for n in (*hidden_TD.shape, len(head_VD)))
 
 
 def _chunks(length: int, size: int) -> Iterator[slice]:

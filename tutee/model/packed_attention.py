@@ -10,7 +10,6 @@ O = H K, B segments, N queries and S keys of each (padded).
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -21,7 +20,6 @@ from tutee.model.attention import attend, attend_backward
 from tutee.model.config import DecoderConfig
 from tutee.model.layout import Layout
 
-NEEDED = frozenset({"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"})
 MAX_HEAD = 256
 
 
@@ -32,14 +30,6 @@ class _Shape(ctypes.Structure):
     )
 
 
-@cache
-def _library() -> ctypes.CDLL | None:
-    if not compiled.cpu_flags() >= NEEDED:
-        return None
-    library = compiled.load("attention.c", "-fopenmp")
-    return library if library is not None and library.allow_tiles() else None
-
-
 class PackedAttention:
     """Attention of one layout's segments, for all layers of one pass."""
 
@@ -48,7 +38,7 @@ class PackedAttention:
         self._config = config
         H, G, K = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         fits = K % 32 == 0 and K <= MAX_HEAD and dtype == torch.bfloat16 and layout.device.type == "cpu"
-        self._native = _library() if fits else None
+        self._native = compiled.load_amx("attention.c") if fits else None
         starts = torch.tensor(layout.starts)
         self._held = starts[:-1].contiguous(), starts.diff(), torch.tensor(layout.parents)
         at = (x.data_ptr() for x in self._held)
