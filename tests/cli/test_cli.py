@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tutee.cli.learning import parse_settings
+from tutee.cli.settings_option import parse_settings
 from tutee.errors import InvalidInput
 from tutee.store import Store
 
@@ -44,7 +44,7 @@ def examples(path: Path, count: int) -> Path:
 
 def test_train_makes_a_version_that_can_be_promoted_traced_exported_and_rolled_back(home: Path, tmp_path: Path) -> None:
     data = examples(tmp_path / "data.jsonl", 12)
-    run = ("train", "supervised", "--data", str(data), "--model", "tiny", "--set", "n_epochs=1", "--json")
+    run = ("train", "sft", "--data", str(data), "--model", "tiny", "--set", "epochs=1", "--json")
     job = json.loads(tutee(home, *run))
     assert job["status"] == "succeeded"
     rows: list[dict[str, Any]] = json.loads(tutee(home, "versions", "--json"))

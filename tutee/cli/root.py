@@ -11,10 +11,11 @@ import typer
 from tutee import __version__
 from tutee.cli.chat import chat
 from tutee.cli.feedback import feedback
-from tutee.cli.learning import improve, jobs, train
+from tutee.cli.learning import improve, jobs
 from tutee.cli.models import models
 from tutee.cli.output import errors_in_one_line, out
 from tutee.cli.serving import serve, worker
+from tutee.cli.training import train
 from tutee.cli.upkeep import backup, doctor, keys, restore
 from tutee.cli.versions import promote, reject, rollback, trace, versions
 from tutee.settings import load_settings
@@ -70,7 +71,7 @@ def root(
 app.command()(serve)
 app.command()(chat)
 app.command()(improve)
-app.command()(train)
+app.add_typer(train, name="train")
 app.add_typer(jobs, name="jobs")
 app.command()(versions)
 app.command()(promote)

@@ -38,14 +38,16 @@ class FixedData:
 
     Args:
         config: the part of the settings that makes the loss.
-        groups: encodes a file's rows.
+        groups: encodes a file's rows, given these settings.
         reference: the loss compares with the policy as it was before the first step.
+        before_step: (settings, trainer) -> what a step's groups become just before they are learned.
         trainer: makes the trainer; a reward model's has a head.
     """
 
     config: type[LossConfig]
-    groups: Callable[[Pretrained, Sequence[Any]], Encoded]
+    groups: Callable[[Pretrained, Sequence[Any], Any], Encoded]
     reference: bool = False
+    before_step: Callable[[Any, Trainer], Callable[[list[Group]], list[Group]]] = lambda config, trainer: list
     trainer: Callable[[Task], Trainer] = lambda task: Trainer(task.base, task.chosen[TrainerConfig])
 
     def __call__(self, task: Task) -> Trained:
@@ -57,31 +59,43 @@ class FixedData:
         if (task.folder / "result.json").exists():
             return read_result(task.folder)
         trainer, loop = self.trainer(task), task.chosen[LoopConfig]
-        encoded = self.groups(task.base, task.examples)
+        config = task.chosen[self.config]
+        encoded = self.groups(task.base, task.examples, config)
         groups, notes = list(encoded.groups), encoded.sentences(task.base.config.max_position_embeddings)
-        valid = list(self.groups(task.base, task.validation).groups)
+        valid = list(self.groups(task.base, task.validation, config).groups) if task.validation else []
         check_groups(groups)
         if self.reference:
             scored = _references(task.folder, [*groups, *valid], trainer)
             groups, valid = scored[: len(groups)], scored[len(groups) :]
-        loss = task.chosen[self.config].loss()
+        loss, before_step = config.loss(), self.before_step(config, trainer)
 
         def after_epoch(epoch: int, step: int) -> dict[str, float]:
             version = version_folder(task.folder, step)
-            shutil.rmtree(version, ignore_errors=True)
+            if trainer.ranks.first:
+                shutil.rmtree(version, ignore_errors=True)
             trainer.save(version)
-            measured = evaluate_loss(trainer, valid, loss, loop.token_budget) if valid else {}
+            measured = evaluate_loss(trainer, before_step(valid), loss, loop.token_budget) if valid else {}
             return {f"valid_{name}": value for name, value in measured.items() if name != "entropy"}
 
         folder = task.folder / "checkpoints"
-        done = train(trainer, groups, loss, loop, folder, report=task.report, after_epoch=after_epoch)
+        done = train(
+            trainer,
+            groups,
+            loss,
+            loop,
+            folder,
+            report=task.report,
+            before_step=before_step,
+            after_epoch=after_epoch,
+        )
         per_epoch = done.steps // loop.epochs
         epochs = {str(step): done.history[step - 1] for step in range(per_epoch, done.steps + 1, per_epoch)}
-        said = {"steps": done.steps, "trained_tokens": done.trained_tokens, "skipped_steps": done.skipped}
-        write_json(
-            task.folder / "result.json", {**said, "too_long": encoded.too_long, "notes": notes, "versions": epochs}
-        )
-        shutil.rmtree(folder, ignore_errors=True)
+        if trainer.ranks.first:
+            said = {"steps": done.steps, "trained_tokens": done.trained_tokens, "skipped_steps": done.skipped}
+            read = {"too_long": encoded.too_long, "notes": notes}
+            write_json(task.folder / "result.json", {**said, **read, "versions": epochs})
+            shutil.rmtree(folder, ignore_errors=True)
+        trainer.ranks.wait()
         return read_result(task.folder)
 
 
@@ -103,9 +117,12 @@ def _references(folder: Path, groups: Sequence[Group], trainer: Trainer) -> list
     weights."""
     path = folder / "references.json"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         scored = with_references(groups, trainer.score)
-        write_json(path, [[e.reference_logprobs for e in group.examples] for group in scored])
+        trainer.ranks.wait()
+        if trainer.ranks.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, [[e.reference_logprobs for e in group.examples] for group in scored])
+        trainer.ranks.wait()
     stored = json.loads(path.read_text(encoding="utf-8"))
     flat = iter([logprobs for group in stored for logprobs in group])
     return with_references(groups, lambda sequences: [torch.tensor(next(flat)[1:]) for _ in sequences])

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tutee.errors import Diverged, InvalidInput
-from tutee.train.batch import Group, Loss, check_groups, pack_groups, split_groups, totals
+from tutee.train.batch import Group, Loss, check_groups, pack_groups, totals
 from tutee.train.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
@@ -162,8 +162,10 @@ def take_step(
     """
     denominators = totals(groups)
     metrics = Metrics()
-    for part in split_groups(groups, token_budget):
-        metrics += trainer.forward_backward(pack_groups(part), loss, denominators)
+    for part, own in trainer.ranks.parts(groups, token_budget):
+        said = trainer.forward_backward(pack_groups(part), loss, denominators)
+        metrics += said if own else Metrics()
+    metrics = trainer.ranks.add_metrics(metrics)
     done = trainer.optim_step(learning_rate)
     values = metrics.values()
     values["loss"] = metrics.parts["loss"][0]  # the microbatches share one denominator, so their losses add
@@ -176,8 +178,10 @@ def evaluate_loss(trainer: Trainer, groups: Sequence[Group], loss: Loss, token_b
     """The loss and its metrics over all groups at once, without learning."""
     denominators = totals(groups)
     metrics = Metrics()
-    for part in split_groups(groups, token_budget):
-        metrics += trainer.forward(pack_groups(part), loss, denominators)
+    for part, own in trainer.ranks.parts(groups, token_budget):
+        said = trainer.forward(pack_groups(part), loss, denominators)
+        metrics += said if own else Metrics()
+    metrics = trainer.ranks.add_metrics(metrics)
     return {**metrics.values(), "loss": metrics.parts["loss"][0]}
 
 
@@ -234,6 +238,8 @@ def _resume(trainer: Trainer, folder: Path, fingerprint: str) -> _Run:
 
 def _save(trainer: Trainer, folder: Path, fingerprint: str, run: _Run) -> None:
     tensors, counters = trainer.state()
+    if not trainer.ranks.first:
+        return
     state: dict[str, Any] = {"fingerprint": fingerprint, "trainer": counters, **asdict(run)}
     write_checkpoint(folder / f"step-{run.step:06d}", tensors, state)
     for old in sorted(folder.glob("step-*"))[:-2]:

@@ -14,13 +14,14 @@ from typing import Any
 from tutee.data.openai_format import read_preferences, read_supervised
 from tutee.errors import InvalidInput
 from tutee.model.pretrained import Pretrained, load_pretrained
+from tutee.train import parallel
 from tutee.train.dpo import DpoConfig, dpo_groups
 from tutee.train.finetune import FixedData
 from tutee.train.loop import LoopConfig
 from tutee.train.progress import Report, silent
 from tutee.train.record import Recorder
 from tutee.train.sft import SftConfig, sft_groups
-from tutee.train.task import Method, Task, Trained, choose, describe
+from tutee.train.task import Chosen, Method, Task, Trained, choose, describe
 from tutee.train.trainer import TrainerConfig
 
 
@@ -40,6 +41,15 @@ def few_pairs(rows: int, full: bool) -> Mapping[str, Any]:
     return {**few_rows(2e-4, 2e-6, rows, full), "epochs": 2 if rows < 100 else 1}
 
 
+def _dpo_line(chosen: Chosen) -> str:
+    own = chosen[DpoConfig]
+    parts = [f"{own.shape} of {own.beta:g}·[log π/π_ref(chosen) − log π/π_ref(rejected)]"]
+    parts += ["a token"] if own.length_normalised else []
+    parts += [f"{own.label_smoothing:.0%} of labels wrong"] if own.label_smoothing else []
+    parts += [f"+ {own.sft_weight:g}·NLL(chosen)"] if own.sft_weight else []
+    return " ".join(parts)
+
+
 SHARED = (TrainerConfig, LoopConfig)
 
 METHODS: Mapping[str, Method] = {
@@ -48,22 +58,22 @@ METHODS: Mapping[str, Method] = {
         Method(
             name="sft",
             says="Imitate the given answers.",
-            loss="−{mean} mean of log π",
+            loss=lambda chosen: f"−{chosen[SftConfig].mean} mean of log π",
             data='{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}',
             parts=(*SHARED, SftConfig),
             defaults=partial(few_rows, 2e-4, 2e-5),
             read=read_supervised,
-            run=FixedData(SftConfig, sft_groups),
+            run=FixedData(SftConfig, lambda model, rows, config: sft_groups(model, rows)),
         ),
         Method(
             name="dpo",
             says="Make the preferred answer likelier than the other one, tied to the model as it is.",
-            loss="{shape} of {beta}·[log π/π_ref(chosen) − log π/π_ref(rejected)]",
+            loss=_dpo_line,
             data='{"input": {"messages": […]}, "preferred_output": [{…}], "non_preferred_output": [{…}]}',
             parts=(*SHARED, DpoConfig),
             defaults=few_pairs,
             read=read_preferences,
-            run=FixedData(DpoConfig, dpo_groups, reference=True),
+            run=FixedData(DpoConfig, lambda model, rows, config: dpo_groups(model, rows), reference=True),
         ),
     )
 }
@@ -108,6 +118,8 @@ def run(
             another run in `folder`. Diverged: the last good checkpoint is kept.
     """
     chosen = choose(method, settings, len(examples), seed)
+    if not parallel.current().first:
+        return method.run(Task(model, examples, chosen, folder, validation, seed, silent))
     recorder = Recorder(folder, report)
     try:
         return method.run(Task(model, examples, chosen, folder, validation, seed, recorder))

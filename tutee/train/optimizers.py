@@ -13,6 +13,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from tutee.train import parallel
 
 OptimizerName = Literal["adamw", "muon"]
 
@@ -43,11 +46,14 @@ class Optimizer:
         self._parameters = dict(parameters)
         muons = [p for n, p in parameters.items() if name == "muon" and is_muons(n, p)]
         others = [p for n, p in parameters.items() if name != "muon" or not is_muons(n, p)]
+        # PyTorch's fast path takes tensors of one kind at a time, whole or cut over ranks.
+        kinds = [(matrix, cut) for matrix in (True, False) for cut in (False, True)]
+        dealt = {kind: [p for p in others if (p.ndim >= 2, isinstance(p, DTensor)) == kind] for kind in kinds}
         groups = [
-            {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+            {"params": params, "weight_decay": weight_decay if matrix else 0.0}
+            for (matrix, _), params in dealt.items()
+            if params
         ]
-        groups = [group for group in groups if group["params"]]
         self._parts: list[torch.optim.Optimizer] = []
         if groups:
             self._parts.append(torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps))
@@ -84,7 +90,11 @@ class Optimizer:
             for group in part.param_groups:
                 for parameter in group["params"]:
                     name = next(n for n, p in self._parameters.items() if p is parameter)
-                    own = {key: state[f"{key}.{name}"].clone() for key in _KEPT if f"{key}.{name}" in state}
+                    own = {
+                        key: parallel.cut_like(state[f"{key}.{name}"].clone(), parameter)
+                        for key in _KEPT
+                        if f"{key}.{name}" in state
+                    }
                     if own:
                         part.state[parameter] = own
 

@@ -98,7 +98,7 @@ class Method:
 
     Args:
         says: what it does, one line.
-        loss: the effective loss in one line, with `{settings}` by name.
+        loss: the effective loss in one line.
         data: what one row of the file holds, as an example.
         parts: settings dataclasses; a name that two of them have (a seed) is set in both.
         defaults: (rows, all weights) -> settings that differ from their dataclass.
@@ -109,7 +109,7 @@ class Method:
 
     name: str
     says: str
-    loss: str
+    loss: Callable[[Chosen], str]
     data: str
     parts: tuple[type, ...]
     read: Callable[[BinaryIO, str], Iterator[Any]]
@@ -165,7 +165,7 @@ def describe(method: Method, chosen: Chosen, rows: int) -> str:
     flat = chosen.flat()
     shown = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in flat.items()}
     what = "all weights" if flat.get("full") else f"LoRA rank {shown.get('rank')} alpha {shown.get('alpha')}"
-    parts = [f"{method.name}: {method.loss.format(**shown)}", what]
+    parts = [f"{method.name}: {method.loss(chosen)}", what]
     if "learning_rate" in flat:
         rate = f"{shown['optimizer']} at {shown['learning_rate']}"
         parts.append(f"{rate}, {shown['schedule']} after {flat['warmup']:.0%} warm-up")

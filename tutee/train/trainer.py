@@ -7,6 +7,7 @@ loss, no schedule, no data: a loss is any function of log-probs and streams (`sf
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from tutee.model.logprobs import score, token_logprobs
 from tutee.model.lora import Lora, LoraConfig
 from tutee.model.pretrained import Pretrained, save_version
 from tutee.model.value_head import ValueHead
+from tutee.train import parallel
 from tutee.train.batch import Batch, Loss, Totals
 from tutee.train.metrics import Metrics
 from tutee.train.optimizers import Optimizer, OptimizerName
@@ -37,6 +39,8 @@ class TrainerConfig:
 
     full: bool = False
     """All weights instead of a LoRA."""
+    shard: bool = False
+    """Under torchrun: one copy of the weights and moments cut over the ranks (FSDP2), not a copy each."""
     rank: int = 16
     """Rank of the LoRA's matrices: how much it can hold."""
     alpha: float = 32.0
@@ -66,6 +70,7 @@ class TrainerConfig:
         require(1 <= self.rank <= 1024, "rank", "'rank' must be between 1 and 1024.")
         require(self.alpha > 0, "alpha", "'alpha' must be above 0.")
         require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "beta1", "'beta1' and 'beta2' must be in [0, 1).")
+        require(self.full or not self.shard, "shard", "'shard' cuts the weights in training: it needs full=true.")
         require(self.eps > 0, "eps", "'eps' must be above 0.")
         require(self.weight_decay >= 0, "weight_decay", "'weight_decay' must not be negative.")
         require(0 <= self.momentum < 1, "momentum", "'momentum' must be in [0, 1).")
@@ -107,7 +112,10 @@ class Trainer:
         self.lora: Lora | None = None
         self.skipped = 0
         self._skipped_in_a_row = 0
+        self.ranks = parallel.current()
         model.decoder.requires_grad_(self.config.full)
+        if self.config.shard and self.ranks.size > 1:
+            parallel.shard(model.decoder)
         if self.config.full:
             self._live = dict(model.decoder.named_parameters())
         else:
@@ -167,12 +175,11 @@ class Trainer:
         Raises:
             Diverged: `max_skipped` non-finite steps came in a row.
         """
-        parameters = list(self._masters.values())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        finite = bool(torch.isfinite(norm))
+        self.ranks.add_gradients(self._masters.values())
+        norm = self.ranks.clip_gradients(self._masters.values(), self.config.max_grad_norm)
+        finite = math.isfinite(norm)
         if finite:
             self._skipped_in_a_row = 0
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm)
             self._optimizer.step(learning_rate)
             self._publish()
         else:
@@ -185,7 +192,7 @@ class Trainer:
                 "The last good checkpoint is kept. Lower the learning rate.",
                 param="learning_rate",
             )
-        return StepReport(float(norm), not finite)
+        return StepReport(norm, not finite)
 
     @torch.no_grad()
     def _publish(self) -> None:
@@ -221,10 +228,12 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Write the policy for serving: PEFT adapter files, or a whole Hugging Face folder."""
         masters = {name: master for name, master in self._masters.items() if not name.startswith(HEAD_PREFIX)}
-        state = None if self.lora is not None else masters
-        save_version(self.model, folder, state=state, lora=self.lora)
-        if self.head is not None:
-            self.head.save(folder)
+        state = None if self.lora is not None else {name: parallel.whole(master) for name, master in masters.items()}
+        if self.ranks.first:
+            save_version(self.model, folder, state=state, lora=self.lora)
+            if self.head is not None:
+                self.head.save(folder)
+        self.ranks.wait()
 
     def load(self, state: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
         """Take up where `state()` was taken: parameters, optimizer moments, counters.
@@ -238,7 +247,7 @@ class Trainer:
             raise InvalidInput("This checkpoint is of another model or another rank.", code="wrong_checkpoint")
         with torch.no_grad():
             for name, master in self._masters.items():
-                master.copy_(state[f"parameter.{name}"])
+                master.copy_(parallel.cut_like(state[f"parameter.{name}"], master))
         self._publish()
         self._optimizer.load(state)
         self.skipped = int(counters["skipped"])
@@ -252,4 +261,5 @@ class Trainer:
         """
         tensors = {f"parameter.{name}": master.detach() for name, master in self._masters.items()}
         tensors |= self._optimizer.state()
+        tensors = {name: parallel.whole(tensor) for name, tensor in tensors.items()}
         return tensors, {"skipped": self.skipped, "skipped_in_a_row": self._skipped_in_a_row}
