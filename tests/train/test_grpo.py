@@ -6,9 +6,9 @@ import torch
 from tutee.conversation import Message
 from tutee.errors import InvalidInput
 from tutee.train.environments import Question
-from tutee.train.grpo import VARIANTS, GrpoConfig, effective_loss, make_groups, sequence_kl, variant
+from tutee.train.grpo import VARIANTS, GrpoConfig, effective_loss, make_groups, variant
 from tutee.train.rewards import Answer
-from tutee.train.rollout import Rollout
+from tutee.train.rollout import Rollout, sequence_kl
 
 
 def rollout(index: int, reward: float, tokens: tuple[int, ...], logprob: float = -1.0) -> Rollout:

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.row(32)
-@pytest.mark.parametrize("method", ["grpo", "grpo-lora"])
+@pytest.mark.parametrize("method", ["grpo", "grpo-lora", "ppo", "ppo-lora"])
 def test_six_steps_equal_three_a_kill_and_three_bit_for_bit(method: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     whole = six_steps(learner_for(method), tmp_path / "unbroken")

@@ -9,17 +9,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from tests.train.tiny_training import tiny_model
+from tests.train.tiny_training import singles, tiny_model
 from tutee.conversation import Message
 from tutee.engine.engine import Engine
 from tutee.model.pretrained import Pretrained
+from tutee.train.batch import Group
 from tutee.train.environments import Question
 from tutee.train.grpo import Grpo, GrpoConfig
 from tutee.train.health import Limits
+from tutee.train.ppo import Ppo, PpoConfig, make_critic
 from tutee.train.progress import Progress, Report, silent
 from tutee.train.reinforce import Learner, ReinforceConfig, ReinforceResult, reinforce
 from tutee.train.rewards import Answer, Rewards
@@ -64,12 +67,24 @@ def grpo_learner(config: GrpoConfig | None = None, full: bool = True) -> Grpo:
     return Grpo(trainer, config or GrpoConfig(kl=0.01), Reference(trainer))
 
 
+def ppo_learner(config: PpoConfig | None = None, full: bool = True, ptx: Sequence[Group] = ()) -> Ppo:
+    trainer = Trainer(tiny_model(), TRAINER if full else TrainerConfig(rank=4, seed=1))
+    critic = make_critic(trainer, TRAINER if full else TrainerConfig(rank=2, seed=2))
+    return Ppo(trainer, critic, config or PpoConfig(kl_target=1.0), Reference(trainer), ptx)
+
+
 def six_steps(learner: Learner, folder: Path, report: Report = silent, run: ReinforceConfig = RUN) -> ReinforceResult:
     return reinforce(learner, collector_for(learner.trainer), run, folder, limits=NO_LIMITS, report=report)
 
 
 def learner_for(method: str) -> Learner:
-    return {"grpo": grpo_learner, "grpo-lora": lambda: grpo_learner(full=False)}[method]()
+    methods: dict[str, Callable[[], Learner]] = {
+        "grpo": grpo_learner,
+        "grpo-lora": lambda: grpo_learner(full=False),
+        "ppo": ppo_learner,
+        "ppo-lora": lambda: ppo_learner(PpoConfig(ptx=0.1), full=False, ptx=singles(12)),
+    }
+    return methods[method]()
 
 
 if __name__ == "__main__":

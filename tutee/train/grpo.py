@@ -21,7 +21,7 @@ weights min(π_old / μ, most_weight), for which the answers are scored once mor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -29,12 +29,12 @@ from torch import Tensor
 
 from tutee.errors import InvalidInput
 from tutee.train.advantages import Baseline, Scale, group_advantages
-from tutee.train.batch import Batch, Example, Group, Totals
+from tutee.train.batch import Batch, Group, Totals
 from tutee.train.metrics import Metrics
 from tutee.train.options import read_options, require
 from tutee.train.policy_loss import PolicyLossConfig, importance_weights, policy_loss
 from tutee.train.reinforce import ReinforceConfig, update
-from tutee.train.rollout import Reference, Rollout
+from tutee.train.rollout import Reference, Rollout, grouped, sequence_kl
 from tutee.train.trainer import Trainer
 
 
@@ -122,7 +122,7 @@ def make_groups(
     advantage_S = group_advantages(
         [rollout.reward for rollout in rollouts], [r.index for r in rollouts], config.baseline, config.scale
     )
-    by_prompt: dict[int, list[Example]] = {}
+    examples = []
     for i, rollout in enumerate(rollouts):
         drawn_T = torch.tensor(rollout.logprobs)
         old_T = drawn_T if old is None else old[i]
@@ -131,19 +131,10 @@ def make_groups(
             per_sequence = config.weights == "sequence"
             advantage_T = advantage_T * importance_weights(old_T, drawn_T, config.most_weight, per_sequence)
         reference_T = None if reference is None else reference[i]
-        by_prompt.setdefault(rollout.index, []).append(with_streams(rollout, advantage_T, old_T, reference_T))
-    return [Group(tuple(examples)) for examples in by_prompt.values()]
-
-
-def with_streams(rollout: Rollout, advantage_T: Tensor, old_T: Tensor, reference_T: Tensor | None) -> Example:
-    """A rollout's example with advantages, log-probs of π_old and of the reference on the answer's tokens [T]."""
-    before = (0.0,) * len(rollout.answer.prompt_ids)
-    return replace(
-        rollout.example(),
-        behaviour_logprobs=(*before, *old_T.tolist()),
-        advantages=(*before, *advantage_T.tolist()),
-        reference_logprobs=None if reference_T is None else (*before, *reference_T.tolist()),
-    )
+        examples.append(
+            rollout.example(behaviour_logprobs=old_T, advantages=advantage_T, reference_logprobs=reference_T)
+        )
+    return grouped(rollouts, examples)
 
 
 class Grpo:
@@ -188,9 +179,3 @@ class Grpo:
     def settings(self) -> dict[str, Any]:
         """The loss and advantages."""
         return {"method": "grpo", **asdict(self._config)}
-
-
-def sequence_kl(rollouts: Sequence[Rollout], reference: Sequence[Tensor]) -> float:
-    """Mean Σ_t log π - log π_ref over answers drawn from π: an unbiased estimate of KL(π ‖ π_ref), nats an answer."""
-    sums = [float((torch.tensor(r.logprobs) - ref).sum()) for r, ref in zip(rollouts, reference, strict=True)]
-    return sum(sums) / len(sums)

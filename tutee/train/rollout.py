@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from tutee.engine.engine import Engine
@@ -24,7 +25,7 @@ from tutee.errors import InvalidInput
 from tutee.model.logprobs import score
 from tutee.model.lora import Lora
 from tutee.train.advantages import zero_variance_share
-from tutee.train.batch import Example
+from tutee.train.batch import Example, Group
 from tutee.train.environments import Environment, Question
 from tutee.train.options import require
 from tutee.train.rewards import Answer, RewardFailing, Rewards
@@ -85,11 +86,17 @@ class Rollout:
         """Prompt and answer."""
         return self.answer.prompt_ids + self.answer.token_ids
 
-    def example(self) -> Example:
-        """The answer's tokens to be learned; `behaviour_logprobs` are the sampler's."""
+    def example(self, **streams: Tensor | None) -> Example:
+        """The answer's tokens to be learned, as they were sampled.
+
+        Args:
+            streams: of the answer's tokens [T], by the names that `Example` has for them; `behaviour_logprobs` are the
+                sampler's unless given.
+        """
         before = (0.0,) * len(self.answer.prompt_ids)
         mask = (*before, *[1.0] * len(self.answer.token_ids))
-        return Example(self.tokens, mask, behaviour_logprobs=before + self.logprobs)
+        whole = {name: (*before, *stream.tolist()) for name, stream in streams.items() if stream is not None}
+        return Example(self.tokens, mask, **{"behaviour_logprobs": before + self.logprobs, **whole})
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +244,20 @@ class Reference:
         return [
             logprob_T[len(rollout.answer.prompt_ids) - 1 :] for rollout, logprob_T in zip(rollouts, scored, strict=True)
         ]
+
+
+def grouped(rollouts: Sequence[Rollout], examples: Sequence[Example]) -> list[Group]:
+    """The rollouts' examples, those of one prompt in one group."""
+    by_prompt: dict[int, list[Example]] = {}
+    for rollout, example in zip(rollouts, examples, strict=True):
+        by_prompt.setdefault(rollout.index, []).append(example)
+    return [Group(tuple(group)) for group in by_prompt.values()]
+
+
+def sequence_kl(rollouts: Sequence[Rollout], reference: Sequence[Tensor]) -> float:
+    """Mean Σ_t log π - log π_ref over answers drawn from π: an unbiased estimate of KL(π ‖ π_ref), nats an answer."""
+    sums = [float((torch.tensor(r.logprobs) - ref).sum()) for r, ref in zip(rollouts, reference, strict=True)]
+    return sum(sums) / len(sums)
 
 
 def describe(rollouts: Sequence[Rollout], config: RolloutConfig) -> dict[str, float]:
