@@ -9,7 +9,7 @@ ifdef TUTEE_HOME
 export TUTEE_HOME
 endif
 
-.PHONY: serve install install-test page check test checklist format browser clean simulate crash bench-env
+.PHONY: serve install install-test page check test checklist format browser clean simulate crash soak bench-env
 
 serve: install page
 	@$(BIN)/tutee serve --host $(HOST) --port $(PORT)
@@ -63,6 +63,10 @@ simulate: install
 # Kills server and worker at 30 random moments of a whole walk and counts what was lost.
 crash: install-test
 	CRASH_KILLS=30 $(BIN)/python -m pytest tests/test_crash.py
+
+# An hour of twice the load that the server can take; MINUTES= makes it shorter.
+soak: install
+	$(BIN)/python bench/soak.py --minutes $(or $(MINUTES),60)
 
 # The peers of the benchmarks live in an environment of their own.
 bench-env:

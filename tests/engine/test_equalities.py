@@ -128,17 +128,20 @@ def test_adapters_mixed_are_adapters_alone(
 def test_an_adapter_is_its_merged_weights(
     make_engine: MakeEngine, tiny: Pretrained, prompts: list[list[int]], loras: dict[str, Lora]
 ) -> None:
-    engine = make_engine()
+    engine = make_engine(max_batch=24)
     engine.add_version("one", loras["one"])
     decoder = Decoder(tiny.config, torch.float32)
     decoder.load_state_dict(merge(tiny.decoder.state_dict(), loras["one"]))
     merged = Pretrained(
         tiny.name, tiny.folder, tiny.config, decoder, tiny.tokenizer, tiny.chat_format, "1" * 64, tiny.dtype
     )
+    engine.add_version("two", loras["two"])
     asked = asked_of(prompts)
-    adapted = run(engine, [(prompt, params, "one") for prompt, params, _ in asked])
+    company = [(prompt, params, name) for name in ("two", None) for prompt, params, _ in asked]
+    results = run(engine, company[:8] + [(prompt, params, "one") for prompt, params, _ in asked] + company[8:])
+    adapted, plain = results[8:16], results[16:]
     assert_same(adapted, run(make_engine(model=merged), asked), tolerance=2e-4)
-    assert [result.token_ids for result in adapted] != [result.token_ids for result in run(engine, asked)]
+    assert [result.token_ids for result in adapted] != [result.token_ids for result in plain]
 
 
 def test_equal_prompts_of_different_versions_do_not_share(make_engine: MakeEngine, loras: dict[str, Lora]) -> None:
