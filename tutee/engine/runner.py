@@ -7,10 +7,12 @@ what becomes of their tokens (`engine.py`). Where a device has its own way to do
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from tutee.engine import drawing, sampler
 from tutee.engine.batch import make_batch
 from tutee.engine.blocks import SCRATCH_BLOCK
-from tutee.engine.sampler import Sampled, sample
+from tutee.engine.sampler import Sampled
 from tutee.engine.scheduler import Scheduled
 from tutee.engine.sequence import Sequence
 from tutee.errors import Unavailable
@@ -33,11 +35,14 @@ class Runner:
     def __init__(self, model: Pretrained, num_blocks: int, block_size: int) -> None:
         self._decoder = model.decoder
         self._device = next(model.decoder.parameters()).device
+        self._native = model.decoder.native is not None
+        """Whether steps run in C; then log-probs are close to what the trainer recomputes, not the same bits."""
         self.cache = (
             TiledCache(model.config, num_blocks, block_size)
-            if model.decoder.native is not None and block_size % ROWS == 0
+            if self._native and block_size % ROWS == 0
             else KVCache(model.config, num_blocks, block_size, model.decoder.dtype, self._device)
         )
+        self._logits = torch.empty(0, model.config.vocab_size)
 
     @torch.no_grad()  # Not inference mode: a trainer may share these weights, and what they are prepared into.
     def run(self, work: list[Scheduled]) -> tuple[list[Scheduled], Sampled]:
@@ -57,13 +62,19 @@ class Runner:
             raise NotFinite(batch.owners(~finite_T))
         if not batch.sampled:
             return [], Sampled([], [], [])
-        logits_BV = self._decoder.logits(hidden_TD[batch.sample_rows])
-        choice = sample(logits_BV, batch.states)
+        logits_BV = self._decoder.logits(hidden_TD[batch.sample_rows], self._room(len(batch.sample_rows)))
+        choice = (drawing if self._native else sampler).sample(logits_BV, batch.states)
         if -1 in choice.tokens:
             rows = [item.sequence for item in batch.sampled for _ in range(1 + len(item.draft))]
             bad = [sequence for sequence, token in zip(rows, choice.tokens, strict=True) if token < 0]
             raise NotFinite(list(dict.fromkeys(bad)))
         return batch.sampled, choice
+
+    def _room(self, rows: int) -> Tensor | None:
+        """Memory for logits, kept from step to step where it saves time: fresh pages cost as much as the sampler."""
+        if self._native and len(self._logits) < rows:
+            self._logits = torch.empty(rows, self._logits.shape[1])
+        return self._logits if self._native else None
 
     def clear(self, sequence: Sequence) -> None:
         """Wipe what a sequence may have written, before its blocks get another owner: masked reads multiply what they

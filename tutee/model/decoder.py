@@ -16,6 +16,7 @@ from torch.nn import functional
 from tutee.model.adapted import Matrices
 from tutee.model.attention import attend
 from tutee.model.config import DecoderConfig
+from tutee.model.head import MAX_WIDTH, NativeHead
 from tutee.model.kernels import BlockWeights, NativeDecoder, available
 from tutee.model.kv_cache import TiledCache
 from tutee.model.layout import Layout
@@ -174,6 +175,8 @@ class Decoder(nn.Module):
         self.config = config
         self.dtype = dtype
         """Compute precision of the matrices, and what a `KVCache` for this decoder must hold."""
+        self.cut = False
+        """Whether the weights are cut over several processes, which put one block at a time together."""
         self.model = Body(config, dtype)
         if not config.tie_word_embeddings:
             self.lm_head = Embedding(config)
@@ -183,9 +186,10 @@ class Decoder(nn.Module):
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
         self._native: NativeDecoder | None = None
+        self._native_head: NativeHead | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_native": None}  # a copy packs its own weights
+        return self.__dict__ | {"_native": None, "_native_head": None}  # a copy packs its own weights
 
     @property
     def native(self) -> NativeDecoder | None:
@@ -222,7 +226,7 @@ class Decoder(nn.Module):
             native = self.native
             assert native is not None, "only a decoder with `native` reads a TiledCache"
             return native.forward(tokens_T, positions_T, layout)
-        if self.dtype == torch.bfloat16 and layout.cache is None:
+        if self.dtype == torch.bfloat16 and layout.cache is None and not self.cut:
             blocks = [block.parts() for block in self.model.layers]
             network = Network(self.config, self.dtype, blocks, self.rope_cos, self.rope_sin)
             x_TD = functional.embedding(tokens_T, self.model.embed_tokens.weight)
@@ -233,8 +237,16 @@ class Decoder(nn.Module):
             x_TD = block(x_TD, rotation, layout)
         return self.model.norm(x_TD)  # type: ignore[no-any-return]
 
-    def logits(self, hidden_TD: Tensor) -> Tensor:
-        """Next-token logits, float32 [T, V]."""
+    def logits(self, hidden_TD: Tensor, out: Tensor | None = None) -> Tensor:
+        """Next-token logits, float32 [T, V].
+
+        Args:
+            out: where they may be written, to save the memory's making: float32 [at least T, V], contiguous.
+        """
         if self.dtype == torch.float32:
             return tiled_linear(hidden_TD, self.head_weight)
-        return functional.linear(hidden_TD, self.head_weight)
+        if torch.is_grad_enabled() or self.native is None or self.config.hidden_size > MAX_WIDTH:
+            return functional.linear(hidden_TD, self.head_weight)
+        if self._native_head is None:
+            self._native_head = NativeHead(self.head_weight, self.model.norm.weight)
+        return self._native_head.logits(hidden_TD, out)

@@ -1,4 +1,4 @@
-"""The decoder's forward pass over a paged cache, and its head, in C for matrix units (`kernels.c`): bfloat16 on the CPU.
+"""The forward pass over a paged cache in C for matrix units (`kernels.c`): bfloat16 on the CPU.
 
 Knows how weights are laid out for the C code, when such a copy is out of date, and how a step is described to it. Does
 not know the network's modules (they hand over `BlockWeights`) nor requests. Where the processor has no matrix unit, or
@@ -33,6 +33,8 @@ NEEDED = frozenset({"amx_tile", "amx_bf16", "amx_int8", "avx512f", "avx512bw", "
 MAX_HEAD = 256
 ROWS = 16
 """Rows of a tile: heads that share a key, and the cache's block, must fit it."""
+STEP = 2048
+"""Bytes of a pair of tiles."""
 MATRICES = ("qkv", "out", "glu", "down")
 
 
@@ -81,7 +83,7 @@ def library() -> ctypes.CDLL | None:
     if lib is None:
         return None
     lib.reserve.restype = c_void_p
-    lib.workspace_bytes.restype = c_int64
+    lib.workspace_bytes.restype = lib.sampling_bytes.restype = c_int64
     if lib.prepare() != 0:
         _log.warning("The system does not lend the matrix unit: PyTorch computes instead, slower")
         return None
@@ -133,7 +135,7 @@ class BlockWeights:
         }
 
 
-class _Tiles:
+class Tiles:
     """Memory for packed weights, on large pages where the system has them."""
 
     def __init__(self, size: int) -> None:
@@ -202,9 +204,6 @@ def _steps(width: int) -> int:
     return -(-width // 32)
 
 
-STEP = 2048
-
-
 def _stamp(parameters: Sequence[Tensor]) -> tuple[int, ...]:
     return tuple([p._version for p in parameters] + [p.data_ptr() for p in parameters])
 
@@ -229,7 +228,7 @@ class PackedAdapter:
             else (2 * -(-len(pair[0]) // 32) // 2 * _steps(pair[0].shape[1]), shape.pairs[which] * _steps(len(pair[0])))
             for which, _, pair in found
         ]
-        self._tiles = _Tiles(max(STEP, STEP * sum(a + b for a, b in sizes)))
+        self._tiles = Tiles(max(STEP, STEP * sum(a + b for a, b in sizes)))
         at = self._tiles.address or 0
         for structure, (which, widths, pair), (a_steps, b_steps) in zip(self.structures, found, sizes, strict=True):
             if pair is None:
@@ -284,7 +283,7 @@ class NativeDecoder:
             eps=config.rms_norm_eps,
             layer=ctypes.addressof(self._layers),
         )
-        self._tiles: _Tiles | None = None
+        self._tiles: Tiles | None = None
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, layout: Layout) -> Tensor:
         """Hidden states after the final norm, float32 [T, D], without a gradient; writes the layout's cache.
@@ -368,7 +367,7 @@ class NativeDecoder:
         }
         size = STEP * len(self._blocks) * sum(self._shape.pairs[which] * steps[which] for which in MATRICES)
         if self._tiles is None:
-            self._tiles = _Tiles(size + 8 * STEP)  # the C code fetches a little ahead
+            self._tiles = Tiles(size + 8 * STEP)  # the C code fetches a little ahead
         at = self._tiles.address or 0
         self._kept: list[Tensor] = []
         for layer, block in zip(self._layers, self._blocks, strict=True):

@@ -1,0 +1,57 @@
+/* Small arithmetic: bfloat16 (called `half`), vectors of 16 floats, the exponential. */
+
+#pragma once
+#include <immintrin.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef int64_t i64;
+typedef uint16_t half;
+typedef uint8_t byte;
+
+static inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
+static inline i64 most(i64 a, i64 b) { return a > b ? a : b; }
+static inline i64 parts(i64 n, i64 size) { return (n + size - 1) / size; }
+
+static inline half narrow(float x) { /* to the nearest, ties to even; NaN stays NaN */
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if (x != x) return 0x7fc0;
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+static inline void store_half(half *to, __m512 x) { _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x)); }
+
+static inline __mmask16 first(i64 n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
+
+/* 2^x; relative error below 2e-7; 0 below -150. NaN stays NaN. */
+static inline __m512 exp2_of(__m512 x) {
+    x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);
+    __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 f = _mm512_sub_ps(x, n), p = _mm512_set1_ps(1.54035304e-4f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.33335581e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.61812911e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.55041087e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.40226507e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.93147181e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+#define LOG2_E 1.44269504f
+
+static inline __m512 silu(__m512 x) {
+    __m512 e = exp2_of(_mm512_mul_ps(x, _mm512_set1_ps(-LOG2_E)));
+    return _mm512_div_ps(x, _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
+}
+
+/* 1 / root mean square. */
+static float inverse_rms(const float *x, i64 width, float eps) {
+    __m512 sum = _mm512_setzero_ps();
+    for (i64 d = 0; d < width; d += 16) {
+        __m512 v = _mm512_maskz_loadu_ps(first(width - d), x + d);
+        sum = _mm512_fmadd_ps(v, v, sum);
+    }
+    return 1.0f / sqrtf(_mm512_reduce_add_ps(sum) / (float)width + eps);
+}

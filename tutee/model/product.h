@@ -1,0 +1,139 @@
+/* Products of a step's rows with one matrix and its adapters, and what becomes of the results. */
+
+#pragma once
+#include "step.h"
+
+/* `c` [32, 32 * pairs] gets rows of tiles t (and t + 1, if both) times output pairs from … of a matrix, with adapters. */
+static void product(const Forward *f, const Matrix *w, i64 layer, int which, const half *a, i64 stride, i64 t, int both,
+                    int fetch, i64 from, i64 pairs, float *c) {
+    const byte *a0 = (const byte *)(a + f->tile[t].row * stride), *a1 = a0;
+    const half *low0 = f->low + f->tile[t].row * f->low_stride, *low1 = low0;
+    const Adapter *add0 = adapter_of(f, t, layer, which), *add1 = NULL;
+    if (both) {
+        a1 = (const byte *)(a + f->tile[t + 1].row * stride);
+        low1 = f->low + f->tile[t + 1].row * f->low_stride;
+        add1 = adapter_of(f, t + 1, layer, which);
+    }
+    i64 bytes = 2 * stride, low_bytes = 2 * f->low_stride, c_bytes = pairs * 128;
+    for (i64 p = 0; p < pairs; p++, c += 32) {
+        const byte *tiles = w->tiles + (from + p) * w->steps * STEP;
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        if (both && fetch) multiply(1, 1, a0, a1, bytes, tiles, w->steps);
+        else if (both) multiply(1, 0, a0, a1, bytes, tiles, w->steps);
+        else if (fetch) multiply(0, 1, a0, a0, bytes, tiles, w->steps);
+        else multiply(0, 0, a0, a0, bytes, tiles, w->steps);
+        if (add0) {
+            const Matrix *b = &add0->b;
+            multiply(0, 0, (const byte *)low0, NULL, low_bytes, b->tiles + (from + p) * b->steps * STEP, b->steps);
+        }
+        if (add1) {
+            const Matrix *b = &add1->b;
+            multiply_second((const byte *)low1, low_bytes, b->tiles + (from + p) * b->steps * STEP, b->steps);
+        }
+        _tile_stored(0, c, c_bytes);
+        _tile_stored(1, c + 16, c_bytes);
+        if (both) {
+            _tile_stored(2, c + 4 * c_bytes, c_bytes);
+            _tile_stored(3, c + 4 * c_bytes + 16, c_bytes);
+        }
+    }
+}
+
+/* The adapter's first half for one tile of rows: low = a A^T. */
+static void lower(const Forward *f, i64 layer, int which, const half *a, i64 stride, i64 t, float *c) {
+    const Adapter *adapter = adapter_of(f, t, layer, which);
+    if (!adapter) return;
+    const RowTile *tile = &f->tile[t];
+    for (i64 p = 0; p < adapter->a.pairs; p++) {
+        _tile_zero(0);
+        _tile_zero(1);
+        multiply(0, 0, (const byte *)(a + tile->row * stride), NULL, 2 * stride,
+                 adapter->a.tiles + p * adapter->a.steps * STEP, adapter->a.steps);
+        _tile_stored(0, c, 128);
+        _tile_stored(1, c + 16, 128);
+        for (i64 r = 0; r < tile->count; r++) {
+            half *to = f->low + (tile->row + r) * f->low_stride + p * 32;
+            store_half(to, _mm512_loadu_ps(c + r * 32));
+            store_half(to + 16, _mm512_loadu_ps(c + r * 32 + 16));
+        }
+    }
+}
+
+static void add_to_residual(const Forward *f, const Matrix *w, i64 row, i64 from, i64 pairs, const float *c) {
+    float *x = f->x + row * f->x_stride + from * 32;
+    for (i64 d = 0; d < pairs * 32; d += 16) {
+        __m512 v = _mm512_add_ps(_mm512_loadu_ps(x + d), _mm512_loadu_ps(c + d));
+        if (w->bias) v = _mm512_add_ps(v, _mm512_loadu_ps(w->bias + from * 32 + d));
+        _mm512_storeu_ps(x + d, v);
+    }
+}
+
+static void gate(const Forward *f, i64 row, i64 from, i64 pairs, const float *c) {
+    half *to = f->inner + row * f->inner_stride + from * 16;
+    for (i64 p = 0; p < pairs; p++)
+        store_half(to + p * 16, _mm512_mul_ps(silu(_mm512_loadu_ps(c + p * 32)), _mm512_loadu_ps(c + p * 32 + 16)));
+}
+
+/* One head of one row: bias, norm, turn; a query to its buffer, a key or a value to its slot. */
+static void place_head(const Forward *f, i64 layer, i64 row, i64 head, float *c) {
+    const Model *m = f->model;
+    const Step *s = f->step;
+    const Layer *l = &m->layer[layer];
+    i64 K = m->head, H = m->heads, G = m->groups, middle = K / 2;
+    const float *bias = l->matrix[QKV].bias;
+    if (bias)
+        for (i64 d = 0; d < K; d++) c[d] += bias[head * f->padded_head + d];
+    const float *norm = head < H ? l->q_norm : head < H + G ? l->k_norm : NULL;
+    if (norm) {
+        float by = inverse_rms(c, K, m->eps);
+        for (i64 d = 0; d < K; d++) c[d] *= by * norm[d];
+    }
+    if (head < H + G) {
+        const float *cos = m->cos + s->positions[row] * middle, *sin = m->sin + s->positions[row] * middle;
+        for (i64 d = 0; d < middle; d++) {
+            float a = c[d], b = c[middle + d];
+            c[d] = a * cos[d] - b * sin[d];
+            c[middle + d] = b * cos[d] + a * sin[d];
+        }
+    }
+    i64 block = s->slots[row] / ROWS, offset = s->slots[row] % ROWS;
+    if (head < H + G) {
+        half *to = head < H ? f->q + row * f->q_stride + head * f->padded_head
+                            : s->keys[layer] + ((block * G + head - H) * ROWS + offset) * f->padded_head;
+        for (i64 d = 0; d < K; d++) to[d] = narrow(c[d]);
+    } else {
+        half *to = s->values[layer] + (block * G + head - H - G) * f->value_rows * ROWS + offset;
+        for (i64 d = 0; d < K; d++) to[d * ROWS] = narrow(c[d]);
+    }
+}
+
+enum { TILES_PER_CHUNK = 16 }; /* of rows: 256 rows of activations stay in the second cache */
+
+static i64 pairs_per_chunk(const Forward *f, int which) { return which == QKV ? f->padded_head / 32 : 1; }
+
+static i64 product_chunks(const Forward *f, int which) {
+    return f->model->layer[0].matrix[which].pairs / pairs_per_chunk(f, which) * parts(f->tiles, TILES_PER_CHUNK);
+}
+
+static void product_chunk(const Forward *f, i64 layer, int which, i64 chunk, float *c) {
+    const Matrix *w = &f->model->layer[layer].matrix[which];
+    i64 pairs = pairs_per_chunk(f, which), columns = w->pairs / pairs, from = chunk % columns * pairs;
+    i64 begin = chunk / columns * TILES_PER_CHUNK, end = least(begin + TILES_PER_CHUNK, f->tiles);
+    const half *a = which == OUT ? f->attended : which == DOWN ? f->inner : f->normed;
+    i64 stride = which == OUT ? f->attended_stride : which == DOWN ? f->inner_stride : f->normed_stride;
+    for (i64 t = begin; t < end; t += 2) {
+        int both = t + 1 < end;
+        product(f, w, layer, which, a, stride, t, both, t == begin, from, pairs, c);
+        for (i64 u = t; u < t + 1 + both; u++)
+            for (i64 r = 0; r < f->tile[u].count; r++) {
+                i64 row = f->tile[u].row + r;
+                float *result = c + ((u - t) * ROWS + r) * pairs * 32;
+                if (which == QKV) place_head(f, layer, row, from / pairs, result);
+                else if (which == GLU) gate(f, row, from, pairs, result);
+                else add_to_residual(f, w, row, from, pairs, result);
+            }
+    }
+}

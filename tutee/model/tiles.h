@@ -1,0 +1,88 @@
+/* Weights packed for the matrix unit, and products with them.
+
+A tile is 16 rows of 64 bytes. A matrix [O, I] is kept as pairs of tiles: 32 outputs by 32 inputs, two inputs of one
+output side by side as the unit wants them; along the inputs first, so that a product reads memory in one straight
+line. */
+
+#pragma once
+#include <immintrin.h>
+#include <sys/mman.h>
+
+#include "numbers.h"
+
+enum { TILE = 1024, STEP = 2 * TILE, ROWS = 16, LANE = 64 };
+
+typedef struct {
+    const byte *tiles;
+    const float *bias; /* in the order of the packed outputs, or NULL */
+    i64 pairs, steps;  /* of 32 outputs; of 32 inputs */
+} Matrix;
+
+/* Memory on large pages, zeroed; never given back but by `release`. */
+void *reserve(i64 bytes) {
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return NULL;
+    madvise(memory, bytes, MADV_HUGEPAGE);
+    return memory;
+}
+
+void release(void *memory, i64 bytes) { munmap(memory, bytes); }
+
+/* Rows of `from` [rows, width] become output tiles first_tile, first_tile + stride, …; every `group` rows begin a new
+tile, and take `group_tiles` of them. */
+void pack(byte *tiles, i64 steps, i64 first_tile, i64 stride, const half *from, i64 rows, i64 width, i64 group,
+          i64 group_tiles) {
+    for (i64 t = 0; t < rows / group * group_tiles; t++) {
+        i64 tile = first_tile + t * stride, row = t % group_tiles * ROWS, count = least(ROWS, group - row);
+        const half *source = from + (t / group_tiles * group + row) * width;
+        for (i64 k = 0; k < steps; k++) {
+            half *to = (half *)(tiles + (tile / 2 * steps + k) * STEP + tile % 2 * TILE);
+            memset(to, 0, TILE);
+            for (i64 n = 0; n < count; n++)
+                for (i64 i = k * 32; i < least(k * 32 + 32, width); i++)
+                    to[(i % 32 / 2 * ROWS + n) * 2 + i % 2] = source[n * width + i];
+        }
+    }
+}
+
+/* A row of `key_bytes` in tiles 4 and 5, `pairs` rows in 6 and 7; all else is full. */
+static void set_tiles(int key_bytes, int pairs) {
+    struct { byte palette, start, reserved[14]; uint16_t bytes[16]; byte rows[16]; } shape = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        shape.bytes[i] = i == 4 || i == 5 ? key_bytes : 64;
+        shape.rows[i] = i >= 6 ? pairs : 16;
+    }
+    _tile_loadconfig(&shape);
+}
+
+enum { AHEAD = 4 * STEP };
+
+/* Adds rows a0 (tiles 0, 1) and a1 (tiles 2, 3) times one pair of output tiles. */
+static inline __attribute__((always_inline)) void multiply(const int both, const int fetch, const byte *a0, const byte *a1,
+                                                           i64 stride, const byte *w, i64 steps) {
+    for (i64 k = 0; k < steps; k++, w += STEP) {
+        if (fetch)
+            for (int line = 0; line < STEP; line += LANE) _mm_prefetch(w + AHEAD + line, _MM_HINT_T0);
+        _tile_loadd(6, w, 64);
+        _tile_loadd(7, w + TILE, 64);
+        _tile_loadd(4, a0 + k * LANE, stride);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if (both) {
+            _tile_loadd(5, a1 + k * LANE, stride);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+}
+
+/* The same for the second rows alone: what an adapter adds to them. */
+static void multiply_second(const byte *a1, i64 stride, const byte *w, i64 steps) {
+    for (i64 k = 0; k < steps; k++, w += STEP) {
+        _tile_loadd(6, w, 64);
+        _tile_loadd(7, w + TILE, 64);
+        _tile_loadd(5, a1 + k * LANE, stride);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+}
