@@ -37,7 +37,8 @@ from tutee.conversation import Message
 from tutee.data.training_files import Ranking
 from tutee.evaluate.intervals import share
 from tutee.model.pretrained import Pretrained, load_pretrained
-from tutee.model.value_head import ValueHead, hidden_states
+from tutee.model.value_head import ValueHead
+from tutee.train.batch import Group
 from tutee.train.encode import encode_answer
 from tutee.train.features import feature_matrix
 from tutee.train.lessons import describe_text
@@ -45,7 +46,7 @@ from tutee.train.loop import LoopConfig, train
 from tutee.train.preference_head import Labels, fit_head
 from tutee.train.progress import Progress
 from tutee.train.reward import RewardConfig, reward_groups
-from tutee.train.reward_model import RewardModel, gather_evidence
+from tutee.train.reward_model import RewardModel, gather_evidence, last_states
 from tutee.train.trainer import Trainer, TrainerConfig
 
 Scores = NDArray[np.float64]
@@ -119,11 +120,12 @@ def _transcripts(row: dict[str, str]) -> Ranking | None:
 
 
 def _split(rows: list[Ranking]) -> Pairs:
-    """A quarter of the prompts is kept aside, by the prompt's hash, so no prompt is on both sides."""
+    """A quarter of the prompts is kept aside, by the prompt's hash, so none is on both sides; equal answers drop out."""
 
     def aside(row: Ranking) -> bool:
         return int(hashlib.sha1(row.prompt[-1].content.encode()).hexdigest(), 16) % 4 == 0
 
+    rows = [row for row in rows if row.answers[0] != row.answers[1]]
     return Pairs([row for row in rows if not aside(row)], [row for row in rows if aside(row)])
 
 
@@ -186,19 +188,16 @@ def surface(rows: Sequence[Ranking]) -> tuple[Scores, Scores]:
     return better, worse
 
 
-def frozen(model: Pretrained, rows: Sequence[Ranking], components: Scores | None) -> tuple[Scores, Scores, Scores]:
-    """(better, worse, components): hidden states at the last token on their 64 principal components."""
-    states = []
-    for place in (0, 1):
-        examples = [encode_answer(model, row.prompt, row.answers[place]) for row in rows]
-        out = np.zeros((len(rows), model.config.hidden_size))
-        for i, hidden_LD in hidden_states(model.decoder, [e.tokens if e else (0,) for e in examples]):
-            out[i] = hidden_LD[-1].float().numpy()
-        states.append(out)
-    if components is None:
-        both = np.concatenate(states)
-        components = np.linalg.svd(both - both.mean(0), full_matrices=False)[2][:64].T
-    return states[0] @ components, states[1] @ components, components
+def frozen(model: Pretrained, pairs: Pairs) -> tuple[float, float, float]:
+    """The small-data head on the 64 principal components of hidden states at the last token."""
+    both = [last_states(model, None, groups_of(model, rows)).double().numpy() for rows in (pairs.train, pairs.test)]
+    components = np.linalg.svd(both[0] - both[0].mean(0), full_matrices=False)[2][:64].T
+    (a, b), (c, d) = [((states @ components)[::2], (states @ components)[1::2]) for states in both]
+    return by_head((a, b), (c, d))
+
+
+def groups_of(model: Pretrained, rows: Sequence[Ranking]) -> Sequence[Group]:
+    return reward_groups(model, rows).groups
 
 
 def by_lora(model: Pretrained, pairs: Pairs, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -206,14 +205,10 @@ def by_lora(model: Pretrained, pairs: Pairs, folder: Path, arguments: argparse.N
     started = time.perf_counter()
     head = ValueHead(model.config.hidden_size)
     trainer = Trainer(model, TrainerConfig(rank=arguments.rank, alpha=2 * arguments.rank), head=head)
-    rows = [row for row in pairs.train if _tokens(model, row) <= arguments.longest][: arguments.most]
-    groups = reward_groups(model, rows).groups
+    groups = groups_of(model, pairs.train[: arguments.most])
     loop = LoopConfig(batch_size=16, learning_rate=arguments.rate, checkpoint_every=5)
-    done = 0
 
     def say(progress: Progress) -> None:
-        nonlocal done
-        done += 1
         print(f"  {progress.step}/{progress.total} " + _short(progress.metrics), flush=True)
 
     result = train(trainer, groups, RewardConfig().loss(), loop, folder, report=say)
@@ -254,7 +249,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument(
-        "--longest", type=int, default=400, help="train on answers of at most so many tokens with prompt"
+        "--longest", type=int, default=256, help="train on answers of at most so many tokens with prompt"
     )
     parser.add_argument("--most", type=int, default=10**9, help="train the LoRA on so many pairs")
     parser.add_argument("--skip", nargs="*", default=[], choices=["frozen", "lora"])
@@ -270,11 +265,11 @@ def main() -> None:
         pairs = DATASETS[name][0](arguments.data)
         table: dict[str, Any] = {"length": by_length(pairs), "n-grams": by_ngrams(pairs)}
         table["surface"] = by_head(surface(pairs.train), surface(pairs.test))
+        short = Pairs([row for row in pairs.train if _tokens(model, row) <= arguments.longest], pairs.test)
         if "frozen" not in arguments.skip:
-            *train_rows, components = frozen(model, pairs.train, None)
-            table["frozen"] = by_head((train_rows[0], train_rows[1]), frozen(model, pairs.test, components)[:2])
+            table["frozen"] = frozen(model, short)
         if "lora" not in arguments.skip:
-            table["lora"] = by_lora(model, pairs, arguments.folder / name, arguments)
+            table["lora"] = by_lora(model, short, arguments.folder / name, arguments)
         report[name] = {"train": len(pairs.train), "test": len(pairs.test), **table}
         print(name, json.dumps(report[name]), flush=True)
     print(json.dumps(report))

@@ -29,11 +29,12 @@ from torch import Tensor
 
 from tutee.conversation import Message
 from tutee.errors import InvalidInput
+from tutee.model.layout import Layout
 from tutee.model.lora import ADAPTER_CONFIG, Lora
 from tutee.model.pretrained import Pretrained, load_pretrained
 from tutee.model.value_head import ValueHead, hidden_states
 from tutee.model.weights import save_safetensors
-from tutee.train.batch import Group, pack_groups
+from tutee.train.batch import Group, pack_groups, split_groups
 from tutee.train.checkpoint import write_json
 from tutee.train.encode import encode_answer
 from tutee.train.features import feature_matrix
@@ -159,20 +160,28 @@ class RewardModel:
 
 
 @torch.no_grad()
+def last_states(model: Pretrained, lora: Lora | None, groups: Sequence[Group], token_budget: int = 2048) -> Tensor:
+    """Hidden states at the last token of every example, float32 [E, D]; what a group has in common is computed once."""
+    found = []
+    for part in split_groups(groups, token_budget, share_prompts=True):
+        batch = pack_groups(part, share_prompts=True)
+        layout = Layout.packed(batch.lengths, lora, parents=batch.parents)
+        found.append(model.decoder(batch.tokens_T, batch.positions_T, layout)[batch.last_E].float())
+    return torch.cat(found)
+
+
+@torch.no_grad()
 def gather_evidence(model: Pretrained, lora: Lora | None, head: ValueHead, groups: Sequence[Group]) -> Evidence:
     """What the ranked groups that the head was trained on say of its certainty: one pass over them."""
-    sequences = [example.tokens for group in groups for example in group.examples]
-    last_ED = torch.empty(len(sequences), model.config.hidden_size)
-    for i, hidden_LD in hidden_states(model.decoder, sequences, lora):
-        last_ED[i] = hidden_LD[-1].float()
+    last_ED = last_states(model, lora, groups)
     batch = pack_groups(groups)
     score_P2 = head(last_ED)[batch.pairs_P2]
     p_P = (score_P2[:, 0] - score_P2[:, 1]).sigmoid()
-    difference_PD = last_ED[batch.pairs_P2[:, 0]] - last_ED[batch.pairs_P2[:, 1]]
+    difference_PD = (last_ED[batch.pairs_P2[:, 0]] - last_ED[batch.pairs_P2[:, 1]]).double()
     weight_P = (batch.pair_weight_P * p_P * (1 - p_P)).double()
     width = last_ED.shape[1]
     precision_DD = (width + 1) * torch.eye(width, dtype=torch.float64)
-    precision_DD += difference_PD.double().T @ (weight_P[:, None] * difference_PD.double())
+    precision_DD += difference_PD.T @ (weight_P[:, None] * difference_PD)
     return Evidence(last_ED.mean(0), torch.cholesky_inverse(torch.linalg.cholesky(precision_DD)).float())
 
 
