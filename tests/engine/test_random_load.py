@@ -134,7 +134,7 @@ def assert_nothing_left(engine: Engine) -> None:
     assert not engine._scheduler._shares._present
     assert not engine._scheduler._shares._served
     assert not engine._scheduler.waiting._lanes
-    assert not engine._inbox
+    assert not engine._inbox._news
     engine._pool.forget_all()
     assert sorted(engine._pool._empty) == list(range(1, engine._pool.capacity + 1))
 

@@ -2,9 +2,6 @@
 
 Knows requests, versions (the base and LoRA adapters over it) and the order of a step: take in news, schedule, run the
 model once, sample, hand out chunks. Does not know chat, messages or HTTP: prompts are token ids.
-
-Other threads talk to it through one inbox, which holds new sequences and errands (`Errand`) in the order of their
-arrival, so that an errand has a before and an after.
 """
 
 from __future__ import annotations
@@ -13,13 +10,12 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 from tutee.engine.blocks import BlockPool
 from tutee.engine.door import Door
-from tutee.engine.errand import Errand
+from tutee.engine.inbox import Errand, Inbox
 from tutee.engine.request import Chunk, Completion, FinishReason, Request, SamplingParams, check_prompt
 from tutee.engine.runner import NotFinite, Runner
 from tutee.engine.sampler import Sampled
@@ -84,9 +80,7 @@ class Engine:
         self._versions = Versions(Version(version, None, self._pool.new_root()), max_adapters)
         self._arrivals = itertools.count()
         self._counters = Counters()
-        self._news = threading.Condition()
-        self._inbox: deque[Sequence | Errand] = deque()
-        self._closed = False
+        self._inbox = Inbox()
         self._thread: threading.Thread | None = None
         if autostart:
             self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -108,7 +102,7 @@ class Engine:
         counters = self._counters
         return EngineStats(
             running=len(self._scheduler.running),
-            waiting=len(self._scheduler.waiting) + sum(isinstance(news, Sequence) for news in tuple(self._inbox)),
+            waiting=len(self._scheduler.waiting) + len(self._inbox.sequences),
             blocks_used=self._pool.held,
             blocks_cached=self._pool.cached,
             blocks_total=self._pool.capacity,
@@ -150,18 +144,16 @@ class Engine:
         """
         tokens = [int(token) for token in prompt]
         self._versions.use(version)  # A load must not hold up the engine's thread, which needs the lock below.
-        with self._news:
-            if self._closed:
-                raise Unavailable("The engine is closed.")
+        with self._inbox.lock:
             check_prompt(tokens, params, self._model.config.vocab_size, self.context_length)
             found = self._versions.use(version)
             request = Request(
                 tuple(tokens), params, version=found.name, priority=priority, owner=owner, on_chunk=on_chunk
             )
             sequence = begin(request, found, self._model, self.context_length, next(self._arrivals))
-            self._door.enter(priority, owner)
-            self._inbox.append(sequence)
-            self._news.notify_all()
+            if not self._inbox.closed:
+                self._door.enter(priority, owner)
+            self._inbox.put(sequence)
         return request
 
     def generate(
@@ -245,14 +237,15 @@ class Engine:
             try:
                 self._runner = Runner(model, self._pool.capacity + 1, self._pool.block_size)
             except BaseException:
-                self._closed = True
+                self._inbox.close()
                 raise
             self._pool.forget_all()
 
-        with self._news:
+        errand = Errand(swap, drained=True)
+        with self._inbox.lock:
+            self._inbox.put(errand)
             self._model = model
             self._versions = Versions(Version(version, None, self._pool.new_root()), self._max_adapters)
-            errand = self._send(Errand(swap, drained=True))
         self._wait(errand)
 
     def weights_changed(self) -> None:
@@ -268,8 +261,8 @@ class Engine:
         if threading.current_thread() is self._thread:
             forget()
             return
-        with self._news:
-            errand = self._send(Errand(forget))
+        errand = Errand(forget)
+        self._inbox.put(errand)
         self._wait(errand)
 
     def step(self) -> bool:
@@ -307,9 +300,7 @@ class Engine:
 
     def close(self) -> None:
         """Abort what is running and end the thread. A closed engine raises `Unavailable` on `submit`."""
-        with self._news:
-            self._closed = True
-            self._news.notify_all()
+        self._inbox.close()
         if self._thread is None:
             self._abort_all()
         elif threading.current_thread() is not self._thread:
@@ -320,14 +311,6 @@ class Engine:
         while not finished.wait(count, block=self._thread is not None):
             self.step()
 
-    def _send(self, errand: Errand) -> Errand:
-        """Put an errand into the inbox; to be called with `_news` held."""
-        if self._closed:
-            raise Unavailable("The engine is closed.")
-        self._inbox.append(errand)
-        self._news.notify_all()
-        return errand
-
     def _wait(self, errand: Errand) -> None:
         """Until an errand is done, stepping ourselves if no thread does."""
         while self._thread is None and not errand.done.done():
@@ -336,11 +319,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            while True:
-                with self._news:
-                    self._news.wait_for(lambda: self._closed or self._inbox or self._unfinished)
-                    if self._closed:
-                        return
+            while self._inbox.wait(lambda: self._unfinished):
                 try:
                     self.step()
                 except Exception as error:
@@ -348,7 +327,7 @@ class Engine:
                     for sequence in self._unfinished:
                         self._fail(sequence, error)
         finally:
-            self._closed = True
+            self._inbox.close()
             self._abort_all()
 
     @property
@@ -356,24 +335,16 @@ class Engine:
         return [*self._scheduler.running, *self._scheduler.waiting]
 
     def _take_news(self) -> None:
-        while self._inbox:
-            news = self._inbox[0]
-            if isinstance(news, Errand) and news.drained and self._unfinished:
-                break  # Who comes after it waits too.
-            with self._news:
-                self._inbox.popleft()
+        while (news := self._inbox.take(lambda: not self._unfinished)) is not None:
             if isinstance(news, Errand):
                 news.run()
             else:
                 self._counters.requests += 1
                 self._scheduler.add(news)
+        for held in self._inbox.take_aborted():
+            self._scheduler.add(held)
         for sequence in [sequence for sequence in self._unfinished if sequence.request.aborted]:
             self._end(sequence, "abort")
-        for held in [held for held in self._inbox if isinstance(held, Sequence) and held.request.aborted]:
-            with self._news:
-                self._inbox.remove(held)
-            self._scheduler.add(held)
-            self._end(held, "abort")
 
     def _extend(self, item: Scheduled, rows: Sampled) -> int:
         """Append to a sequence what was sampled after its last token and after each rightly guessed one, and end it if
@@ -414,13 +385,10 @@ class Engine:
                 self._fail(sequence, error)
 
     def _abort_all(self) -> None:
-        with self._news:
-            news = list(self._inbox)
-            self._inbox.clear()
-        for late in news:
-            if isinstance(late, Sequence):
-                self._scheduler.add(late)
+        while (news := self._inbox.take(lambda: True)) is not None:
+            if isinstance(news, Errand):
+                news.done.set_exception(Unavailable("The engine is closed."))
             else:
-                late.done.set_exception(Unavailable("The engine is closed."))
+                self._scheduler.add(news)
         for sequence in self._unfinished:
             self._end(sequence, "abort")
