@@ -7,6 +7,7 @@ import json
 import httpx
 
 from tests.serve.conftest import Running
+from tutee.engine.request import Chunk
 from tutee.errors import Unavailable
 
 BODY = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10, "stream": True}
@@ -49,7 +50,7 @@ def test_an_engine_error_in_mid_stream_is_an_error_event_and_the_end(server: Run
     from tutee.serve import chat_completions
 
     async def broken(self):  # type: ignore[no-untyped-def]
-        yield [(0, "so far", [], None)]
+        yield [(0, Chunk("so far", (1,), "tiny"))]
         raise Unavailable("The engine stopped.")
 
     monkeypatch.setattr(chat_completions.Answering, "chunks", broken)

@@ -230,6 +230,6 @@ def _end(answer: LiveAnswer) -> End:
     assert answer.request is not None
     completion = answer.request.result()
     seconds = completion.total_s - (completion.ttft_s or 0.0)
-    after_first = len(completion.token_ids) - 1
+    after_first = completion.generated_tokens - 1
     speed = after_first / seconds if after_first > 0 and seconds > 0 else None
     return End(completion.finish_reason, completion.ttft_s, speed)

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions as the official client speaks it, streamed and in one piece.
 
 Both ways read the same chunks of the engine, so the streamed text is the unstreamed text. pydantic is not on this path:
-one event per choice and engine step, encoded once by msgspec. Stored completions are read back in
+one event per choice and engine step, encoded once (`chat_events.py`). Stored completions are read back in
 `stored_completions.py`.
 """
 
@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from tutee.engine.request import Chunk
+from tutee.engine.request import Request as EngineRequest
 from tutee.errors import InvalidInput, TuteeError, Unavailable
 from tutee.ids import new_id
 from tutee.serve.auth import MEMBER, CallerDep
 from tutee.serve.body import Body
+from tutee.serve.chat_events import ChatEvents, Event
 from tutee.serve.chat_request import ChatRequest, merge_system_messages, read_chat_request
 from tutee.serve.logprobs import LogprobEntries
 from tutee.serve.replies import error_body, reply
@@ -29,53 +31,6 @@ from tutee.serve.services import Services, ServicesDep
 from tutee.serve.streaming import DONE, EventStream, Tap, event, wait_for
 
 router = APIRouter(prefix="/v1")
-
-
-class Delta(msgspec.Struct, omit_defaults=True):
-    """What one event adds to a choice."""
-
-    role: str | None = None
-    content: str | None = None
-
-
-class EventChoice(msgspec.Struct):
-    """One choice of one event; `finish_reason` is null before the last."""
-
-    index: int
-    delta: Delta
-    logprobs: dict[str, Any] | None = None
-    finish_reason: str | None = None
-
-
-class Event(msgspec.Struct):
-    """A `chat.completion.chunk`; the same object is filled and encoded again and again."""
-
-    id: str
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[EventChoice] = []
-    usage: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
-    object: str = "chat.completion.chunk"
-    service_tier: str = "default"
-
-    def of(self, *choice: Any) -> bytes:
-        """This event with one choice, as it goes over the wire."""
-        self.choices = [EventChoice(*choice)]
-        return event(self)
-
-
-Piece = tuple[int, str, list[dict[str, Any]], str | None]
-"""(choice, text, log-prob entries, finish reason)."""
-
-
-@dataclass(slots=True)
-class Choice:
-    """One choice as it grows."""
-
-    text: str = ""
-    entries: list[dict[str, Any]] = field(default_factory=list)
-    finish_reason: str | None = None
 
 
 @dataclass(slots=True)
@@ -87,7 +42,6 @@ class Answering:
     tap: Tap
     id: str
     created: int
-    entries: list[LogprobEntries]
 
     @property
     def fingerprint(self) -> str:
@@ -98,7 +52,7 @@ class Answering:
         """Token counts of all choices; valid once every request is done."""
         completions = [request.result() for request in self.tap.requests]
         prompt = completions[0].prompt_tokens
-        generated = sum(len(each.token_ids) for each in completions)
+        generated = sum(each.generated_tokens for each in completions)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": generated,
@@ -112,20 +66,21 @@ class Answering:
             },
         }
 
-    async def chunks(self) -> AsyncIterator[list[Piece]]:
-        """What the engine made since the last time.
+    def entries(self) -> LogprobEntries | None:
+        """A reader of one choice's log-probs, if they were asked for."""
+        return LogprobEntries(self.served.model.tokenizer) if self.asked.logprobs else None
+
+    async def chunks(self) -> AsyncIterator[list[tuple[int, Chunk]]]:
+        """(choice, chunk) of what the engine made since the last time.
 
         Raises:
             Unavailable: the engine failed, or ended, in mid-answer.
         """
         async for batch in self.tap:
-            pieces: list[Piece] = []
             for index, chunk in batch:
                 if chunk.finish_reason in ("error", "abort"):
                     raise _failure(self.tap, index)
-                entries = self.entries[index].add(chunk) if self.asked.logprobs else []
-                pieces.append((index, chunk.text, entries, chunk.finish_reason))
-            yield pieces
+            yield batch
 
 
 def _failure(tap: Tap, index: int) -> TuteeError:
@@ -142,18 +97,11 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
     served, prompt = await run_in_threadpool(_prepare, services, asked)
     tap = Tap(whole=not asked.stream)
     tap.submit(served, prompt, asked.params_by_choice, caller.id)
-    answering = Answering(
-        asked=asked,
-        served=served,
-        tap=tap,
-        id=new_id("chatcmpl"),
-        created=int(time.time()),
-        entries=[LogprobEntries(served.model.tokenizer) for _ in range(asked.n)] if asked.logprobs else [],
-    )
+    answering = Answering(asked, served, tap, new_id("chatcmpl"), int(time.time()))
     if asked.stream:
         return EventStream(_events(answering, services, caller.id), close=tap.abort)
-    choices = await wait_for(request, _collect(answering), tap.abort)
-    content = _whole(answering, choices)
+    await wait_for(request, _ended(answering), tap.abort)
+    content = _whole(answering)
     if asked.store:
         await run_in_threadpool(_keep, answering, content, services, caller.id)
     return reply(content)
@@ -161,7 +109,7 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
 
 def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, Prompt]:
     served = services.live.resolve(asked.model)
-    if asked.params.logit_bias:
+    if asked.params.logit_bias and not served.upstream:
         vocabulary = served.model.config.vocab_size
         if any(token >= vocabulary for token in asked.params.logit_bias):
             message = f"'logit_bias' names a token beyond the vocabulary of {vocabulary}."
@@ -178,37 +126,19 @@ def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, Prompt]:
     return served, prompt
 
 
-async def _collect(answering: Answering) -> list[Choice]:
-    choices = [Choice() for _ in range(answering.asked.n)]
-    async for pieces in answering.chunks():
-        _add(choices, pieces)
-    return choices
+async def _ended(answering: Answering) -> None:
+    async for _ in answering.chunks():
+        pass
 
 
-def _add(choices: list[Choice], pieces: list[Piece]) -> None:
-    for index, text, entries, finish_reason in pieces:
-        choice = choices[index]
-        choice.text += text
-        choice.entries += entries
-        choice.finish_reason = finish_reason
-
-
-def _whole(answering: Answering, choices: list[Choice]) -> dict[str, Any]:
-    """The `chat.completion` object."""
+def _whole(answering: Answering) -> dict[str, Any]:
+    """The `chat.completion` object of an ended request."""
     return {
         "id": answering.id,
         "object": "chat.completion",
         "created": answering.created,
         "model": answering.asked.model,
-        "choices": [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None, "annotations": []},
-                "logprobs": {"content": choice.entries, "refusal": None} if answering.asked.logprobs else None,
-                "finish_reason": choice.finish_reason,
-            }
-            for index, choice in enumerate(choices)
-        ],
+        "choices": [_choice(answering, index, request) for index, request in enumerate(answering.tap.requests)],
         "usage": answering.usage(),
         "system_fingerprint": answering.fingerprint,
         "service_tier": "default",
@@ -216,39 +146,53 @@ def _whole(answering: Answering, choices: list[Choice]) -> dict[str, Any]:
     }
 
 
+def _choice(answering: Answering, index: int, request: EngineRequest) -> dict[str, Any]:
+    completion, entries = request.result(), answering.entries()
+    logprobs = None
+    if entries is not None:
+        logprobs = {"content": [entry for chunk in request for entry in entries.add(chunk)], "refusal": None}
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": completion.text, "refusal": None, "annotations": []},
+        "logprobs": logprobs,
+        "finish_reason": completion.finish_reason,
+    }
+
+
 async def _events(answering: Answering, services: Services, actor_id: str) -> AsyncIterator[bytes]:
     """Server-sent events: roles in order, deltas, one finish per choice, usage if asked for, [DONE]."""
     asked = answering.asked
-    line = Event(answering.id, answering.created, asked.model, answering.fingerprint)
+    blank = Event(answering.id, answering.created, asked.model, answering.fingerprint)
     if asked.include_usage:
-        line.usage = None
-    choices = [Choice() for _ in range(asked.n)]
-    # all first sights in order, or the client's helper raises IndexError
-    yield b"".join(line.of(index, Delta(role="assistant", content="")) for index in range(asked.n))
+        blank.usage = None
+    events = ChatEvents(blank, asked.n)
+    entries = [answering.entries() for _ in range(asked.n)]
+    yield events.roles()
     try:
-        async for pieces in answering.chunks():
-            _add(choices, pieces)
-            out = b"".join(_lines(line, pieces))
-            if out:
+        async for batch in answering.chunks():
+            if out := b"".join(_lines(events, entries, batch)):
                 yield out
         if asked.store:
-            await run_in_threadpool(_keep, answering, _whole(answering, choices), services, actor_id)
+            await run_in_threadpool(_keep, answering, _whole(answering), services, actor_id)
     except TuteeError as error:
         yield event(error_body(error))
         return
     if asked.include_usage:
-        line.choices, line.usage = [], answering.usage()
-        yield event(line)
+        yield events.usage(answering.usage())
     yield DONE
 
 
-def _lines(line: Event, pieces: list[Piece]) -> Iterator[bytes]:
+def _lines(events: ChatEvents, entries: list[LogprobEntries | None], batch: list[tuple[int, Chunk]]) -> Iterator[bytes]:
     """The events of what came together."""
-    for index, text, entries, finish_reason in pieces:
-        if text or entries:
-            yield line.of(index, Delta(content=text), {"content": entries, "refusal": None} if entries else None)
-        if finish_reason is not None:
-            yield line.of(index, Delta(), None, finish_reason)
+    for index, chunk in batch:
+        reader = entries[index]
+        if reader is None:
+            if chunk.text:
+                yield events.text(index, chunk.text)
+        elif (found := reader.add(chunk)) or chunk.text:
+            yield events.scored(index, chunk.text, found)
+        if chunk.finish_reason is not None:
+            yield events.end(index, chunk.finish_reason)
 
 
 def _keep(answering: Answering, content: dict[str, Any], services: Services, actor_id: str) -> None:

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import torch
 import uvicorn
+from starlette.types import ASGIApp
 
 from tutee.errors import Unavailable
 from tutee.serve.app import build_app, open_services
@@ -20,6 +21,10 @@ from tutee.settings import Settings
 KEEP_ALIVE_SECONDS = 75
 GRACE_SECONDS = 5
 """How long running streams may go on after Ctrl-C."""
+
+SWITCH_SECONDS = 0.001
+"""Most that the event loop waits for the engine's thread to let it run; Python's own 5 ms would be felt in each first
+token."""
 
 
 class Server(uvicorn.Server):
@@ -45,19 +50,32 @@ def serve(settings: Settings) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _end)
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    share_the_processor(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     with open_socket(settings) as listener, open_services(settings) as services:
-        config = uvicorn.Config(
-            build_app(services),
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=GRACE_SECONDS,
+        Server(uvicorn_config(build_app(services)), f"http://{host}:{listener.getsockname()[1]}").run(
+            sockets=[listener]
         )
-        Server(config, f"http://{host}:{listener.getsockname()[1]}").run(sockets=[listener])
+
+
+def share_the_processor(settings: Settings) -> None:
+    """How the model's threads and Python's share the cores."""
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    sys.setswitchinterval(SWITCH_SECONDS)
+
+
+def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
+    """How every server of ours runs an app; httptools and uvloop are used where they are installed."""
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

@@ -25,7 +25,7 @@ from tutee.serve.served import Prompt, Served
 
 T = TypeVar("T")
 EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-_encode = msgspec.json.encode
+encode = msgspec.json.Encoder().encode
 
 
 class ClientGoneError(Exception):
@@ -34,7 +34,7 @@ class ClientGoneError(Exception):
 
 def event(content: Any) -> bytes:
     """One server-sent event, JSON in one line."""
-    return b"data: " + _encode(content) + b"\n\n"
+    return b"data: " + encode(content) + b"\n\n"
 
 
 DONE = b"data: [DONE]\n\n"
