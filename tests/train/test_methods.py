@@ -120,3 +120,81 @@ def test_a_bad_line_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
     assert caught.value.param == "data"
     with pytest.raises(InvalidInput, match="cannot be read"):
         read_rows(METHODS["sft"], tmp_path / "absent.jsonl")
+
+
+FAST = {"learning_rate": 1e-3, "rank": 2}
+ROLLOUTS = {**FAST, "prompts": 2, "group": 2, "max_tokens": 4, "steps": 2}
+PAIRS = [
+    {
+        "input": {"messages": [{"role": "user", "content": f"say {i}"}]},
+        "preferred_output": [{"role": "assistant", "content": f"{i}"}],
+        "non_preferred_output": [{"role": "assistant", "content": "no, no"}],
+    }
+    for i in range(4)
+]
+CHATS = [
+    {"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"{i} it is"}]}
+    for i in range(4)
+]
+THUMBS = [{"prompt": f"say {i}", "completion": f"{i}", "label": i % 2 == 0} for i in range(4)]
+ASKED = [{"prompt": f"say {i}", "answer": f"{i}"} for i in range(4)]
+RUNS = {
+    "sft": (CHATS, FAST),
+    "dpo": (PAIRS, FAST),
+    "kto": (THUMBS, FAST),
+    "reward": ([*PAIRS, {"prompt": "Hi", "completions": ["a", "b", "c"]}], FAST),
+    "pretrain": ("One day.\n\nAnother day.", {"vocabulary": 270, "layers": 1, "width": 16, "heads": 2, "context": 16}),
+    "offline_distillation": (CHATS, FAST),
+    "best_of_n": (ASKED, {**FAST, "prompts": 2, "group": 8, "max_tokens": 100, "rounds": 1, "grader": "GRADER"}),
+    "grpo": (ASKED, {**ROLLOUTS, "variant": "dr_grpo"}),
+    "ppo": (ASKED, {**ROLLOUTS, "grader": "GRADER", "ptx": 0.1, "ptx_data": "CHATS"}),
+    "distillation": (ASKED, ROLLOUTS),
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """What settings name: a grader and a file to mix in."""
+    grader = tmp_path / "grader.py"
+    grader.write_text("def grade(sample, item):\n    return len(sample['output_text']) / 10\n")
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text("".join(json.dumps(row) + "\n" for row in CHATS))
+    return {"GRADER": f"{grader}:grade", "CHATS": str(chats)}
+
+
+def test_every_method_is_run_here() -> None:
+    assert RUNS.keys() == METHODS.keys()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_method_trains_from_its_file_and_answers_at_once_when_asked_again(
+    name: str, tiny_folder: Path, tmp_path: Path, files: dict[str, str]
+) -> None:
+    rows, given = RUNS[name]
+    data = tmp_path / "data"
+    data.write_text(rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows))
+    settings = {key: files.get(value, value) if isinstance(value, str) else value for key, value in given.items()}
+    if "distillation" in name:
+        settings["teacher"] = str(tiny_folder)
+    model = tiny_folder if METHODS[name].needs_model else None
+    steps: list[str] = []
+
+    def run() -> methods.Trained:
+        where = {"data": data, "folder": tmp_path / "out", "model": model, "dtype": "float32"}
+        return train(name, **where, report=lambda progress: steps.append(progress.stage), **settings)
+
+    first = run()
+    assert set(steps) == set(METHODS[name].stages)
+    assert first.steps > 0
+    assert list(first.checkpoints[-1].folder.glob("*.safetensors"))
+    assert read_metrics(tmp_path / "out" / "metrics.jsonl")
+    done = len(steps)
+    assert run() == first
+    assert len(steps) == done
+
+
+def test_a_question_without_an_answer_is_named(tiny_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "c"}\n')
+    with pytest.raises(InvalidInput, match="line 2 has no text 'answer'"):
+        train("grpo", data=data, folder=tmp_path / "out", model=tiny_folder, dtype="float32")

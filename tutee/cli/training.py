@@ -25,6 +25,14 @@ from tutee.store.schema import Job
 METHODS = {
     "sft": "Imitate the given answers.",
     "dpo": "Make the preferred answer likelier than the other one, tied to the model as it is.",
+    "kto": "Learn from thumbs: answers that people liked or disliked, each on its own.",
+    "reward": "A reward model: score what people preferred above what they did not.",
+    "pretrain": "A new model from nothing but text, with a tokenizer of its own.",
+    "offline_distillation": "Learn what a larger teacher thinks of each token of given answers.",
+    "best_of_n": "Draw several answers to each question, keep the best by a reward, imitate it.",
+    "grpo": "Learn from a reward: answers to one question are judged against each other.",
+    "ppo": "Learn from a reward with a critic and a price on moving away, as ChatGPT was made.",
+    "distillation": "Answer, and learn from what a larger teacher thinks of every token of the answer.",
 }
 """Names and first lines, known without importing torch; `train/methods.py` has the rest."""
 

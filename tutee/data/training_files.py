@@ -39,6 +39,15 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """One line of a file of questions: what to answer, and the whole row for those who judge the answer."""
+
+    line: int
+    messages: tuple[Message, ...]
+    item: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """One document of a plain text file; `line` is where it begins."""
 
@@ -70,6 +79,17 @@ def read_rankings(stream: BinaryIO, param: str = "training_file") -> Iterator[Ra
         else:
             pair = checked(line, param, parse_preference, row, line)
             yield Ranking(line, pair.prompt, (pair.preferred, pair.non_preferred), (0, 1))
+
+
+def read_asked(stream: BinaryIO, param: str = "training_file") -> Iterator[Asked]:
+    """Lines `{"messages": […]}` or `{"prompt": …}`, the last turn not the assistant's, and any fields for graders,
+    such as `answer`; OpenAI's reinforcement format is one such.
+
+    Raises:
+        InvalidInput: at the first bad line, or at the end of a file without examples.
+    """
+    for line, row in json_lines(stream, param):
+        yield checked(line, param, _asked, row, line)
 
 
 def read_texts(stream: BinaryIO, param: str = "training_file") -> Iterator[Text]:
@@ -122,6 +142,15 @@ def _ranking(row: Mapping[str, Any], line: int) -> Ranking:
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin <= 100:
         raise BadLine("margin must be a number from 0 to 100.")
     return Ranking(line, _prompt(row), answers, tuple(ranks), float(margin))
+
+
+def _asked(row: Mapping[str, Any], line: int) -> Asked:
+    if ("messages" in row) == ("prompt" in row):
+        raise BadLine("must have either messages or prompt.")
+    messages = tuple(parse_messages(row["messages"], "messages")) if "messages" in row else _prompt(row)
+    if messages[-1].role == "assistant":
+        raise BadLine("ends with an assistant turn; the model is to write that one.")
+    return Asked(line, messages, {name: value for name, value in row.items() if name != "messages"})
 
 
 def _prompt(row: Mapping[str, Any]) -> tuple[Message, ...]:

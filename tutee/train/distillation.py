@@ -41,6 +41,7 @@ class DistillationConfig(PolicyLossConfig):
     """The policy loss, and how far ahead a token looks."""
 
     discount: float = 0.0
+    """How far a token answers for those after it: 0 for itself alone, 1 for all of them."""
     most_nats: float = 5.0
     """A token's reward is cut to ± this, so that one absurd token does not decide a step."""
 

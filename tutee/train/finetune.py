@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +43,7 @@ class FixedData:
         reference: the loss compares with the policy as it was before the first step.
         before_step: (settings, trainer) -> what a step's groups become just before they are learned.
         trainer: makes the trainer; a reward model's has a head.
+        after_save: (trainer, all groups, folder) adds to a saved version.
     """
 
     config: type[LossConfig]
@@ -49,54 +51,76 @@ class FixedData:
     reference: bool = False
     before_step: Callable[[Any, Trainer], Callable[[list[Group]], list[Group]]] = lambda config, trainer: list
     trainer: Callable[[Task], Trainer] = lambda task: Trainer(task.base, task.chosen[TrainerConfig])
+    after_save: Callable[[Trainer, list[Group], Path], None] = lambda trainer, groups, folder: None
 
     def __call__(self, task: Task) -> Trained:
-        """Run, or go on where a broken-off run in `task.folder` was; versions go to `versions/step-…` in it.
+        """Run, or go on where a broken-off run in `task.folder` was.
 
         Raises:
             InvalidInput: nothing to learn from, naming the line. Diverged: see `loop.train`.
         """
         if (task.folder / "result.json").exists():
             return read_result(task.folder)
-        trainer, loop = self.trainer(task), task.chosen[LoopConfig]
-        config = task.chosen[self.config]
+        trainer, config = self.trainer(task), task.chosen[self.config]
         encoded = self.groups(task.base, task.examples, config)
-        groups, notes = list(encoded.groups), encoded.sentences(task.base.config.max_position_embeddings)
+        groups = list(encoded.groups)
         valid = list(self.groups(task.base, task.validation, config).groups) if task.validation else []
         check_groups(groups)
         if self.reference:
             scored = _references(task.folder, [*groups, *valid], trainer)
             groups, valid = scored[: len(groups)], scored[len(groups) :]
-        loss, before_step = config.loss(), self.before_step(config, trainer)
+        before_step, finish = self.before_step(config, trainer), partial(self.after_save, trainer, groups)
+        return learn_and_save(task, trainer, groups, valid, config.loss(), encoded, before_step, finish)
 
-        def after_epoch(epoch: int, step: int) -> dict[str, float]:
-            version = version_folder(task.folder, step)
-            if trainer.ranks.first:
-                shutil.rmtree(version, ignore_errors=True)
-            trainer.save(version)
-            measured = evaluate_loss(trainer, before_step(valid), loss, loop.token_budget) if valid else {}
-            return {f"valid_{name}": value for name, value in measured.items() if name != "entropy"}
 
-        folder = task.folder / "checkpoints"
-        done = train(
-            trainer,
-            groups,
-            loss,
-            loop,
-            folder,
-            report=task.report,
-            before_step=before_step,
-            after_epoch=after_epoch,
-        )
+def learn_and_save(
+    task: Task,
+    trainer: Trainer,
+    groups: Sequence[Group],
+    valid: Sequence[Group],
+    loss: Loss,
+    encoded: Encoded | None = None,
+    before_step: Callable[[list[Group]], list[Group]] = list,
+    after_save: Callable[[Path], None] = lambda folder: None,
+) -> Trained:
+    """The loop, and after each epoch a version in `versions/step-…` with the loss on `valid` among its numbers.
+
+    Args:
+        encoded: what a person should know of the data comes from here.
+        after_save: called with each version's folder, to add to it.
+    """
+    loop = task.chosen[LoopConfig]
+
+    def after_epoch(epoch: int, step: int) -> dict[str, float]:
+        version = version_folder(task.folder, step)
+        if trainer.ranks.first:
+            shutil.rmtree(version, ignore_errors=True)
+        trainer.save(version)
+        if trainer.ranks.first:
+            after_save(version)
+        measured = evaluate_loss(trainer, before_step(list(valid)), loss, loop.token_budget) if valid else {}
+        return {f"valid_{name}": value for name, value in measured.items() if name != "entropy"}
+
+    done = train(
+        trainer,
+        groups,
+        loss,
+        loop,
+        task.folder / "checkpoints",
+        report=task.report,
+        before_step=before_step,
+        after_epoch=after_epoch,
+    )
+    if trainer.ranks.first:
         per_epoch = done.steps // loop.epochs
         epochs = {str(step): done.history[step - 1] for step in range(per_epoch, done.steps + 1, per_epoch)}
-        if trainer.ranks.first:
-            said = {"steps": done.steps, "trained_tokens": done.trained_tokens, "skipped_steps": done.skipped}
-            read = {"too_long": encoded.too_long, "notes": notes}
-            write_json(task.folder / "result.json", {**said, **read, "versions": epochs})
-            shutil.rmtree(folder, ignore_errors=True)
-        trainer.ranks.wait()
-        return read_result(task.folder)
+        said = {"steps": done.steps, "trained_tokens": done.trained_tokens, "skipped_steps": done.skipped}
+        notes = [] if encoded is None else encoded.sentences(trainer.model.config.max_position_embeddings)
+        read = {"too_long": () if encoded is None else encoded.too_long, "notes": notes}
+        write_json(task.folder / "result.json", {**said, **read, "versions": epochs})
+        shutil.rmtree(task.folder / "checkpoints", ignore_errors=True)
+    trainer.ranks.wait()
+    return read_result(task.folder)
 
 
 def read_result(folder: Path) -> Trained:

@@ -43,10 +43,13 @@ class GrpoConfig(PolicyLossConfig):
     """The policy loss, and where its advantages come from."""
 
     baseline: Baseline = "mean"
+    """What an answer's reward is compared with."""
     scale: Scale = "group"
+    """What advantages are divided by."""
     most_weight: float | None = None
     """Truncation of importance weights π_old / μ; None: the answers are on-policy, or as good as."""
     weights: Literal["token", "sequence"] = "token"
+    """Importance weights a token, or one for the answer."""
 
     def __post_init__(self) -> None:
         PolicyLossConfig.__post_init__(self)

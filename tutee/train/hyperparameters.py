@@ -48,7 +48,7 @@ def resolve(api_name: str, method: Method, raw: Mapping[str, Any], settings: Map
             given[key] = _checked(key, value, f"{where}.{key}")
     meant: dict[str, Any] = {OURS[key]: value for key, value in given.items() if key in OURS}
     if "learning_rate_multiplier" in given:
-        base = method.defaults(rows, bool(settings.get("full", False)))["learning_rate"]
+        base = method.defaults(rows, settings)["learning_rate"]
         meant["learning_rate"] = base * given["learning_rate_multiplier"]
     twice = next((name for name in meant if name in settings), None)
     if twice is not None:

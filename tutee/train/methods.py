@@ -7,27 +7,54 @@ file of their own, and one entry here. Knows nothing of jobs, of the store or of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tutee.data.openai_format import read_preferences, read_supervised
+from tutee.data.training_files import read_asked, read_rankings, read_texts, read_thumbs
 from tutee.errors import InvalidInput
 from tutee.model.pretrained import Pretrained, load_pretrained
+from tutee.model.value_head import ValueHead
 from tutee.train import parallel
+from tutee.train.batch import Group
+from tutee.train.best_of_n import BestOfNConfig
+from tutee.train.distillation import DistillationConfig
 from tutee.train.dpo import DpoConfig, dpo_groups
 from tutee.train.finetune import FixedData
+from tutee.train.grpo import VARIANTS, GrpoConfig, effective_loss
+from tutee.train.kto import KtoConfig, kto_groups, with_kl
 from tutee.train.loop import LoopConfig
+from tutee.train.offline_distillation import OfflineDistillationConfig, distillation_groups
+from tutee.train.ppo import PpoConfig
+from tutee.train.pretrain import PretrainConfig, new_model, pretrain_groups
 from tutee.train.progress import Report, silent
 from tutee.train.record import Recorder
+from tutee.train.reinforce import ReinforceConfig
+from tutee.train.reinforcement import (
+    MixSettings,
+    Reinforced,
+    RewardSettings,
+    TeacherSettings,
+    WatchSettings,
+    best_of_n,
+    distillation_learner,
+    grpo_learner,
+    ppo_learner,
+)
+from tutee.train.reward import RewardConfig, reward_groups
+from tutee.train.reward_model import RewardModel, gather_evidence
+from tutee.train.rollout import RolloutConfig
 from tutee.train.sft import SftConfig, sft_groups
 from tutee.train.task import Chosen, Method, Task, Trained, choose, describe
-from tutee.train.trainer import TrainerConfig
+from tutee.train.trainer import Trainer, TrainerConfig
 
 
-def few_rows(lora_rate: float, full_rate: float, rows: int, full: bool) -> Mapping[str, Any]:
+def few_rows(lora_rate: float, full_rate: float, rows: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
     """Few examples get small batches and several epochs, because a LoRA needs some tens of steps to move at all. A
     LoRA wants about ten times the rate of all weights, whose checkpoints are also too large to write often."""
+    full = bool(given.get("full", False))
     return {
         "learning_rate": full_rate if full else lora_rate,
         "epochs": 3 if rows < 500 else 2 if rows < 5000 else 1,
@@ -36,9 +63,70 @@ def few_rows(lora_rate: float, full_rate: float, rows: int, full: bool) -> Mappi
     }
 
 
-def few_pairs(rows: int, full: bool) -> Mapping[str, Any]:
-    """Preferences are forgotten into quickly: at most two epochs."""
-    return {**few_rows(2e-4, 2e-6, rows, full), "epochs": 2 if rows < 100 else 1}
+def few_pairs(lora_rate: float, full_rate: float, rows: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Preferences are learned by heart quickly: at most two epochs."""
+    return {**few_rows(lora_rate, full_rate, rows, given), "epochs": 2 if rows < 100 else 1}
+
+
+def from_scratch(rows: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Random weights want large steps, and Muon."""
+    return {"full": True, "optimizer": "muon", "learning_rate": 3e-3, "schedule": "cosine", "batch_size": 8}
+
+
+def rollouts(rows: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Adam as in InstructGPT; a full fine-tune moves gently, for its gradient is noise for the most part."""
+    full = bool(given.get("full", False))
+    return {"learning_rate": 3e-6 if full else 1e-4, "eps": 1e-5, "checkpoint_every": 50 if full else 10}
+
+
+def grpo_defaults(rows: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those of the published combination that is named, if one is."""
+    published = dict(VARIANTS.get(str(given.get("variant")), {}))
+    if {**published, **given}.get("denominator") == "constant":
+        published["constant"] = float(given.get("max_tokens", RolloutConfig().max_tokens))
+    return {**rollouts(rows, given), **published}
+
+
+@dataclass(frozen=True, slots=True)
+class VariantSettings:
+    """A name for several of GRPO's settings at once."""
+
+    variant: Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo"] | None = None
+    """A published combination; other settings are put over it."""
+
+
+def reward_trainer(task: Task) -> Trainer:
+    """A trainer of a reward model: with a fresh head."""
+    head = ValueHead(task.base.config.hidden_size, task.seed)
+    return Trainer(task.base, task.chosen[TrainerConfig], head=head)
+
+
+def keep_evidence(trainer: Trainer, groups: list[Group], folder: Path) -> None:
+    """Add to a reward model's folder how sure it is of what."""
+    assert trainer.head is not None
+    evidence = gather_evidence(trainer.model, trainer.lora, trainer.head, groups)
+    RewardModel(trainer.model, trainer.lora, trainer.head, evidence).save(folder)
+
+
+def pretrain(task: Task) -> Trained:
+    """A new model from the text, or further pretraining of the one that is given."""
+    config = task.chosen[PretrainConfig]
+    ranks = parallel.current()
+    if task.model is None and ranks.first:
+        new_model(config, task.examples, task.folder / "new", task.seed)
+    ranks.wait()
+    model = task.model or new_model(config, task.examples, task.folder / "new", task.seed)
+    run_it = FixedData(PretrainConfig, lambda model, rows, config: pretrain_groups(model, rows))
+    return run_it(replace(task, model=model))
+
+
+def offline_distillation(task: Task) -> Trained:
+    """Learn what the teacher thinks of each token of the given answers."""
+    teacher = task.chosen[TeacherSettings].load(task.base)
+    run_it = FixedData(
+        OfflineDistillationConfig, lambda model, rows, config: distillation_groups(model, teacher, rows, config)
+    )
+    return run_it(task)
 
 
 def _dpo_line(chosen: Chosen) -> str:
@@ -50,7 +138,21 @@ def _dpo_line(chosen: Chosen) -> str:
     return " ".join(parts)
 
 
-SHARED = (TrainerConfig, LoopConfig)
+def _ppo_line(chosen: Chosen) -> str:
+    own = chosen[PpoConfig]
+    target = "" if own.kl_target is None else f" (moved towards {own.kl_target:g} nats)"
+    ptx = f" − {own.ptx:g}·mean log π(ptx_data)" if own.ptx else ""
+    clip = f"{1 - own.clip_low:g}, {1 + own.clip_high:g}"
+    reward = f"reward − {own.kl_price:g}{target}·KL"
+    return f"−min(ρA, clip(ρ, {clip})A){ptx}, A by GAE(γ {own.gamma:g}, λ {own.lam:g}) of {reward}"
+
+
+FIXED = (TrainerConfig, LoopConfig)
+SAMPLED = (TrainerConfig, RolloutConfig, RewardSettings)
+LOOPED = (*SAMPLED, ReinforceConfig, WatchSettings)
+CHAT = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}'
+PAIR = '{"input": {"messages": […]}, "preferred_output": [{…}], "non_preferred_output": [{…}]}'
+QUESTION = '{"prompt": "What is 2 + 3?", "answer": "5"}'
 
 METHODS: Mapping[str, Method] = {
     method.name: method
@@ -59,8 +161,8 @@ METHODS: Mapping[str, Method] = {
             name="sft",
             says="Imitate the given answers.",
             loss=lambda chosen: f"−{chosen[SftConfig].mean} mean of log π",
-            data='{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}',
-            parts=(*SHARED, SftConfig),
+            data=CHAT,
+            parts=(*FIXED, SftConfig),
             defaults=partial(few_rows, 2e-4, 2e-5),
             read=read_supervised,
             run=FixedData(SftConfig, lambda model, rows, config: sft_groups(model, rows)),
@@ -69,11 +171,111 @@ METHODS: Mapping[str, Method] = {
             name="dpo",
             says="Make the preferred answer likelier than the other one, tied to the model as it is.",
             loss=_dpo_line,
-            data='{"input": {"messages": […]}, "preferred_output": [{…}], "non_preferred_output": [{…}]}',
-            parts=(*SHARED, DpoConfig),
-            defaults=few_pairs,
+            data=PAIR,
+            parts=(*FIXED, DpoConfig),
+            defaults=partial(few_pairs, 2e-4, 2e-6),
             read=read_preferences,
             run=FixedData(DpoConfig, lambda model, rows, config: dpo_groups(model, rows), reference=True),
+        ),
+        Method(
+            name="kto",
+            says="Learn from thumbs: answers that people liked or disliked, each on its own.",
+            loss=lambda chosen: f"1 − σ(±{chosen[KtoConfig].beta:g}·(log π/π_ref − z)), + liked, − disliked",
+            data='{"prompt": "Hi", "completion": "Hello.", "label": true}',
+            parts=(*FIXED, KtoConfig),
+            defaults=partial(few_pairs, 2e-4, 2e-6),
+            read=read_thumbs,
+            run=FixedData(
+                KtoConfig,
+                kto_groups,
+                reference=True,
+                before_step=lambda config, trainer: partial(with_kl, score=trainer.score) if config.kl else list,
+            ),
+        ),
+        Method(
+            name="reward",
+            says="A reward model: score what people preferred above what they did not.",
+            loss=lambda chosen: f"−log σ(s_better − s_worse{' − margin' if chosen[RewardConfig].margins else ''})",
+            data=f'{PAIR}\n  {{"prompt": "Hi", "completions": ["best", "good", "bad"]}}',
+            parts=(*FIXED, RewardConfig),
+            defaults=partial(few_pairs, 1e-4, 5e-6),
+            read=read_rankings,
+            run=FixedData(
+                RewardConfig,
+                lambda model, rows, config: reward_groups(model, rows),
+                trainer=reward_trainer,
+                after_save=keep_evidence,
+            ),
+            result="reward",
+        ),
+        Method(
+            name="pretrain",
+            says="A new model from nothing but text, with a tokenizer of its own.",
+            loss=lambda chosen: "−token mean of log π",
+            data="plain text; documents are divided by blank lines",
+            parts=(*FIXED, PretrainConfig),
+            defaults=from_scratch,
+            read=read_texts,
+            run=pretrain,
+            needs_model=False,
+        ),
+        Method(
+            name="offline_distillation",
+            says="Learn what a larger teacher thinks of each token of given answers.",
+            loss=lambda chosen: f"KL(teacher's top {chosen[OfflineDistillationConfig].top_k} ‖ π) a token",
+            data=CHAT,
+            parts=(*FIXED, OfflineDistillationConfig, TeacherSettings),
+            defaults=partial(few_rows, 2e-4, 2e-5),
+            read=read_supervised,
+            run=offline_distillation,
+        ),
+        Method(
+            name="best_of_n",
+            says="Draw several answers to each question, keep the best by a reward, imitate it.",
+            loss=lambda chosen: f"−mean log π(best of {chosen[RolloutConfig].group})",
+            data=QUESTION,
+            parts=(*SAMPLED, LoopConfig, BestOfNConfig),
+            defaults=partial(few_rows, 2e-4, 2e-5),
+            read=read_asked,
+            run=best_of_n,
+            stages=("candidates", "train"),
+            samples=True,
+        ),
+        Method(
+            name="grpo",
+            says="Learn from a reward: answers to one question are judged against each other.",
+            loss=lambda chosen: effective_loss(chosen[GrpoConfig]),
+            data=QUESTION,
+            parts=(*LOOPED, GrpoConfig, VariantSettings),
+            defaults=grpo_defaults,
+            read=read_asked,
+            run=Reinforced(grpo_learner),
+            stages=("reinforce",),
+            samples=True,
+        ),
+        Method(
+            name="ppo",
+            says="Learn from a reward with a critic and a price on moving away, as ChatGPT was made.",
+            loss=_ppo_line,
+            data=QUESTION,
+            parts=(*LOOPED, PpoConfig, MixSettings),
+            defaults=rollouts,
+            read=read_asked,
+            run=Reinforced(ppo_learner),
+            stages=("reinforce",),
+            samples=True,
+        ),
+        Method(
+            name="distillation",
+            says="Answer, and learn from what a larger teacher thinks of every token of the answer.",
+            loss=lambda chosen: f"KL(π ‖ teacher), discount {chosen[DistillationConfig].discount:g}",
+            data=QUESTION,
+            parts=(*LOOPED, DistillationConfig, TeacherSettings),
+            defaults=rollouts,
+            read=read_asked,
+            run=Reinforced(distillation_learner),
+            stages=("reinforce",),
+            samples=True,
         ),
     )
 }

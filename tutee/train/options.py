@@ -41,7 +41,8 @@ def require(condition: bool, param: str, message: str) -> None:
 
 
 def _convert(value: Any, hint: Any, param: str) -> Any:
-    allowed = get_args(hint) or (hint,)
+    # `Literal["a", "b"] | None` holds its words one level down.
+    allowed = tuple(word for kind in get_args(hint) or (hint,) for word in get_args(kind) or (kind,))
     if isinstance(value, bool):
         if bool in allowed:
             return value
@@ -52,7 +53,9 @@ def _convert(value: Any, hint: Any, param: str) -> Any:
     elif (value is None and type(None) in allowed) or (isinstance(value, str) and (str in allowed or value in allowed)):
         return value
     elif isinstance(value, list | tuple) and any(
-        getattr(kind, "__origin__", kind) is tuple for kind in (hint, *allowed)
+        getattr(kind, "__origin__", kind) is tuple for kind in (hint, *get_args(hint))
     ):
         return tuple(value)
-    raise InvalidInput(f"'{param}' is {value!r}, which is not of the right type.", param=param, code="invalid_type")
+    words = [word for word in allowed if isinstance(word, str)]
+    wanted = f"it must be one of {', '.join(words)}" if words else "that is not of the right type"
+    raise InvalidInput(f"'{param}' is {value!r}; {wanted}.", param=param, code="invalid_type")

@@ -49,17 +49,23 @@ class PolicyLossConfig:
     """Every choice of the loss above. The defaults are DAPO's, without its KL (β = 0)."""
 
     clip_low: float = 0.2
+    """A token may become less likely by this share before its gradient ends."""
     clip_high: float = 0.28
+    """A token may become likelier by this share before its gradient ends."""
     dual_clip: float | None = None
     """c > 1: a bound on the loss of bad tokens that became likelier."""
     ratio: Literal["token", "sequence"] = "token"
+    """Clip every token, or the whole answer (GSPO)."""
     denominator: Denominator = "token"
+    """What the sum is divided by: tokens, answers, or a constant an answer."""
     constant: float | None = None
     """Tokens an answer is divided by when the denominator is "constant"; usually the most it may have."""
     kl: float = 0.0
     """β, in reward a nat."""
     kl_estimator: KlEstimator = "k3"
+    """How KL is estimated from the tokens that were drawn."""
     corrected_kl: bool = True
+    """Times the ratio, which makes the gradient that of the KL."""
 
     def __post_init__(self) -> None:
         require(0 <= self.clip_low <= 1, "clip_low", "'clip_low' must be in [0, 1].")

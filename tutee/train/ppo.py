@@ -49,8 +49,11 @@ class PpoConfig(PolicyLossConfig):
     """The policy loss (its own KL term stays 0 as a rule), and PPO's own settings."""
 
     clip_high: float = 0.2
+    """A token may become likelier by this share before its gradient ends."""
     gamma: float = 1.0
+    """Discount of later rewards; 1 in answers that end soon."""
     lam: float = 0.95
+    """λ of GAE: 1 trusts rewards, 0 trusts the critic."""
     kl_price: float = 0.05
     """β of the KL in the reward."""
     kl_target: float | None = None
@@ -64,9 +67,11 @@ class PpoConfig(PolicyLossConfig):
     critic_warmup: int = 0
     """First steps in which only the critic learns."""
     whiten: bool = True
+    """Scale a step's advantages to mean 0 and variance 1."""
     missing_end: float = 0.0
     """Taken off the score of an answer that did not end by itself."""
     bootstrap_cut: bool = False
+    """An answer that was cut off is worth the critic's forecast after it, not 0."""
     ptx: float = 0.0
     """γ_ptx."""
     ptx_rows: int = 8

@@ -51,13 +51,17 @@ class PretrainConfig:
     vocabulary: int = 4096
     """Tokens, the 256 bytes and three special ones included."""
     layers: int = 4
+    """Blocks, one after the other."""
     width: int = 256
+    """Numbers that stand for a token between blocks."""
     heads: int = 4
+    """Attention heads; each is width / heads wide."""
     kv_heads: int = 2
     """Key-value heads; fewer make the cache smaller."""
     inner: int = 0
     """Width of the feed-forward layers; 0: 8/3 of the width, rounded up to a multiple of 64."""
     context: int = 512
+    """Most tokens that are read at once."""
 
     def __post_init__(self) -> None:
         least = BYTES + len(SPECIAL)

@@ -45,8 +45,11 @@ class ReinforceConfig:
     steps: int = 100
     """Times that answers are drawn."""
     learning_rate: float = 1e-4
+    """Peak of the schedule."""
     schedule: Literal["linear", "cosine", "constant"] = "constant"
+    """How the rate falls after warm-up; linear and cosine end at 0."""
     warmup: float = 0.0
+    """Share of the steps in which the rate rises from 0."""
     epochs: int = 1
     """Times that a step's answers are learned from."""
     minibatches: int = 1
@@ -54,7 +57,9 @@ class ReinforceConfig:
     token_budget: int = 4096
     """Tokens of one microbatch: memory, never the result."""
     checkpoint_every: int = 10
+    """Steps between checkpoints to resume from (the newest two are kept)."""
     transcripts_every: int = 10
+    """Steps between looks at what the model answers."""
     seed: int = 0
 
     def __post_init__(self) -> None:

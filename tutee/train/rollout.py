@@ -44,7 +44,9 @@ class RolloutConfig:
     group: int = 8
     """Answers to each."""
     max_tokens: int = 128
+    """Longest answer; a longer one is cut off and counts as not ended."""
     temperature: float = 1.0
+    """Of the sampler and of every log-prob that is learned from."""
     resample: int = 0
     """Rounds of fresh questions that may replace groups without variance (DAPO's dynamic sampling); 0 keeps them."""
     recompute: bool = False

@@ -101,10 +101,11 @@ class Method:
         loss: the effective loss in one line.
         data: what one row of the file holds, as an example.
         parts: settings dataclasses; a name that two of them have (a seed) is set in both.
-        defaults: (rows, all weights) -> settings that differ from their dataclass.
+        defaults: (rows, what was given) -> settings that differ from their dataclass.
         read: (stream, param) -> rows; errors name the line.
         run: the work.
         result: what the last checkpoint is: something to chat with, or a reward model.
+        stages: what its run goes through. samples: it asks the model, so a gym task can stand in for its data.
     """
 
     name: str
@@ -114,9 +115,11 @@ class Method:
     parts: tuple[type, ...]
     read: Callable[[BinaryIO, str], Iterator[Any]]
     run: Callable[[Task], Trained]
-    defaults: Callable[[int, bool], Mapping[str, Any]] = lambda rows, full: {}
+    defaults: Callable[[int, Mapping[str, Any]], Mapping[str, Any]] = lambda rows, given: {}
     needs_model: bool = True
     result: Literal["policy", "reward"] = "policy"
+    stages: tuple[str, ...] = ("train",)
+    samples: bool = False
 
     def settings(self) -> dict[str, type]:
         """Every setting and the dataclass that holds it."""
@@ -142,8 +145,7 @@ def choose(method: Method, raw: Mapping[str, Any], rows: int, seed: int = 0, par
                 param=f"{param}.{name}",
                 code="unknown_parameter",
             )
-    full = bool(raw.get("full", False))
-    given = {**method.defaults(rows, full), **raw}
+    given = {**method.defaults(rows, raw), **raw}
     parts: dict[type, Any] = {}
     for part in method.parts:
         own = {f.name: given[f.name] for f in fields(part) if f.name in given}
@@ -169,8 +171,10 @@ def describe(method: Method, chosen: Chosen, rows: int) -> str:
     if "learning_rate" in flat:
         rate = f"{shown['optimizer']} at {shown['learning_rate']}"
         parts.append(f"{rate}, {shown['schedule']} after {flat['warmup']:.0%} warm-up")
-    if "epochs" in flat:
-        parts.append(f"{rows} rows × {shown['epochs']} epochs in steps of {shown['batch_size']}")
+    if "prompts" in flat:
+        parts.append(f"{shown['prompts']} questions × {shown['group']} answers a step")
+    elif "epochs" in flat:
+        parts.append(f"{shown['epochs']} × {rows} rows in steps of {shown['batch_size']}")
     return " · ".join(parts)
 
 
@@ -186,12 +190,13 @@ class SettingHelp:
 
 def setting_help(method: Method) -> list[SettingHelp]:
     """Every setting of the method with its default for a small file and the sentence under it in the code."""
-    defaults = method.defaults(100, False)
+    defaults = method.defaults(100, {})
     out = []
     for name, part in method.settings().items():
         field = next(f for f in fields(part) if f.name == name)
         default = defaults.get(name, field.default)
-        out.append(SettingHelp(name, _kind(get_type_hints(part)[name]), default, _field_docs(part).get(name, "")))
+        says = next((docs[name] for kind in method.parts if name in (docs := _field_docs(kind))), "")
+        out.append(SettingHelp(name, _kind(get_type_hints(part)[name]), default, says))
     return out
 
 
@@ -205,6 +210,13 @@ def _kind(hint: Any) -> str:
 @lru_cache
 def _field_docs(kind: type) -> Mapping[str, str]:
     """The string under each field of a dataclass, which Python itself throws away."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        docs |= _own_docs(base)
+    return docs
+
+
+def _own_docs(kind: type) -> dict[str, str]:
     [definition] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
     docs = {}

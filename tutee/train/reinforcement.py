@@ -1,0 +1,272 @@
+"""Methods that learn from the model's own answers, put together from settings: questions, rewards, sampler, learner.
+
+What each part does is in its own file (`environments.py`, `rewards.py`, `rollout.py`, `reinforce.py`); the methods are
+`grpo.py`, `ppo.py`, `distillation.py` and `best_of_n.py`. Here a run gets its parts, its versions and its ending: when
+a tripwire stops it, the last good checkpoint becomes the result. Knows nothing of jobs or of the store.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tutee.data.openai_format import read_supervised
+from tutee.engine.engine import Engine
+from tutee.errors import InvalidInput
+from tutee.model.lora import Lora
+from tutee.model.pretrained import Pretrained, load_pretrained
+from tutee.train.best_of_n import BestOfNConfig, collect_best
+from tutee.train.checkpoint import latest_checkpoint, read_checkpoint, write_json
+from tutee.train.distillation import Distillation, DistillationConfig, Teacher
+from tutee.train.environments import Environment, Match, Question, QuestionList, ReasoningGym
+from tutee.train.finetune import learn_and_save, read_result, version_folder
+from tutee.train.grpo import Grpo, GrpoConfig
+from tutee.train.health import Limits, Tripped
+from tutee.train.options import require
+from tutee.train.ppo import Ppo, PpoConfig, make_critic
+from tutee.train.progress import Progress, Report, Sample
+from tutee.train.reinforce import Learner, ReinforceConfig, reinforce
+from tutee.train.reward_model import RewardModel
+from tutee.train.rewards import EndTerm, FormatTerm, FunctionReward, LengthTerm, ModelReward, Rewards, TaskReward, Term
+from tutee.train.rollout import Collector, Reference, RolloutConfig
+from tutee.train.sft import sft_groups
+from tutee.train.task import Task, Trained
+from tutee.train.trainer import Trainer, TrainerConfig
+
+MOST_AT_ONCE = 64
+"""Answers that are written at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardSettings:
+    """What is asked, and what an answer earns: the sum of all terms that are set."""
+
+    match: Match | None = None
+    """1 for an answer that fits the row's `answer`: wholly, somewhere, or by its last number. Unset: exact, unless
+    another reward is given."""
+    gym: str | None = None
+    """A task of reasoning-gym instead of a data file, such as `basic_arithmetic`."""
+    grader: str | None = None
+    """A Python function `grade(sample, item) -> number`, as `file.py:grade` or `package.module:grade`."""
+    reward_model: str | None = None
+    """Folder of a reward model (`tutee train reward`) on the same base."""
+    format: str | None = None
+    """A regular expression that the whole answer should match, for `format_weight`."""
+    format_weight: float = 0.2
+    """What fitting `format` earns."""
+    free_length: int | None = None
+    """Tokens from which an answer loses reward, up to 1 at the length limit."""
+    end_penalty: float = 0.0
+    """Taken off an answer that was cut off."""
+
+    def __post_init__(self) -> None:
+        require(self.format_weight > 0, "format_weight", "'format_weight' must be above 0.")
+        require(self.end_penalty >= 0, "end_penalty", "'end_penalty' must not be negative.")
+        require(self.gym is None or self.match is None, "match", "A gym task judges its own answers.")
+
+    @property
+    def judged_by(self) -> Match:
+        """How rows of a file are compared with their answers."""
+        return self.match or ("none" if self.grader or self.reward_model or self.format else "exact")
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """When a run is stopped before it spoils the policy (`health.py`)."""
+
+    most_kl: float | None = 15.0
+    """Nats an answer from the start at which a run stops."""
+    watch_length: bool = False
+    """Stop when answers get much longer or shorter; wrong for tasks that must change their length."""
+    watched: str | None = None
+    """Name of a reward term that nothing is optimised against; stop when it falls while the reward rises."""
+
+    def __post_init__(self) -> None:
+        require(self.most_kl is None or self.most_kl > 0, "most_kl", "'most_kl' must be above 0.")
+
+    def limits(self) -> Limits:
+        kl = None if self.most_kl is None else (self.most_kl / 2, self.most_kl)
+        whole = Limits(kl=kl, watched=self.watched)
+        return whole if self.watch_length else replace(whole, longer=None, shorter=None)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherSettings:
+    """Who is learned from."""
+
+    teacher: str = ""
+    """Folder of the larger model; it must have the same tokenizer."""
+
+    def load(self, student: Pretrained) -> Pretrained:
+        """Raises InvalidInput: none is named, or there is none."""
+        require(bool(self.teacher), "settings.teacher", "Name the teacher's folder: teacher=PATH.")
+        dtype = "float32" if str(student.dtype) == "torch.float32" else "bfloat16"
+        return load_pretrained(Path(self.teacher), dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class MixSettings:
+    """What PPO-ptx mixes in."""
+
+    ptx_data: str | None = None
+    """Supervised file whose rows are imitated beside the reward (`ptx` says how much)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reinforced:
+    """A method of the reinforcement loop. `learner` makes it from a task, its trainer and the reward model, if any."""
+
+    learner: Callable[[Task, Trainer, RewardModel | None], Learner]
+
+    def __call__(self, task: Task) -> Trained:
+        """Run to the end, or go on; the last policy is the result, or after a tripwire the last good checkpoint."""
+        if (task.folder / "result.json").exists():
+            return read_result(task.folder)
+        trainer = Trainer(task.base, task.chosen[TrainerConfig])
+        folder, run, notes = task.folder / "checkpoints", task.chosen[ReinforceConfig], []
+        with collecting(task, trainer) as (collector, judge):
+            learner = self.learner(task, trainer, judge)
+            limits, report = task.chosen[WatchSettings].limits(), with_samples(task.report, folder)
+            try:
+                steps = reinforce(learner, collector, run, folder, limits=limits, report=report).steps
+            except Tripped as tripped:
+                steps = go_back(trainer, folder, tripped)
+                notes.append(tripped.message)
+        newest = latest_checkpoint(folder)
+        state = {} if newest is None else read_checkpoint(newest)[1]
+        history = state.get("history", [])
+        trainer.save(version_folder(task.folder, steps))
+        if trainer.ranks.first:
+            said = {"steps": steps, "trained_tokens": int(sum(values.get("tokens", 0) for values in history))}
+            versions = {str(steps): history[-1] if history else {}}
+            write_json(task.folder / "result.json", {**said, "too_long": [], "notes": notes, "versions": versions})
+            shutil.rmtree(folder, ignore_errors=True)
+        trainer.ranks.wait()
+        return read_result(task.folder)
+
+
+def go_back(trainer: Trainer, folder: Path, tripped: Tripped) -> int:
+    """Put the last good checkpoint's weights back; its step. Without one the run has no result: raises `tripped`."""
+    newest = latest_checkpoint(folder)
+    if newest is None:
+        raise tripped
+    tensors, state = read_checkpoint(newest)
+    trainer.load(tensors, state["trainer"])
+    return int(state["step"])
+
+
+@contextmanager
+def collecting(task: Task, trainer: Trainer) -> Iterator[tuple[Collector, RewardModel | None]]:
+    """The questions, the rewards and the sampler of a run, closed at its end; and its reward model, if it has one."""
+    settings, rollout = task.chosen[RewardSettings], task.chosen[RolloutConfig]
+    with ExitStack() as open_parts:
+        environment = environment_of(task)
+        judge = None
+        terms: list[tuple[float, Term]] = []
+        if settings.gym is not None or settings.judged_by != "none":
+            terms.append((1.0, TaskReward(environment)))
+        if settings.grader is not None:
+            function = FunctionReward(settings.grader, name="grader")
+            open_parts.callback(function.close)
+            terms.append((1.0, function))
+        if settings.reward_model is not None:
+            judge = RewardModel.load(Path(settings.reward_model), task.base)
+            terms.append((1.0, ModelReward(judge.score)))
+        if settings.format is not None:
+            terms.append((settings.format_weight, FormatTerm(settings.format)))
+        if settings.free_length is not None:
+            terms.append((1.0, LengthTerm(settings.free_length, rollout.max_tokens)))
+        if settings.end_penalty:
+            terms.append((settings.end_penalty, EndTerm()))
+        most = min(MOST_AT_ONCE, rollout.prompts * rollout.group)
+        room = task.base.config.max_position_embeddings
+        cache = room + most * min(room, rollout.max_tokens + 256)
+        engine = Engine(task.base, max_batch=most, cache_tokens=cache, autostart=False)
+        open_parts.callback(engine.close)
+        yield Collector(trainer, engine, environment, Rewards(terms), rollout), judge
+
+
+def environment_of(task: Task) -> Environment:
+    """The rows of the file, or the gym task that stands in their place."""
+    settings = task.chosen[RewardSettings]
+    if settings.gym is None:
+        for row in task.examples:
+            if settings.judged_by != "none" and not isinstance(row.item.get("answer"), str):
+                raise InvalidInput(
+                    f"line {row.line} has no text 'answer' to compare with; add one, or give another reward.",
+                    param="training_file",
+                    code="missing_required_parameter",
+                )
+        questions = [Question(row.messages, row.item) for row in task.examples]
+        return QuestionList(questions, task.seed, settings.judged_by)
+    if task.examples:
+        raise InvalidInput("Give a data file or a gym task, not both.", param="settings.gym", code="invalid_value")
+    return ReasoningGym(settings.gym, seed=task.seed)
+
+
+def with_samples(report: Report, folder: Path) -> Report:
+    """A report that adds the transcripts of a step, where the loop wrote some."""
+
+    def add(progress: Progress) -> None:
+        path = folder / "transcripts" / f"step-{progress.step:06d}.json"
+        if path.exists():
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            said = [Sample(str(row["messages"][-1].get("content", "")), row["answer"], row["reward"]) for row in rows]
+            progress = replace(progress, samples=said)
+        report(progress)
+
+    return add
+
+
+def grpo_learner(task: Task, trainer: Trainer, judge: RewardModel | None) -> Learner:
+    return Grpo(trainer, task.chosen[GrpoConfig], Reference(trainer))
+
+
+def ppo_learner(task: Task, trainer: Trainer, judge: RewardModel | None) -> Learner:
+    """PPO whose critic begins as the reward model, where there is one of the same kind of training."""
+    config, mix = task.chosen[PpoConfig], task.chosen[MixSettings]
+    start: Lora | None = None if judge is None else judge.lora
+    from_judge = judge is not None and (start is not None) != trainer.config.full
+    critic = make_critic(
+        trainer,
+        trainer.config,
+        start if from_judge else None,
+        judge.head if judge is not None and from_judge else None,
+    )
+    require(config.ptx == 0 or mix.ptx_data is not None, "settings.ptx_data", "'ptx' needs rows: ptx_data=FILE.")
+    rows = []
+    if mix.ptx_data is not None:
+        require(config.ptx > 0, "settings.ptx", "'ptx_data' is given but 'ptx' is 0.")
+        with Path(mix.ptx_data).open("rb") as stream:
+            rows = list(sft_groups(task.base, list(read_supervised(stream, "settings.ptx_data"))).groups)
+    return Ppo(trainer, critic, config, Reference(trainer), rows)
+
+
+def distillation_learner(task: Task, trainer: Trainer, judge: RewardModel | None) -> Learner:
+    teacher = task.chosen[TeacherSettings].load(task.base)
+    return Distillation(trainer, Teacher(teacher, task.base), task.chosen[DistillationConfig])
+
+
+def best_of_n(task: Task) -> Trained:
+    """Sample, keep the best, imitate it."""
+    if (task.folder / "result.json").exists():
+        return read_result(task.folder)
+    config, trainer = task.chosen[BestOfNConfig], Trainer(task.base, task.chosen[TrainerConfig])
+
+    def on_round(number: int, values: dict[str, float]) -> None:
+        task.report(Progress("candidates", number, config.rounds, values))
+
+    with collecting(task, trainer) as (collector, _):
+        groups = collect_best(collector, config, task.folder / "rounds", on_round)
+    if not groups:
+        raise InvalidInput(
+            "No answer was better than the others to its question and ended by itself, so there is nothing to imitate. "
+            "Allow longer answers (max_tokens), draw more of them (group), or judge them by another reward.",
+            param="settings.group",
+            code="no_signal",
+        )
+    return learn_and_save(task, trainer, groups, [], config.loss())
