@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -147,9 +148,9 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_nothing_is_lost(tmp_path: Path, tiny_folder: Path) -> None:
+def test_nothing_is_lost(tmp_path: Path, tiny_folder: Path, planted_home: Path) -> None:
     home = Home(tmp_path / "home", tiny_folder, free_port())
-    home.home.mkdir()
+    shutil.copytree(planted_home, home.home)  # feedback that a job can learn from at once
     home.start()
     url = f"http://127.0.0.1:{home.port}"
     walk = Walk(url)
@@ -177,20 +178,20 @@ def test_nothing_is_lost(tmp_path: Path, tiny_folder: Path) -> None:
         walker.join(60)
     assert walk.rounds > 0
     assert not walk.unexpected
-    for job in jobs:
-        wait_for_job(url, job)
+    ended = [wait_for_job(url, job) for job in jobs]
+    assert "succeeded" in ended, "no job ran to its end, so nothing was shown about going on"
     home.kill_server()
     home.kill_worker()
     check_store(home, walk, jobs)
 
 
-def wait_for_job(url: str, job_id: str) -> None:
+def wait_for_job(url: str, job_id: str) -> str:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         job = httpx.get(f"{url}/v1/tutee/jobs/{job_id}", timeout=30).json()
         if job["status"] in ("succeeded", "failed", "cancelled"):
             assert job["status"] == "succeeded" or job["error"]["code"] in ("not_enough_feedback",), job["error"]
-            return
+            return str(job["status"])
         time.sleep(0.5)
     pytest.fail(f"job {job_id} did not end")
 

@@ -37,7 +37,7 @@ class ExamConfig:
     """Conversations on which fresh answers are compared."""
     max_tokens: int = 128
     temperature: float = 0.7
-    probe_items: int = 64
+    probe_items: int = 128
     probe_tokens: int = 32
     seed: int = 20
     """Of the probe items and of sampling: the same for every version, so that scores can be compared."""

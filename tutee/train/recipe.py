@@ -62,7 +62,7 @@ MOST_REPEATED = 200
 class RecipeConfig:
     """Every knob of the recipe; the defaults are the measured ones."""
 
-    prompts: int = 64
+    prompts: int = 96
     """Prompts on which candidates are sampled, the users' own first."""
     candidates: int = 8
     """Answers a prompt."""
@@ -71,17 +71,17 @@ class RecipeConfig:
     temperature: float = 0.9
     rank: int = 16
     alpha: float = 32.0
-    learning_rate: float = 4e-4
+    learning_rate: float = 2e-4
     batch_size: int = 4
-    beta: float = 0.1
+    beta: float = 0.2
     """DPO's tie to the reference."""
-    first_repeats: int = 4
+    first_repeats: int = 2
     """How often each correction or demonstration is imitated before candidates are sampled; 0 samples from the base."""
     alone_repeats: int = 6
     """The same when there is no head, so that what people wrote is all there is to learn."""
     sft_repeats: int = 2
     """How often each correction or demonstration is imitated among the head's pairs."""
-    replay: int = 36
+    replay: int = 96
     """Short questions whose answers by the base are imitated beside the rest, so that skills are kept; 0 for none."""
     rounds: int = 1
     """2 samples once more, from the first round's policy, and goes on from there."""
