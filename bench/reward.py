@@ -120,7 +120,7 @@ def _transcripts(row: dict[str, str]) -> Ranking | None:
 
 
 def _split(rows: list[Ranking]) -> Pairs:
-    """A quarter of the prompts is kept aside, by the prompt's hash, so none is on both sides; equal answers drop out."""
+    """A quarter of the prompts, by hash, is kept aside, so none is on both sides; equal answers drop out."""
 
     def aside(row: Ranking) -> bool:
         return int(hashlib.sha1(row.prompt[-1].content.encode()).hexdigest(), 16) % 4 == 0

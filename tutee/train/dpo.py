@@ -185,7 +185,7 @@ def _apo_down(w: Tensor, r: Tensor, beta: float, _: float) -> Tensor:
 
 
 def _discopop(w: Tensor, r: Tensor, beta: float, _: float) -> Tensor:
-    """Lu et al. 2024 (arXiv 2406.08414), equation 5 with τ = .05: logistic far below zero, exponential above."""
+    """Lu et al. 2024 (arXiv 2406.08414), equation 5 with τ = .05: logistic below 0, exponential above, a hump at 0."""
     margin = beta * (w - r)
     share = (margin / 0.05).sigmoid()
     return -logsigmoid(margin) * (1 - share) + torch.exp(-margin) * share
