@@ -15,7 +15,6 @@ import openai
 import pytest
 
 from tests.serve.conftest import Running, Walk, serving
-from tutee.serve.versions import version_views
 from tutee.settings import Settings, load_settings
 
 SEEDED = {"seed": 4, "max_tokens": 12, "temperature": 1.0}
@@ -145,10 +144,9 @@ def test_an_upstream_beside_a_model_of_ours_is_a_candidate(server: Running, make
             shown = walk.ask("Which?", compare=True)
             arms = [running.services.store.generations.get(m["generation_id"]).arm for m in shown["messages"]]
             winner = "ab"[arms.index("candidate")]
-            walk.call(
-                "POST", "/feedback", {"kind": "compare", "presentation_id": shown["presentation_id"], "winner": winner}
-            )
-        gate = next(v for v in version_views(running.services, [live.base.version]))["gate"]
+            body = {"kind": "compare", "presentation_id": shown["presentation_id"], "winner": winner, "dwell_ms": 4000}
+            walk.call("POST", "/feedback", body)
+        gate = walk.call("POST", f"/versions/{live.base.version.id}/gate")
         votes = next(check for check in gate["checks"] if check["name"] == "blind votes")
         assert votes["numbers"]["wins"] == 3
         walk.call("POST", f"/versions/{live.base.version.id}/promote", {"override": True, "reason": "It is bigger."})

@@ -85,7 +85,8 @@ class Versions:
                 if version.weights_sha256 == weights_sha256:
                     version.folder = str(folder)
                     return version
-            if session.scalar(select(ModelVersion.id).where(ModelVersion.name == name)) is not None:
+            taken = session.scalar(select(ModelVersion.id).where(ModelVersion.name == name))
+            if name == CHAT or taken is not None:
                 name = f"{name}-{weights_sha256[:8]}"
             first = session.get(Alias, CHAT) is None
             version = _add(
