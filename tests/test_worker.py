@@ -129,7 +129,7 @@ def test_an_api_job_ends_with_named_versions_checkpoints_and_a_result_file(home:
     lines = [event for event in store.jobs.events(job.id) if event.type == "metrics"]
     assert [event.data["step"] for event in lines if event.data] == [6, 5, 4, 3, 2, 1]
     assert "training loss" in lines[0].message
-    assert not (home / "jobs" / job.id).exists()
+    assert {path.name for path in (home / "jobs" / job.id).iterdir()} == {"metrics.jsonl", "tensorboard"}
     early = store.versions.get(f"{version.name}:ckpt-step-3")
     assert early.state == "archived"
     assert (home / early.folder / "adapter_model.safetensors").exists()

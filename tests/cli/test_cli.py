@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tutee.cli import training
 from tutee.cli.settings_option import parse_settings
 from tutee.errors import InvalidInput
 from tutee.store import Store
@@ -108,3 +111,59 @@ def test_settings_are_json_where_they_can_be() -> None:
     assert parse_settings(["a=1", "b=1e-4", "c=auto", "d=true"]) == {"a": 1, "b": 1e-4, "c": "auto", "d": True}
     with pytest.raises(InvalidInput):
         parse_settings(["a"])
+
+
+def test_a_run_that_was_killed_goes_on_with_the_same_command(home: Path, tmp_path: Path) -> None:
+    data = tmp_path / "asked.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"say {i}", "answer": f"{i}"}) + "\n" for i in range(6)))
+    settings = ("steps=4", "checkpoint_every=1", "prompts=2", "group=2", "max_tokens=4", "rank=2", "format=[a-z].*")
+    run = ["train", "ppo", "--data", str(data), "--model", "tiny", *(part for s in settings for part in ("--set", s))]
+    environment = {**os.environ, "TUTEE_HOME": str(home), "TUTEE_MODEL": "tiny", "TUTEE_DTYPE": "float32"}
+    first = subprocess.Popen([sys.executable, "-m", "tutee", *run], env=environment, stderr=subprocess.PIPE)
+    store = Store.open(f"sqlite:///{home / 'tutee.db'}", home)
+    deadline = time.monotonic() + 120
+    while (
+        not (jobs := store.jobs.list().data)
+        or not (home / "jobs" / jobs[0].id / "checkpoints" / "step-000001").exists()
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    holder = int((home / "worker.lock").read_text().rpartition("pid ")[2])
+    for pid in (first.pid, holder):
+        os.kill(pid, signal.SIGKILL)
+    first.wait()
+    said = json.loads(tutee(home, *run, "--json"))
+    assert said["id"] == jobs[0].id
+    assert said["status"] == "succeeded"
+    steps = [step for step, _ in store.jobs.metrics(jobs[0].id)["reward"]]
+    assert steps == [1, 2, 3, 4]
+    messages = [event.message for event in store.jobs.events(jobs[0].id).data]
+    assert any("goes on where it stopped" in message for message in messages)
+    assert any(message.startswith("ppo: ") for message in messages)
+    store.close()
+
+
+def test_a_folder_needs_no_home(home: Path, tmp_path: Path, tiny_folder: Path) -> None:
+    data = examples(tmp_path / "data.jsonl", 6)
+    run = ("train", "sft", "--data", str(data), "--model", str(tiny_folder), "--folder", str(tmp_path / "out"))
+    said = json.loads(tutee(home, *run, "--set", "epochs=1", "--json"))
+    assert Path(said["folder"], "adapter_config.json").is_file()
+    assert not (home / "tutee.db").exists()
+
+
+def test_the_help_of_a_method_teaches_it(home: Path) -> None:
+    said = tutee(home, "train", "dpo", "--help")
+    for part in ("preferred_output", "beta=0.1", "Strength of the tie", "log π/π_ref", "learning_rate=0.0002"):
+        assert part in said
+    from tutee.train.methods import METHODS
+
+    assert {name: method.says for name, method in METHODS.items()} == training.METHODS
+
+
+def test_settings_of_another_method_are_refused_with_the_list(home: Path, tmp_path: Path, tiny_folder: Path) -> None:
+    data = examples(tmp_path / "data.jsonl", 6)
+    run = ("train", "sft", "--data", str(data), "--model", str(tiny_folder), "--folder", str(tmp_path / "out"))
+    said = tutee(home, *run, "--set", "beta=0.1", status=1)
+    assert "not a setting of sft" in said
+    assert "learning_rate" in said
+    assert "--data" in tutee(home, "train", "sft", "--model", "tiny", status=1)

@@ -37,6 +37,9 @@ METHODS = {
 """Names and first lines, known without importing torch; `train/methods.py` has the rest."""
 
 
+PATH_SETTINGS = {"grader", "reward_model", "teacher", "ptx_data"}
+
+
 class MethodCommand(typer.core.TyperCommand):
     """A command whose help ends with its method's data format, loss and settings."""
 
@@ -62,7 +65,9 @@ train = typer.Typer(
 
 def train_method(
     context: typer.Context,
-    data: Annotated[Path, typer.Option(help="Training file.", exists=True, dir_okay=False)],
+    data: Annotated[
+        Path | None, typer.Option(help="Training file; a gym task needs none.", exists=True, dir_okay=False)
+    ] = None,
     model: Annotated[
         str, typer.Option(help="What to start from: `chat`, a version or a base; with --folder a model folder.")
     ] = "chat",
@@ -75,13 +80,17 @@ def train_method(
     set_: SetOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON at the end.")] = False,
 ) -> None:
-    method, chosen = str(context.info_name), parse_settings(set_)
+    method, chosen = str(context.info_name), with_whole_paths(parse_settings(set_))
+    if data is None and "gym" not in chosen:
+        raise InvalidInput(f"{method} learns from a file: --data FILE.", param="--data")
     settings = settings_of(context)
     if folder is not None:
         if suffix is not None:
             raise InvalidInput("--suffix names a version in the home; with --folder there is none.", param="--suffix")
         train_here(settings, method, data, model, validation, folder, seed, chosen, json)
         return
+    if method == "pretrain":
+        raise InvalidInput("pretrain makes a new model: say where with --folder DIR.", param="--folder")
     with open_store(settings) as store:
         job = find_unfinished(store, method, model, (data, validation), chosen, seed, suffix)
         if job is None:
@@ -96,10 +105,20 @@ for name, says in METHODS.items():
 train.command("supervised", cls=MethodCommand, help=METHODS["sft"], hidden=True)(train_method)
 
 
+def with_whole_paths(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Settings that name a file seen from here, as the worker sees it."""
+    out = dict(chosen)
+    for key in PATH_SETTINGS & chosen.keys():
+        place, colon, function = str(chosen[key]).partition(":")
+        if Path(place).exists():
+            out[key] = f"{Path(place).resolve()}{colon}{function}"
+    return out
+
+
 def train_here(
     settings: Settings,
     method: str,
-    data: Path,
+    data: Path | None,
     model: str,
     validation: Path | None,
     folder: Path,
@@ -151,7 +170,7 @@ def add_job(
     store: Store,
     method: str,
     model: str,
-    files: tuple[Path, Path | None],
+    files: tuple[Path | None, Path | None],
     chosen: dict[str, Any],
     seed: int,
     suffix: str | None,
@@ -175,7 +194,7 @@ def find_unfinished(
     store: Store,
     method: str,
     model: str,
-    files: tuple[Path, Path | None],
+    files: tuple[Path | None, Path | None],
     chosen: dict[str, Any],
     seed: int,
     suffix: str | None,

@@ -148,6 +148,7 @@ def native_job_view(job: Job, services: ServicesDep, series: bool = True) -> dic
         "total_steps": facts.get("total_steps") or 0,
         "eta_s": facts.get("eta_s"),
         "health": facts.get("health") or "",
+        "samples": facts.get("samples") or [],
     }
     return job_view(job) | {
         "progress": progress,

@@ -227,12 +227,14 @@ class Jobs(JobLog):
         *,
         stages: Sequence[str] | None = None,
         health: str | None = None,
+        samples: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        """Say how far the job is. `stages` and `health` stay as last said when None; `eta_s` is in seconds."""
+        """Say how far the job is. `stages`, `health` and `samples` (answers that the model just gave) stay as last said
+        when None; `eta_s` is in seconds."""
         with self._database.write(lock="jobs", durable=False) as session:
             job = _require(session, id)
             said = {"stage": stage, "step": step, "total_steps": total_steps, "eta_s": eta_s}
-            kept = {"stages": list(stages) if stages is not None else None, "health": health}
+            kept = {"stages": list(stages) if stages is not None else None, "health": health, "samples": samples}
             job.progress = {**job.progress, **said, **{key: value for key, value in kept.items() if value is not None}}
 
     def list(self, limit: int = 20, after: str | None = None, metadata: Mapping[str, str] | None = None) -> Page[Job]:

@@ -332,8 +332,8 @@ def run(
 def train(
     method: str,
     *,
-    data: Path | str,
     folder: Path | str,
+    data: Path | str | None = None,
     model: Pretrained | Path | str | None = None,
     validation: Path | str | None = None,
     seed: int = 0,
@@ -346,8 +346,8 @@ def train(
         trained = train("dpo", model="models/smollm2", data="pairs.jsonl", folder="out", beta=0.2)
 
     Args:
-        data, validation: files in the method's format (`METHODS[method].data`).
         folder: the run's own; versions, checkpoints and metrics are written there.
+        data, validation: files in the method's format (`METHODS[method].data`).
         model: an opened model or its folder.
         dtype: how a folder is opened, `bfloat16` (fast) or `float32` (exact).
         settings: the method's, by name.

@@ -1,4 +1,4 @@
-"""A fine-tuning job of the API: from its files to named versions, evaluations and a result file.
+"""A job that trains on files, from the API or from `tutee train`: to named versions, evaluations and a result file.
 
 Knows OpenAI's names for things; training itself is `train/methods.py`. Imports torch only inside functions.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tutee.conversation import Message
-from tutee.data.openai_format import Supervised
+from tutee.data.openai_format import Preference, Supervised
+from tutee.data.training_files import Asked, Thumb
 from tutee.errors import InvalidInput, NotFound
 from tutee.store import Store
 from tutee.store.schema import Job, ModelVersion
@@ -22,12 +23,21 @@ if TYPE_CHECKING:
     from tutee.improve import Workplace
     from tutee.train.progress import Progress
 
-STAGES = ("train", "evaluate", "judge")
 FILE_PARAMS = ("training_file", "validation_file")
+VERSION_SETTINGS = ("reward_model", "teacher")
+"""Settings that name a folder, or a version of this home."""
 RESULT_COLUMNS = ("train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 Examples = Sequence[Any]
-"""`Supervised` or `Preference` lines, as the job's method says."""
+"""Rows of the job's method: `Supervised`, `Preference`, `Thumb`, `Ranking` or `Asked`."""
+
+
+def stages_of(job: Job) -> tuple[str, ...]:
+    """What the job goes through, in order."""
+    from tutee.train import methods
+
+    method = methods.find(job.method)
+    return method.stages if method.result == "reward" else (*method.stages, "evaluate", "judge")
 
 
 def read_examples(store: Store, job: Job) -> tuple[Examples, Examples] | None:
@@ -62,10 +72,10 @@ def run_api_job(place: Workplace, examples: Examples, validation: Examples) -> t
     from tutee.train.hyperparameters import resolve
 
     job, store = place.job, place.store
-    method, settings = methods.find(job.method), job.config.get("settings", {})
+    method, settings = methods.find(job.method), with_folders(place, job.config.get("settings", {}))
     if "hyperparameters" in job.config:
         asked = resolve(job.method, method, job.config["hyperparameters"], settings, len(examples))
-        settings = asked.settings
+        settings = dict(asked.settings)
         store.jobs.set_config(job.id, {**job.config, "hyperparameters": dict(asked.hyperparameters)})
     chosen = methods.choose(method, settings, len(examples), job.seed)
     if job.attempts <= 1:
@@ -82,6 +92,9 @@ def run_api_job(place: Workplace, examples: Examples, validation: Examples) -> t
     for note in trained.notes:
         store.jobs.event(job.id, "warn", note)
     version = register_checkpoints(place, trained.steps, finished=True)[-1]
+    if method.result == "reward":
+        why = "A reward model: it judges answers and writes none."
+        return place.store.versions.set_state(version.id, "archived", why=why), trained.trained_tokens
     if version.kind == "full":  # training changed the base's weights in memory
         place = replace(place, model=load_pretrained(place.model.folder, place.settings.dtype, name=place.base.name))
     improve.evaluate(place, version, exam_material(examples, validation))
@@ -93,14 +106,36 @@ def exam_material(examples: Examples, validation: Examples) -> Material:
     """The files' own prompts, those of the validation file first, and their answers as what good ones look like."""
     from tutee.evaluate.measure import Material
 
-    def prompt(example: Any) -> tuple[Message, ...]:
-        return example.messages[:-1] if isinstance(example, Supervised) else example.prompt
+    asked = [
+        messages
+        for messages in map(prompt_of, (*validation, *examples))
+        if messages[-1:] and messages[-1].role == "user"
+    ]
+    good = [answer for answer in map(good_answer, examples) if answer is not None]
+    return Material(chosen=good, prompts=asked)
 
-    def chosen(example: Any) -> str:
-        return str(example.messages[-1].content if isinstance(example, Supervised) else example.preferred.content)
 
-    asked = [messages for messages in map(prompt, (*validation, *examples)) if messages and messages[-1].role == "user"]
-    return Material(chosen=[chosen(example) for example in examples], prompts=asked)
+def prompt_of(example: Any) -> tuple[Message, ...]:
+    """What was asked in a row of any method."""
+    if isinstance(example, Supervised):
+        return example.messages[:-1]
+    prompt: tuple[Message, ...] = example.messages if isinstance(example, Asked) else example.prompt
+    return prompt
+
+
+def good_answer(example: Any) -> str | None:
+    """An answer that the row calls good, if it has one."""
+    if isinstance(example, Supervised):
+        return example.messages[-1].content
+    if isinstance(example, Preference):
+        return example.preferred.content
+    return example.answer.content if isinstance(example, Thumb) and example.liked else None
+
+
+def with_folders(place: Workplace, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with versions of this home as the folders where they are."""
+    names = {version.name: place.home / version.folder for version in place.store.versions.list()}
+    return {key: str(names.get(value, value)) if key in VERSION_SETTINGS else value for key, value in settings.items()}
 
 
 def register_checkpoints(place: Workplace, step: int, finished: bool = False) -> list[ModelVersion]:

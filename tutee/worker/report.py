@@ -10,6 +10,7 @@ import logging
 import math
 import threading
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,7 +97,8 @@ class Reporter:
             self._metric(progress)
         stage, when = self._written
         now = time.monotonic()
-        if stage == progress.stage and now - when < WRITE_SECONDS and progress.step < progress.total:
+        unimportant = progress.step < progress.total and not progress.samples
+        if stage == progress.stage and now - when < WRITE_SECONDS and unimportant:
             return
         self._written = (progress.stage, now)
         self.store.jobs.progress(
@@ -107,6 +109,7 @@ class Reporter:
             progress.eta_s,
             stages=list(self.stages) or None,
             health=progress.health or None,
+            samples=[asdict(sample) for sample in progress.samples] or None,
         )
 
     def _metric(self, progress: Progress) -> None:

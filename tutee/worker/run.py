@@ -18,6 +18,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from tutee.errors import InvalidInput, TuteeError
@@ -179,15 +180,27 @@ def run_method(settings: Settings, store: Store, job: Job, report: Reporter) -> 
             code="model_not_trainable",
         )
     place = improve.Workplace(settings, store, base, model, job, report)
-    report.stages = api_job.STAGES if examples else improve.STAGES
-    version, tokens = api_job.run_api_job(place, *examples) if examples else improve.improve(place)
-    files = [api_job.write_result_file(store, job)] if examples else []
+    report.stages = improve.STAGES if examples is None else api_job.stages_of(job)
+    version, tokens = improve.improve(place) if examples is None else api_job.run_api_job(place, *examples)
+    files = [] if examples is None else [api_job.write_result_file(store, job)]
     store.jobs.event(job.id, "info", f"New model version {version.number}: {version.name}.")
     store.jobs.finish(
         job.id, version_id=version.id, fine_tuned_model=version.name, trained_tokens=tokens, result_files=files
     )
-    # The version has what is worth keeping; stage files hold people's words, which may be erased later.
-    shutil.rmtree(place.folder, ignore_errors=True)
+    forget_words(place.folder)
+
+
+def forget_words(folder: Path) -> None:
+    """Empty a finished job's folder but for its numbers: stage files hold people's words, which may be erased later."""
+    from tutee.train.record import FILES
+
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.is_dir() and path.name not in FILES:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name not in FILES:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()  # nothing was worth keeping
 
 
 def free_memory() -> None:
