@@ -55,7 +55,7 @@ class LowTokens:
 
 
 def engine_for(model: Pretrained) -> Engine:
-    return Engine(model, max_batch=16, cache_tokens=4096, autostart=False)
+    return Engine(model, max_batch=128, cache_tokens=8192, autostart=False)
 
 
 def collector_for(trainer: Trainer, config: RolloutConfig = ROLLOUT, rewards: Rewards | None = None) -> Collector:

@@ -20,6 +20,7 @@ import numpy as np
 from tutee.errors import Diverged, InvalidInput
 from tutee.train.batch import Group, Loss, check_groups, pack_groups, totals
 from tutee.train.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
+from tutee.train.health import supervised_health
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
 from tutee.train.progress import Clock, Progress, Report, silent
@@ -147,7 +148,7 @@ def train(
             values |= after_epoch(run.step // per_epoch, run.step)
         run.history.append(values)
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        report(Progress(stage, run.step, total, finite, clock.eta(run.step, total), _health(run.history)))
+        report(Progress(stage, run.step, total, finite, clock.eta(run.step, total), supervised_health(run.history)))
         if run.step % config.checkpoint_every == 0 or run.step == total:
             _save(trainer, folder, fingerprint, run)
     return LoopResult(run.step, run.tokens, trainer.skipped, tuple(run.history))
@@ -192,24 +193,6 @@ def _refuse_runaway(values: dict[str, float]) -> None:
             "Lower the learning rate.",
             param="learning_rate",
         )
-
-
-def _health(history: Sequence[dict[str, float]]) -> str:
-    """One plain sentence on the last steps, the most worrying first."""
-    last = history[-1]
-    recent = history[-10:]
-    if not math.isfinite(last["grad_norm"]):
-        return "This step was not finite and was skipped; nothing was learned from it."
-    if last["skipped_steps"]:
-        return f"{int(last['skipped_steps'])} steps were not finite and were skipped: lower the learning rate."
-    if "reward_accuracy" in last and len(recent) == 10:
-        accuracy = float(np.mean([values.get("reward_accuracy", 1.0) for values in recent]))
-        return f"The model tells chosen from rejected in {accuracy:.0%} of the last pairs."
-    if len(history) >= 20:
-        before = float(np.mean([values["loss"] for values in history[:10]]))
-        now = float(np.mean([values["loss"] for values in recent]))
-        return f"The loss went from {before:.2f} to {now:.2f}." if now < before else "The loss is not falling."
-    return ""
 
 
 def _fingerprint(groups: Sequence[Group], config: LoopConfig, trainer: Trainer) -> str:

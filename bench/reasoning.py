@@ -1,0 +1,107 @@
+"""One real reinforcement run: a reasoning-gym task that the default model sometimes gets right, learned by GRPO.
+
+    python bench/reasoning.py --model ~/.tutee/models/smollm2-135m-instruct --folder runs/spell --plot docs/learning.svg
+
+Killed and started again it goes on. Every ten steps the policy answers 64 questions that are never trained on. The last
+line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tutee.engine.engine import Engine
+from tutee.model.pretrained import load_pretrained
+from tutee.train.environments import ReasoningGym
+from tutee.train.grpo import Grpo, effective_loss, variant
+from tutee.train.health import Limits
+from tutee.train.progress import Progress
+from tutee.train.reinforce import ReinforceConfig, reinforce
+from tutee.train.rewards import Rewards, TaskReward
+from tutee.train.rollout import Collector, Reference, RolloutConfig
+from tutee.train.trainer import Trainer, TrainerConfig
+
+HELD_OUT = 10_000_000
+"""Questions from this number on are never trained on."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--task", default="spell_backward")
+    parser.add_argument("--settings", type=json.loads, default={"min_word_len": 3, "max_word_len": 4})
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--variant", default="dapo")
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    model = load_pretrained(arguments.model)
+    environment = ReasoningGym(arguments.task, settings=arguments.settings)
+    trainer = Trainer(model, TrainerConfig(rank=16, beta2=0.95))
+    reference = Reference(trainer)
+    engine = Engine(model, max_batch=128, cache_tokens=16384, autostart=False)
+    rollout = RolloutConfig(prompts=8, group=8, max_tokens=16)
+    rewards = Rewards([(1.0, TaskReward(environment))])
+    config = variant(arguments.variant)
+    print(effective_loss(config))
+    run = ReinforceConfig(steps=arguments.steps, learning_rate=arguments.learning_rate, checkpoint_every=5)
+    unseen = Collector(trainer, engine, environment, rewards, RolloutConfig(prompts=64, group=1, max_tokens=16))
+
+    def examine(step: int) -> dict[str, float]:
+        if step % 10:
+            return {}
+        return {"unseen": unseen.collect(step, HELD_OUT).metrics["reward"]}
+
+    base = unseen.collect(0, HELD_OUT).metrics["reward"]
+    result = reinforce(
+        Grpo(trainer, config, reference),
+        Collector(trainer, engine, environment, rewards, rollout),
+        run,
+        arguments.folder,
+        limits=Limits(kl=None, longer=None, shorter=None, repetition=None, entropy=None),
+        report=show,
+        after_step=examine,
+    )
+    rewarded = [values["reward"] for values in result.history]
+    seen = {0: base} | {i + 1: values["unseen"] for i, values in enumerate(result.history) if "unseen" in values}
+    if arguments.plot is not None:
+        plot(rewarded, seen, arguments.task, arguments.plot)
+    summary = {"task": arguments.task, "first": rewarded[:5], "last": rewarded[-5:], "unseen": seen}
+    print(json.dumps(summary | {"kl": result.history[-1]["kl"]}))
+
+
+def show(progress: Progress) -> None:
+    """One line a step."""
+    names = ("reward", "unseen", "kl", "entropy", "length", "zero_variance_groups", "sampler_gap", "seconds")
+    numbers = "  ".join(f"{name} {progress.metrics[name]:.3f}" for name in names if name in progress.metrics)
+    print(f"{progress.step:4d}/{progress.total}  {numbers}  {progress.health}", flush=True)
+
+
+def plot(rewards: Sequence[float], unseen: dict[int, float], task: str, path: Path) -> None:
+    """Reward by step, its mean over ten steps, and the unseen questions."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3.6))
+    smooth = [float(np.mean(rewards[max(0, i - 9) : i + 1])) for i in range(len(rewards))]
+    steps = range(1, len(rewards) + 1)
+    axes.plot(steps, rewards, color="#b8c4d6", linewidth=1, label="a step's answers")
+    axes.plot(steps, smooth, color="#2b5aa0", label="mean of ten steps")
+    axes.plot(list(unseen), list(unseen.values()), "o-", color="#c2571a", label="64 unseen questions")
+    axes.set(xlabel="step (64 answers each)", ylabel="reward", title=f"SmolLM2-135M, {task}, GRPO on 2 cores")
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()
