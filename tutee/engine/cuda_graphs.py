@@ -36,7 +36,7 @@ PROGRAMS = 1024
 class DecodeGraphs:
     """Recorded decode steps over one decoder and one cache; records a batch size when it first comes."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache, max_batch: int) -> None:
+    def __init__(self, decoder: Decoder, cache: KVCache, max_batch: int = 256) -> None:
         self._sizes = _batch_sizes(max_batch)
         self._step = DecodeStep(decoder, cache, self._sizes[-1])
         self._head = _Head(decoder)
@@ -50,8 +50,9 @@ class DecodeGraphs:
         return on_cuda and decoder.dtype == torch.bfloat16 and kernels.supported(decoder.config.head_dim)
 
     def takes(self, items: Seq[Scheduled]) -> bool:
-        """Whether this batch fits: its number of rows, and the ranks of its adapters."""
-        return len(items) <= self._sizes[-1] and self._step.adapters.fits(_loras(items))
+        """Whether this is such a step and fits: one token each, so many rows, so many ranks of adapters."""
+        one_each = all(item.count == 1 and item.samples for item in items)
+        return one_each and len(items) <= self._sizes[-1] and self._step.adapters.fits(_loras(items))
 
     @torch.no_grad()
     def logits(self, items: Seq[Scheduled]) -> Tensor:

@@ -6,18 +6,25 @@ what becomes of their tokens (`engine.py`). Where a device has its own way to do
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from tutee.engine import drawing, sampler
 from tutee.engine.batch import make_batch
 from tutee.engine.blocks import SCRATCH_BLOCK
-from tutee.engine.sampler import Sampled
+from tutee.engine.sampler import Sampled, SamplerState
 from tutee.engine.scheduler import Scheduled
 from tutee.engine.sequence import Sequence
 from tutee.errors import Unavailable
+from tutee.model.decoder import Decoder
 from tutee.model.kv_cache import ROWS, KVCache, TiledCache
 from tutee.model.pretrained import Pretrained
+
+if TYPE_CHECKING:
+    from tutee.engine.cuda_graphs import DecodeGraphs
 
 
 class NotFinite(Unavailable):
@@ -42,6 +49,7 @@ class Runner:
             if self._native and block_size % ROWS == 0
             else KVCache(model.config, num_blocks, block_size, model.decoder.dtype, self._device)
         )
+        self._graphs = _decode_graphs(model.decoder, self.cache)
         self._logits = torch.empty(0, model.config.vocab_size)
 
     @torch.no_grad()  # Not inference mode: a trainer may share these weights, and what they are prepared into.
@@ -55,6 +63,8 @@ class Runner:
         Raises:
             NotFinite: naming the sequences at fault. Nothing is sampled for the others; the same work can be run again.
         """
+        if self._graphs is not None and self._graphs.takes(work):
+            return work, self._choose(self._graphs.logits(work), [item.sequence.sampler for item in work], work)
         batch = make_batch(work, self.cache, self.cache.block_size, self._device)
         hidden_TD = self._decoder(batch.tokens, batch.layout.positions, batch.layout)
         finite_T = hidden_TD.isfinite().all(-1)
@@ -63,12 +73,15 @@ class Runner:
         if not batch.sampled:
             return [], Sampled([], [], [])
         logits_BV = self._decoder.logits(hidden_TD[batch.sample_rows], self._room(len(batch.sample_rows)))
-        choice = (drawing if self._native else sampler).sample(logits_BV, batch.states)
+        return batch.sampled, self._choose(logits_BV, batch.states, batch.sampled)
+
+    def _choose(self, logits_BV: Tensor, states: Seq[SamplerState], items: Seq[Scheduled]) -> Sampled:
+        choice: Sampled = (drawing if self._native else sampler).sample(logits_BV, states)
         if -1 in choice.tokens:
-            rows = [item.sequence for item in batch.sampled for _ in range(1 + len(item.draft))]
+            rows = [item.sequence for item in items for _ in range(1 + len(item.draft))]
             bad = [sequence for sequence, token in zip(rows, choice.tokens, strict=True) if token < 0]
             raise NotFinite(list(dict.fromkeys(bad)))
-        return batch.sampled, choice
+        return choice
 
     def _room(self, rows: int) -> Tensor | None:
         """Memory for logits, kept from step to step where it saves time: fresh pages cost as much as the sampler."""
@@ -80,3 +93,14 @@ class Runner:
         """Wipe what a sequence may have written, before its blocks get another owner: masked reads multiply what they
         find by zero, and zero times NaN is NaN."""
         self.cache.clear([SCRATCH_BLOCK, *sequence.blocks[sequence.reused // self.cache.block_size :]])
+
+
+def _decode_graphs(decoder: Decoder, cache: KVCache) -> DecodeGraphs | None:
+    """Recorded decode steps where the device has them: CUDA, with the Triton that PyTorch's builds for it bring."""
+    if cache.keys[0].device.type != "cuda":
+        return None
+    try:
+        from tutee.engine.cuda_graphs import DecodeGraphs
+    except ImportError:
+        return None
+    return DecodeGraphs(decoder, cache) if DecodeGraphs.supported(decoder) else None
