@@ -17,7 +17,7 @@ def test_prompts_come_from_the_seed_and_do_not_repeat() -> None:
 
 def test_the_examination_asks_other_questions() -> None:
     asked = {message.content for seed in range(20) for (message,) in replay_prompts(100, seed)}
-    examined = {item.question for seed in range(20) for item in capability_items(64, seed)}
+    examined = {item.question for seed in range(20) for item in capability_items(seed, 128)}
     assert not asked & examined
 
 

@@ -99,7 +99,7 @@ class RecipeConfig:
         require(0 < self.beta <= 2, "beta", "'beta' must be above 0 and at most 2.")
         require(0 <= self.first_repeats <= 50, "first_repeats", "'first_repeats' must be between 0 and 50.")
         require(0 <= self.sft_repeats <= 50, "sft_repeats", "'sft_repeats' must be between 0 and 50.")
-        require(0 <= self.replay <= 100, "replay", "'replay' must be between 0 and 100.")
+        require(0 <= self.replay <= 400, "replay", "'replay' must be between 0 and 400.")
         require(self.rounds in (1, 2), "rounds", "'rounds' must be 1 or 2.")
         require(self.max_kl > 0, "max_kl", "'max_kl' must be above 0.")
         require(self.sampling_batch >= 1, "sampling_batch", "'sampling_batch' must be at least 1.")

@@ -8,6 +8,7 @@ answers are left out: there the new style is what people asked for. Knows no pro
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable
 
@@ -20,28 +21,47 @@ from tutee.train.encode import encode_tokens
 LONGEST_ANSWER = 48
 """Tokens; an answer that does not end by then is not replayed."""
 
-_ASKED = (
-    "What is the capital of {Norway|Portugal|Turkey|Peru|Canada|Austria|Poland|Cuba}?",
-    "What is the opposite of {big|fast|happy|old|early|full|strong|wet}?",
-    "Is {a whale a fish|the sun a star|ice cold|a spider an insect|gold a metal|bread made from flour}?",
-    "Can {a snake walk|a penguin fly|a horse run|people live without water|a dog climb a tree}?",
-    "Name {three|four|five} {flowers|drinks|rivers|instruments|birds|languages|desserts|planets}.",
-    "Give me a list of {three|four|five} {kinds of tree|school subjects|pets|things in a kitchen|jobs}.",
-    "Repeat this word: {table|mountain|orange|letter|summer|button|horse|cloud}.",
+_SHORT = (
+    "What is the capital of {Norway|Portugal|Turkey|Peru|Canada|Austria|Poland|Cuba|Sweden|Hungary|Chile|Kenya}?",
+    "What is the opposite of {big|fast|happy|old|early|full|strong|wet|rich|loud|heavy|open}?",
+    "Repeat this word: {table|mountain|orange|letter|summer|button|horse|cloud|ladder|mirror|carpet|engine}.",
+    "Write a sentence about {a train|the sea|a chair|a doctor|the wind|a mouse|a lamp|the night|a bridge|a boat}.",
     "Which animal gives us {milk|eggs|wool}?",
     "How many {legs does a spider have|days are in a week|months are in a year|wheels does a bicycle have}?",
     "What comes after {Friday|June|nine|the letter C}?",
 )
+_YES_NO = (
+    "{#}?",
+    "{#}? Say yes or no.",
+    "Yes or no: {#}?",
+)
+_CLAIMS = (
+    "Is {a whale a fish|the sun a star|ice cold|a spider an insect|gold a metal|bread made from flour|glass soft}",
+    "Can {a snake walk|a penguin fly|a horse run|people live without water|a dog climb a tree|iron burn|a baby drive}",
+    "Do {cows eat grass|roses smell|trains need rails|snails run fast|boats float|clocks tell the time|bees sing}",
+    "Are {lemons sweet|tigers wild|mountains high|needles sharp|feathers heavy|rivers dry|owls awake at night}",
+)
+_LISTS = (
+    "Name {three|four|five} {#}.",
+    "Give me a list of {three|four|five} {#}.",
+    "Tell me {three|four|five} {#}, with commas between them.",
+    "Write down {three|four|five} {#}.",
+)
+_LISTED = (
+    "{flowers|drinks|rivers|instruments|birds|languages|desserts|planets|kinds of tree|school subjects|pets|jobs|"
+    "things in a kitchen|insects|games|metals|months|rooms of a house|kinds of weather|parts of the body|clothes}"
+)
 
 
 def replay_prompts(count: int, seed: int) -> list[tuple[Message, ...]]:
-    """`count` short questions, one after the other from every kind; a third of them are sums."""
+    """`count` different short questions: in turn a sum, a yes or no, a list, something to know or to do."""
     dice = random.Random(f"replay-{seed}")
+    kinds = (_sum, _yes_no, _list, _short)
     asked: dict[str, None] = {}
-    while len(asked) < count:
-        kind = len(asked)
-        text = _sum(dice) if kind % 3 == 0 else _fill(_ASKED[(kind - kind // 3) % len(_ASKED)], dice)
-        asked[text if text not in asked else _sum(dice)] = None
+    for turn in itertools.count():
+        if len(asked) == count:
+            break
+        asked[kinds[turn % len(kinds)](dice)] = None
     return [(Message("user", text),) for text in asked]
 
 
@@ -55,6 +75,18 @@ def _sum(dice: random.Random) -> str:
     a, b = dice.randint(1, 20), dice.randint(1, 20)
     phrase = dice.choice(("How much is {a} plus {b}?", "Calculate {c} minus {b}.", "Add {a} and {b}.", "{a} + {b} = ?"))
     return phrase.format(a=a, b=b, c=a + b)
+
+
+def _yes_no(dice: random.Random) -> str:
+    return dice.choice(_YES_NO).replace("{#}", _fill(dice.choice(_CLAIMS), dice))
+
+
+def _list(dice: random.Random) -> str:
+    return _fill(dice.choice(_LISTS).replace("{#}", _LISTED), dice)
+
+
+def _short(dice: random.Random) -> str:
+    return _fill(dice.choice(_SHORT), dice)
 
 
 def _fill(text: str, dice: random.Random) -> str:
