@@ -68,10 +68,9 @@ crash: install-test
 soak: install
 	$(BIN)/python bench/soak.py --minutes $(or $(MINUTES),60)
 
-# The peers of the benchmarks live in an environment of their own.
+# The peers of the benchmarks live in an environment of their own: transformers, TRL, OpenVINO, llama.cpp (built here).
 bench-env:
-	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install -q torch==2.13.0 transformers
+	@PYTHON=$(PYTHON) sh bench/peers.sh
 
 clean:
 	rm -rf .venv .venv-bench web/node_modules tutee/serve/page artifacts
