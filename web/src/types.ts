@@ -141,6 +141,13 @@ export interface Collected {
 
 export type JobStatus = "validating_files" | "queued" | "running" | "succeeded" | "failed" | "cancelled" | "paused";
 
+/** An answer that the model in training just gave. */
+export interface Sample {
+  prompt: string;
+  answer: string;
+  reward: number | null;
+}
+
 export interface Job {
   id: string;
   status: JobStatus;
@@ -157,6 +164,7 @@ export interface Job {
     total_steps: number | null;
     eta_s: number | null;
     health: string | null;
+    samples?: Sample[];
   } | null;
   series?: Record<string, [number, number][]>;
   version_id?: string | null;

@@ -6,8 +6,14 @@ import { isDark } from "../state/preferences";
 
 type Points = [number, number][];
 
-/** What is drawn first: the loss that is minimised, then what tells whether it learns the right thing. */
-const FIRST = [/^dpo_loss$/, /^loss$/, /loss/, /margin/, /accuracy/, /reward/, /kl/];
+/**
+ * What is drawn first: the reward where there is one (its loss is about 0 by construction and says nothing), else the
+ * loss; then what tells whether it learns the right thing and stays itself.
+ */
+const FIRST = [
+  /^reward$/, /^dpo_loss$/, /^loss$/, /^kl$|teacher_kl/, /entropy/, /^length$/, /accuracy/, /margin/, /loss/, /^reward\//,
+  /zero_variance/, /clip_fraction/, /sampler_gap/, /grad_norm/,
+];
 const SHOWN = 7;
 
 const rank = (name: string): number => {

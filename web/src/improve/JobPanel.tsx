@@ -8,6 +8,7 @@ import { cancel, isOver } from "../state/learning";
 import { link } from "../state/route";
 import type { Job } from "../types";
 import { Curves } from "./Curves";
+import { Samples } from "./Samples";
 
 /** What each stage does, for people who do not train models. */
 const STAGES: Record<string, string> = {
@@ -18,6 +19,7 @@ const STAGES: Record<string, string> = {
   candidates: "Writing new answers to choose from",
   pairs: "Pairing the best answers with the worst",
   train: "Training",
+  reinforce: "Answering, being judged, learning",
   guard: "Checking that it did not drift",
   evaluate: "Evaluating on what was held out",
   judge: "Judging",
@@ -48,6 +50,7 @@ export function JobPanel({ job }: { job: Job }) {
         </p>
       )}
       {job.series && Object.keys(job.series).length > 0 && <Curves series={job.series} />}
+      {job.progress?.samples && job.progress.samples.length > 0 && <Samples samples={job.progress.samples} />}
       <p class="small-print">
         <code>{job.id}</code>
         {job.snapshot_sha && <> · snapshot <code>{shortSha(job.snapshot_sha)}</code></>}
