@@ -35,7 +35,7 @@ ROWS = {
     18: "Groups without variance get advantage 0; groups survive shuffling and splitting",
     19: "On-policy loss is about 0 and says so; reward, gradient norm, entropy and silent groups are shown",
     20: "Packed equals unpacked; the last token of a segment has no target; neighbours cannot be seen",
-    21: "Chunked log-prob and entropy equal the plain ones: tied head, head bias, LoRA on the head",
+    21: "Chunked log-prob and entropy equal the plain ones, tied head or not; an adapter on the head is refused",
     22: "Tokens in are tokens out: sampled ids are trained, never text encoded again",
     23: "Only the assistant's tokens are learned; one template trains and serves, and its hash is kept",
     24: "The reward model is Bradley–Terry at the last real token; planted preferences are found, padding is not",

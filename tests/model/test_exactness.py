@@ -113,6 +113,7 @@ def check(decoder: Decoder, way: Callable[[Serving], None], lengths: list[int], 
     return worst
 
 
+@pytest.mark.row(1, 3)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("changes", [{}, {"sliding_window": 6}, {"model_type": "qwen3", "qk_norm": True}], ids=str)
 def test_sampled_equals_recomputed(way: Callable[[Serving], None], changes: dict[str, object]) -> None:
@@ -122,6 +123,7 @@ def test_sampled_equals_recomputed(way: Callable[[Serving], None], changes: dict
     assert check(decoder, way, lengths, [None, first, None, second, first, None, second]) < 1e-6
 
 
+@pytest.mark.row(1, 11)
 def test_the_trainer_recomputes_the_same_number_with_gradients_on() -> None:
     decoder = tiny_decoder()
     lora = some_lora(decoder, 1).requires_grad_(True)
@@ -137,6 +139,7 @@ def test_the_trainer_recomputes_the_same_number_with_gradients_on() -> None:
     assert (got - expected).abs().max() < 1e-6
 
 
+@pytest.mark.row(4)
 def test_a_row_does_not_depend_on_the_threads_nor_on_its_neighbours() -> None:
     decoder = tiny_decoder()
     tokens = torch.arange(70) % 97

@@ -6,12 +6,15 @@ import torch
 from tests.model.families import tiny_decoder
 from tutee.errors import InvalidInput
 from tutee.model.logprobs import log_softmax, score, token_logprobs
+from tutee.model.lora import LoraConfig
 
 
+@pytest.mark.row(21)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("chunk", [4, 256])
-def test_values_and_gradients_equal_the_plain_computation(temperature: float, chunk: int) -> None:
-    decoder = tiny_decoder().requires_grad_(True)
+@pytest.mark.parametrize("tied", [True, False])
+def test_values_and_gradients_equal_the_plain_computation(temperature: float, chunk: int, tied: bool) -> None:
+    decoder = tiny_decoder(tie_word_embeddings=tied).requires_grad_(True)
     hidden = torch.randn(10, 48, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     targets = torch.arange(10) * 9 % 97
     weights = torch.linspace(-1, 2, 10)
@@ -51,6 +54,12 @@ def test_in_bfloat16_the_head_is_finer(rows: int, width: int, vocabulary: int) -
         assert (got.double() - expected).norm() < 0.01 * expected.norm()
 
 
+@pytest.mark.row(21)
+def test_an_adapter_on_the_head_is_refused_not_ignored() -> None:
+    with pytest.raises(InvalidInput, match="targets"):
+        LoraConfig(targets=("q_proj", "lm_head"))
+
+
 def test_a_frozen_head_gets_no_gradient() -> None:
     decoder = tiny_decoder()
     hidden = torch.randn(6, 48, requires_grad=True)
@@ -67,6 +76,7 @@ def test_a_row_of_log_softmax_does_not_depend_on_the_others(rows: int) -> None:
     torch.testing.assert_close(log_softmax(logits[:rows].clone()), log_softmax(logits)[:rows], atol=0, rtol=0)
 
 
+@pytest.mark.row(4, 20)
 def test_score_does_not_depend_on_how_sequences_are_packed() -> None:
     decoder = tiny_decoder()
     sequences = [[1, 2, 3, 4, 5], [7], [], list(range(40)), [9, 8]]

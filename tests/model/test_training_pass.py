@@ -53,6 +53,7 @@ def test_frozen_weights_get_no_gradient_and_change_none() -> None:
         torch.testing.assert_close(gradient, everything[name], atol=0, rtol=0)
 
 
+@pytest.mark.row(17)
 def test_gradients_of_two_microbatches_add() -> None:
     decoder = tiny_decoder(torch.bfloat16)
     lora = Lora(decoder.config, seed=1)

@@ -27,6 +27,7 @@ SCRIPT = Path(__file__).with_name("tiny_training.py")
 GOLDEN = json.loads(Path(__file__).with_name("golden_losses.json").read_text())
 
 
+@pytest.mark.row(32)
 def test_ten_steps_equal_five_a_kill_and_five_bit_for_bit(tmp_path: Path) -> None:
     unbroken, whole = ten_steps(tmp_path / "unbroken")
     killed = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / "killed"), "6"], check=False, timeout=120)
@@ -76,6 +77,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path).name == "step-000009"
 
 
+@pytest.mark.row(16)
 def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path, model: Pretrained) -> None:
     calls = []
 

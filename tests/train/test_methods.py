@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from tutee.errors import InvalidInput
-from tutee.train import methods
-from tutee.train.methods import METHODS, choose, describe, find, read_rows, train
+from tutee.train import methods, train
+from tutee.train.methods import METHODS, choose, describe, find, read_rows
 from tutee.train.record import read_metrics
 from tutee.train.task import setting_help
 
@@ -45,7 +45,7 @@ def test_python_trains_from_a_file(tiny_folder: Path, tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_in_the_same_folder_to_the_same_weights(tiny_folder: Path, tmp_path: Path) -> None:
     data = chats(tmp_path / "data.jsonl", 6)
     program = (
-        "import os, signal, sys; from tutee.train.methods import train\n"
+        "import os, signal, sys; from tutee.train import train\n"
         "def report(p):\n    if p.step == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"train('sft', model={str(tiny_folder)!r}, data={str(data)!r}, folder={str(tmp_path / 'killed')!r},"
         f" dtype='float32', report=report, **{SETTINGS!r})"

@@ -23,6 +23,7 @@ from tutee.train.checkpoint import write_json
 from tutee.train.dpo import with_references
 from tutee.train.encode import Encoded
 from tutee.train.loop import LoopConfig, evaluate_loss, train
+from tutee.train.memory import refuse_groups
 from tutee.train.task import Checkpoint, Task, Trained
 from tutee.train.trainer import Trainer, TrainerConfig
 
@@ -90,6 +91,7 @@ def learn_and_save(
         after_save: called with each version's folder, to add to it.
     """
     loop = task.chosen[LoopConfig]
+    refuse_groups(trainer, groups, loop.token_budget)
 
     def after_epoch(epoch: int, step: int) -> dict[str, float]:
         version = version_folder(task.folder, step)

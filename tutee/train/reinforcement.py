@@ -26,6 +26,7 @@ from tutee.train.environments import Environment, Match, Question, QuestionList,
 from tutee.train.finetune import learn_and_save, read_result, version_folder
 from tutee.train.grpo import Grpo, GrpoConfig
 from tutee.train.health import Limits, Tripped
+from tutee.train.memory import refuse
 from tutee.train.options import require
 from tutee.train.ppo import Ppo, PpoConfig, make_critic
 from tutee.train.progress import Progress, Report, Sample
@@ -185,9 +186,22 @@ def collecting(task: Task, trainer: Trainer) -> Iterator[tuple[Collector, Reward
         most = min(MOST_AT_ONCE, rollout.prompts * rollout.group)
         room = task.base.config.max_position_embeddings
         cache = room + most * min(room, rollout.max_tokens + 256)
+        refuse(trainer, token_budget_of(task), min(room, rollout.max_tokens + 256), cache, copies_of(task))
         engine = Engine(task.base, max_batch=most, cache_tokens=cache, autostart=False)
         open_parts.callback(engine.close)
         yield Collector(trainer, engine, environment, Rewards(terms), rollout), judge
+
+
+def token_budget_of(task: Task) -> int:
+    """Tokens of a microbatch, whichever loop it is that learns."""
+    return int(task.chosen.flat()["token_budget"])
+
+
+def copies_of(task: Task) -> int:
+    """Networks in memory: with all weights in training a reference is a copy, and a critic is another."""
+    if not task.chosen[TrainerConfig].full:
+        return 1
+    return 3 if task.chosen.has(PpoConfig) else 2 if task.chosen.has(GrpoConfig) else 1
 
 
 def environment_of(task: Task) -> Environment:

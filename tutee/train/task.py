@@ -40,6 +40,10 @@ class Chosen:
     def __getitem__(self, kind: type[Part]) -> Part:
         return cast(Part, self._parts[kind])
 
+    def has(self, kind: type) -> bool:
+        """Whether the method has these settings at all."""
+        return kind in self._parts
+
     def flat(self) -> dict[str, Any]:
         """Every setting by its name."""
         return {f.name: getattr(part, f.name) for part in self._parts.values() for f in fields(part)}
