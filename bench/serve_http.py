@@ -6,7 +6,7 @@ The client is another process on this machine. In one run, turn about:
 
 - engine: prompts submitted in the server's process; http: the same prompts as streamed chat completions. Tokens per
   second over the wall time with prefill, and seconds to the first token.
-- idle: as http, while `--idle` more streams wait in the engine's queue.
+- idle: as http, while `--idle` other people follow answers that say nothing.
 - one at a time: milliseconds to the first token of a short prompt on an idle engine, both ways.
 - api alone: an engine that computes nothing. `at once` emits everything as soon as it is asked, `in step` gives each
   stream one chunk and waits until the event loop has taken them. Beside it a bare Starlette route that writes the same
@@ -72,7 +72,7 @@ def identity(stream: Stream) -> Stream:
 
 
 async def run_client(port: int, requests: list[str], idle: list[str]) -> Json:
-    """Send all requests at once, `idle` ones behind them, and follow the first kind to their ends."""
+    """Send all requests at once, after `idle` ones whose replies are not waited for, and follow them to their ends."""
     loop, left, over = asyncio.get_running_loop(), len(requests), asyncio.Event()
 
     def done() -> None:
@@ -81,10 +81,13 @@ async def run_client(port: int, requests: list[str], idle: list[str]) -> Json:
         if left <= 0:
             over.set()
 
+    waiting = [Stream(request.encode(), lambda: None) for request in idle]
+    opened = [await loop.create_connection(partial(identity, each), "127.0.0.1", port) for each in waiting]
+    if waiting:
+        await asyncio.sleep(1)
     begun = time.perf_counter()
     streams = [Stream(request.encode(), done) for request in requests]
-    waiting = [Stream(request.encode(), lambda: None) for request in idle]
-    opened = [await loop.create_connection(partial(identity, each), "127.0.0.1", port) for each in streams + waiting]
+    opened += [await loop.create_connection(partial(identity, each), "127.0.0.1", port) for each in streams]
     await over.wait()
     seconds = time.perf_counter() - begun
     for transport, _ in opened:
@@ -103,14 +106,10 @@ class Client:
         command = [sys.executable, __file__, "--client"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def run(self, port: int, bodies: Sequence[Json], idle: Sequence[Json] = (), path: str = "") -> Json:
+    def run(self, port: int, bodies: Sequence[Json], idle: Sequence[str] = (), path: str = "") -> Json:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        call = {
-            "port": port,
-            "requests": [request(body, path) for body in bodies],
-            "idle": [request(body, path) for body in idle],
-        }
+        call = {"port": port, "requests": [request(body, path) for body in bodies], "idle": list(idle)}
         print(json.dumps(call), file=self.process.stdin, flush=True)
         return dict(json.loads(self.process.stdout.readline()))
 
@@ -236,7 +235,7 @@ class Bench:
         self.served = services.live.chat
         count, new = options.streams, options.new_tokens
         self.bodies = [body(count, i, options.prompt_tokens - 14, new) for i in range(count)]
-        self.idle = [body(count, 1000 + i, options.prompt_tokens - 14, new) for i in range(options.idle)]
+        self.idle = list(self.silent_answers(options.idle))
 
     def engine(self, bodies: Sequence[Json]) -> Json:
         from tutee.serve.body import Fields
@@ -246,17 +245,28 @@ class Bench:
         asked = [read_chat_request(Fields(each)) for each in bodies]
         prompts = [self.served.prompt(merge_system_messages(each.messages)) for each in asked]
         begun = time.perf_counter()
-        running = [self.served.submit(p, each.params) for p, each in zip(prompts, asked, strict=True)]
-        done = [each.result() for each in running]
-        return {"seconds": time.perf_counter() - begun, "ttft_s": sorted(each.ttft_s or 0.0 for each in done)}
+        done = self.served.engine.generate([prompt.ids for prompt in prompts], [each.params for each in asked])
+        seconds = time.perf_counter() - begun
+        return {"seconds": seconds, "ttft_s": sorted(group[0].ttft_s or 0.0 for group in done)}
 
-    def http(self, bodies: Sequence[Json], idle: Sequence[Json] = ()) -> Json:
+    def silent_answers(self, count: int) -> Iterator[str]:
+        """Requests that follow answers which are being written, in the store and in memory, by nobody."""
+        from tutee.serve.answers import LiveAnswer
+        from tutee.store.records import Showing, Start
+
+        store = self.services.store
+        owner = store.actors.get_or_create("owner").id
+        chat = store.conversations.create(owner)
+        turn = store.messages.add(chat.id, None, "user", "Anybody there?", owner)
+        start = Start(self.served.version.id, [1], {}, "", "", "")
+        for _ in range(count):
+            message = self.services.stored.begin(chat.id, turn.id, owner, [start], Showing())[1][0]
+            self.services.answers.keep(LiveAnswer(lambda: None), message, owner, self.services.stored)
+            yield f"GET /v1/tutee/messages/{message.id}/stream HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+
+    def http(self, bodies: Sequence[Json], idle: Sequence[str] = ()) -> Json:
         self.served.engine.weights_changed()
         return self.client.run(self.port, bodies, idle)
-
-    def settle(self) -> None:
-        while self.served.engine.stats.running or self.served.engine.stats.waiting:
-            time.sleep(0.05)
 
     def throughput(self) -> Json:
         """Turn about, so that a change of the machine's speed falls on all."""
@@ -266,7 +276,6 @@ class Bench:
             runs["http"].append(self.http(self.bodies))
             if self.idle:
                 runs["idle"].append(self.http(self.bodies, self.idle))
-                self.settle()
         tokens = self.options.streams * self.options.new_tokens
         found: Json = {"streams": self.options.streams, "prompt_tokens": self.options.prompt_tokens}
         for name, each in runs.items():
@@ -365,7 +374,7 @@ def main() -> None:
     from tutee.serve.run import share_the_processor
     from tutee.settings import Settings
 
-    places = (options.streams + options.idle) * (options.prompt_tokens + options.new_tokens + 32)
+    places = options.streams * (options.prompt_tokens + options.new_tokens + 32)
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(
             home=Path(home),
@@ -381,14 +390,14 @@ def main() -> None:
             bench = Bench(services, port, client, options)
             found: Json = {"bench": "http", "model": services.live.base.model.name, "threads": torch.get_num_threads()}
             bench.http(bench.bodies[:8])  # warm
-            for name, part in (
-                ("api_alone", lambda: bench.api_alone(loop)),
-                ("one_at_a_time", bench.one_at_a_time),
-                ("throughput", bench.throughput),
-            ):
-                if name in options.parts:
-                    found[name] = part()
-                    print(name, found[name], flush=True)
+            parts: dict[str, Callable[[], Json]] = {
+                "api_alone": partial(bench.api_alone, loop),
+                "one_at_a_time": bench.one_at_a_time,
+                "throughput": bench.throughput,
+            }
+            for name in options.parts:
+                found[name] = parts[name]()
+                print(name, found[name], flush=True)
         client.close()
     print(json.dumps(found))
 
@@ -404,7 +413,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--idle", type=int, default=200)
     parser.add_argument("--alone", type=int, default=20, help="requests one at a time")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--parts", nargs="+", default=["api_alone", "one_at_a_time", "throughput"])
+    parts = ["api_alone", "one_at_a_time", "throughput"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
