@@ -221,6 +221,7 @@ def test_the_next_turn_finds_prompt_and_answer_in_the_cache(make_engine: MakeEng
     assert second.cached_tokens == 28
 
 
+@pytest.mark.row(30)
 def test_weights_changed_forgets_the_cache(make_engine: MakeEngine, tiny: Pretrained) -> None:
     engine = make_engine()
     params = SamplingParams(max_tokens=8, temperature=0, logprobs=0, ignore_eos=True)

@@ -39,11 +39,13 @@ def asked_of(prompts: list[list[int]], **more: object) -> list[Asked]:
     ]
 
 
+@pytest.mark.row(3)
 def test_batched_is_alone(make_engine: MakeEngine, prompts: list[list[int]]) -> None:
     asked = asked_of(prompts)
     assert_same(run(make_engine(), asked), run_alone(make_engine(), asked))
 
 
+@pytest.mark.row(3, 4)
 def test_any_order(make_engine: MakeEngine, prompts: list[list[int]]) -> None:
     asked = asked_of(prompts)
     order = random.Random(1).sample(range(len(asked)), len(asked))
@@ -62,6 +64,7 @@ def test_arriving_one_by_one_is_arriving_together(make_engine: MakeEngine, promp
     assert_same([request.result(timeout=0) for request in requests], run(make_engine(), asked))
 
 
+@pytest.mark.row(3)
 @pytest.mark.parametrize("max_step_tokens", [1, 5, 16])
 def test_prefill_in_pieces_is_prefill_at_once(
     make_engine: MakeEngine, prompts: list[list[int]], max_step_tokens: int
@@ -70,6 +73,7 @@ def test_prefill_in_pieces_is_prefill_at_once(
     assert_same(run(make_engine(max_step_tokens=max_step_tokens), asked), run(make_engine(max_step_tokens=999), asked))
 
 
+@pytest.mark.row(3)
 @pytest.mark.parametrize("length", range(1, 14))
 def test_a_prefix_from_the_cache_is_a_prefix_computed(make_engine: MakeEngine, length: int) -> None:
     engine = make_engine(block_size=4)
@@ -125,6 +129,7 @@ def test_adapters_mixed_are_adapters_alone(
     assert {result.version for result in results} == {"base", "one", "two"}
 
 
+@pytest.mark.row(31)
 def test_an_adapter_is_its_merged_weights(
     make_engine: MakeEngine, tiny: Pretrained, prompts: list[list[int]], loras: dict[str, Lora]
 ) -> None:
@@ -144,6 +149,7 @@ def test_an_adapter_is_its_merged_weights(
     assert [result.token_ids for result in adapted] != [result.token_ids for result in plain]
 
 
+@pytest.mark.row(30)
 def test_equal_prompts_of_different_versions_do_not_share(make_engine: MakeEngine, loras: dict[str, Lora]) -> None:
     engine = make_engine()
     engine.add_version("one", loras["one"])
@@ -165,6 +171,7 @@ def test_a_seed_gives_the_same_text_in_any_company(tiny: Pretrained, company: li
     assert_same([crowd[len(others[::2])]], alone)
 
 
+@pytest.mark.row(1)
 @pytest.mark.parametrize("version", [None, "one"])
 @pytest.mark.parametrize("cached", [False, True])
 def test_sampled_logprobs_are_the_scored_ones(
