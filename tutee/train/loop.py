@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -137,18 +138,23 @@ def train(
     per_epoch = total // config.epochs
     clock = Clock(run.step)
     while run.step < total:
+        started = time.monotonic()
         rate = learning_rate_at(run.step, total, config)
         values = take_step(
             trainer, before_step(groups_of_step(groups, run.step, config)), loss, rate, config.token_budget
         )
         _refuse_runaway(values)
-        run.tokens += int(values.pop("tokens"))
+        step_tokens = int(values.pop("tokens"))
+        run.tokens += step_tokens
         run.step += 1
         if run.step % per_epoch == 0 and after_epoch is not None:
             values |= after_epoch(run.step // per_epoch, run.step)
         run.history.append(values)
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        report(Progress(stage, run.step, total, finite, clock.eta(run.step, total), supervised_health(run.history)))
+        # Shown, but no part of the history: no two runs have the same.
+        pace = {"tokens_per_second": step_tokens / max(1e-9, time.monotonic() - started)}
+        eta = clock.eta(run.step, total)
+        report(Progress(stage, run.step, total, finite | pace, eta, supervised_health(run.history)))
         if run.step % config.checkpoint_every == 0 or run.step == total:
             _save(trainer, folder, fingerprint, run)
     return LoopResult(run.step, run.tokens, trainer.skipped, tuple(run.history))
@@ -164,7 +170,7 @@ def take_step(
     denominators = totals(groups)
     metrics = Metrics()
     for part, own in trainer.ranks.parts(groups, token_budget):
-        said = trainer.forward_backward(pack_groups(part), loss, denominators)
+        said = trainer.forward_backward(pack_groups(part, share_prompts=True), loss, denominators)
         metrics += said if own else Metrics()
     metrics = trainer.ranks.add_metrics(metrics)
     done = trainer.optim_step(learning_rate)
@@ -180,7 +186,7 @@ def evaluate_loss(trainer: Trainer, groups: Sequence[Group], loss: Loss, token_b
     denominators = totals(groups)
     metrics = Metrics()
     for part, own in trainer.ranks.parts(groups, token_budget):
-        said = trainer.forward(pack_groups(part), loss, denominators)
+        said = trainer.forward(pack_groups(part, share_prompts=True), loss, denominators)
         metrics += said if own else Metrics()
     metrics = trainer.ranks.add_metrics(metrics)
     return {**metrics.values(), "loss": metrics.parts["loss"][0]}

@@ -320,6 +320,9 @@ def run(
             another run in `folder`. Diverged: the last good checkpoint is kept.
     """
     chosen = choose(method, settings, len(examples), seed)
+    if parallel.current().size > 1 and method.samples:
+        message = f"{method.name} draws answers, which one process does: start it without torchrun."
+        raise InvalidInput(message, param="method", code="not_parallel")
     if not parallel.current().first:
         return method.run(Task(model, examples, chosen, folder, validation, seed, silent))
     recorder = Recorder(folder, report)
