@@ -117,7 +117,7 @@ class Distillation:
         groups = make_groups(rollouts, teacher, self._config)
 
         def loss(logprob_N: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
-            return policy_loss(logprob_N, batch, totals, self._config)
+            return policy_loss(logprob_N, batch, totals, self._config, unmoved=config.updates == 1)
 
         values = update(self.trainer, groups, loss, step, learning_rate, config)
         return values | {"teacher_kl": sequence_kl(rollouts, teacher)}

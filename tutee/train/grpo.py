@@ -105,11 +105,6 @@ def effective_loss(config: GrpoConfig) -> str:
     return f"{' '.join(parts)}, over {over[config.denominator]}; A = {scale}{weight}"
 
 
-def grpo_loss(logprob_N: Tensor, batch: Batch, totals: Totals, *, config: GrpoConfig) -> tuple[Tensor, Metrics]:
-    """The policy loss with these settings (see the top of this file)."""
-    return policy_loss(logprob_N, batch, totals, config)
-
-
 def make_groups(
     rollouts: Sequence[Rollout],
     config: GrpoConfig,
@@ -165,7 +160,7 @@ class Grpo:
         groups = make_groups(rollouts, self._config, old, reference)
 
         def loss(logprob_N: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
-            return grpo_loss(logprob_N, batch, totals, config=self._config)
+            return policy_loss(logprob_N, batch, totals, self._config, unmoved=config.updates == 1)
 
         values = update(self.trainer, groups, loss, step, learning_rate, config)
         if reference is not None:

@@ -87,37 +87,38 @@ class PolicyLossConfig:
 
 
 def policy_loss(
-    logprob_N: Tensor, batch: Batch, totals: Totals, config: PolicyLossConfig, kl: float | None = None
+    logprob_N: Tensor, batch: Batch, totals: Totals, config: PolicyLossConfig, *, unmoved: bool = False
 ) -> tuple[Tensor, Metrics]:
     """The loss over the batch's rollouts (examples with advantages); tokens of other examples count nothing here.
 
     Args:
         logprob_N: log-probs of `batch.targets_N` under the policy, float32. `batch.behaviour_N` are those under π_old.
-        kl: β now, when a controller moves it; None: the setting.
+        unmoved: the policy has not learned since it drew these answers, so π_old is π itself, however much the
+            sampler's rounding differs from ours.
 
     Raises:
         ValueError: a rollout without the log-probs of π_old, or without those of the reference when β > 0.
     """
-    beta = config.kl if kl is None else kl
     rollout_N = ~torch.isnan(batch.advantage_N)
     weight_N = batch.mask_N * batch.weight_E[batch.example_N] * rollout_N
     advantage_N = torch.where(rollout_N, batch.advantage_N, 0.0)
-    log_ratio_N = _log_ratio(logprob_N, batch, rollout_N, config)
+    old_N = logprob_N.detach() if unmoved else batch.behaviour_N
+    log_ratio_N = _log_ratio(logprob_N, old_N, batch, rollout_N, config)
     ratio_N = log_ratio_N.exp()
     clipped_N = ratio_N.clamp(1 - config.clip_low, 1 + config.clip_high)
     loss_N = torch.maximum(-ratio_N * advantage_N, -clipped_N * advantage_N)
     if config.dual_clip is not None:
         loss_N = torch.where(advantage_N < 0, torch.minimum(loss_N, -config.dual_clip * advantage_N), loss_N)
-    if beta:
-        loss_N = loss_N + beta * kl_terms(logprob_N, batch.reference_N, ratio_N, rollout_N, config)
+    if config.kl:
+        loss_N = loss_N + config.kl * kl_terms(logprob_N, batch.reference_N, ratio_N, rollout_N, config)
     total = aggregate(loss_N, weight_N, batch, totals, config.denominator, config.constant)
     return total, _metrics(logprob_N, batch, weight_N, rollout_N, ratio_N, clipped_N, advantage_N)
 
 
-def _log_ratio(logprob_N: Tensor, batch: Batch, rollout_N: Tensor, config: PolicyLossConfig) -> Tensor:
-    if bool((torch.isnan(batch.behaviour_N) & rollout_N).any()):
+def _log_ratio(logprob_N: Tensor, old_N: Tensor, batch: Batch, rollout_N: Tensor, config: PolicyLossConfig) -> Tensor:
+    if bool((torch.isnan(old_N) & rollout_N).any()):
         raise ValueError("a rollout has no log-probs of the policy that the update starts from")
-    log_ratio_N = torch.where(rollout_N, logprob_N - batch.behaviour_N.nan_to_num(), 0.0)
+    log_ratio_N = torch.where(rollout_N, logprob_N - old_N.nan_to_num(), 0.0)
     if config.ratio == "sequence":
         counted_E = batch.sum_by_example(batch.mask_N).clamp_min(1e-9)
         mean_E = batch.sum_by_example(batch.mask_N * log_ratio_N) / counted_E

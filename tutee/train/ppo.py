@@ -94,9 +94,11 @@ class PpoConfig(PolicyLossConfig):
         require(self.ptx_rows >= 1, "ptx_rows", "'ptx_rows' must be at least 1.")
 
 
-def ppo_loss(logprob_N: Tensor, batch: Batch, totals: Totals, *, config: PpoConfig) -> tuple[Tensor, Metrics]:
-    """The policy's part: the clipped loss over rollouts, and PPO-ptx over examples to imitate."""
-    loss, metrics = policy_loss(logprob_N, batch, totals, config)
+def ppo_loss(
+    logprob_N: Tensor, batch: Batch, totals: Totals, *, config: PpoConfig, unmoved: bool = False
+) -> tuple[Tensor, Metrics]:
+    """The policy's part: the clipped loss over rollouts (`unmoved` as there), and PPO-ptx over examples to imitate."""
+    loss, metrics = policy_loss(logprob_N, batch, totals, config, unmoved=unmoved)
     if config.ptx and totals.imitated_tokens > 0:
         imitated_N = torch.isin(batch.example_N, batch.singles_S)
         weight_N = batch.mask_N * batch.weight_E[batch.example_N] * imitated_N
@@ -244,7 +246,7 @@ class Ppo:
         if step >= own.critic_warmup:
 
             def policy(logprob_N: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
-                return ppo_loss(logprob_N, batch, totals, config=own)
+                return ppo_loss(logprob_N, batch, totals, config=own, unmoved=config.updates == 1)
 
             mixed = [*groups, *self._ptx_rows(step, config.seed)]
             report |= update(self.trainer, mixed, policy, step, learning_rate, config)

@@ -31,7 +31,7 @@ from tutee.train.health import Limits, Tripped, alarms, reinforcement_health
 from tutee.train.loop import LoopConfig, learning_rate_at, take_step
 from tutee.train.options import require
 from tutee.train.progress import Clock, Progress, Report, silent
-from tutee.train.rollout import Collector, Rollout
+from tutee.train.rollout import Collected, Rollout
 from tutee.train.trainer import Trainer
 
 TRANSCRIPTS = 4
@@ -67,9 +67,27 @@ class ReinforceConfig:
             require(getattr(self, name) >= 1, name, f"'{name}' must be at least 1.")
         self.schedule_config()
 
+    @property
+    def updates(self) -> int:
+        """Optimizer steps from one step's answers, when there are prompts enough."""
+        return self.epochs * self.minibatches
+
     def schedule_config(self) -> LoopConfig:
         """The learning-rate part, which the other loop has in common (and checks)."""
         return LoopConfig(learning_rate=self.learning_rate, schedule=self.schedule, warmup=self.warmup)
+
+
+class Source(Protocol):
+    """Where rollouts come from: a `Collector` that draws them, or answers that were served (`served.py`)."""
+
+    @property
+    def config(self) -> Any:
+        """Its settings dataclass."""
+        ...
+
+    def collect(self, step: int, next_question: int, moving: bool = False) -> Collected:
+        """One step's rollouts; see `Collector.collect`."""
+        ...
 
 
 class Learner(Protocol):
@@ -119,7 +137,7 @@ class _Run:
 
 def reinforce(
     learner: Learner,
-    collector: Collector,
+    source: Source,
     config: ReinforceConfig,
     folder: Path,
     *,
@@ -141,16 +159,16 @@ def reinforce(
         Diverged: non-finite gradients in a row. InvalidInput: the checkpoints belong to another run.
     """
     limits = limits or Limits()
-    fingerprint = _fingerprint(learner, collector, config)
+    fingerprint = _fingerprint(learner, source, config)
     run = _resume(learner, folder, fingerprint)
     schedule = config.schedule_config()
     clock = Clock(run.step)
     while run.step < config.steps:
         started = time.monotonic()
-        collected = collector.collect(run.step, run.next_question)
+        collected = source.collect(run.step, run.next_question, moving=config.updates > 1)
         sampled = time.monotonic()
         rate = learning_rate_at(run.step, config.steps, schedule)
-        values = collected.metrics | learner.learn(collected.rollouts, run.step, rate, config)
+        values = learner.learn(collected.rollouts, run.step, rate, config) | collected.metrics
         run.step, run.next_question = run.step + 1, collected.next_question
         values |= after_step(run.step) if after_step is not None else {}
         run.history.append({name: value for name, value in values.items() if math.isfinite(value)})
@@ -173,8 +191,8 @@ def update(
 ) -> dict[str, float]:
     """The optimizer steps of one reinforcement step: `epochs` walks over the groups, in `minibatches` parts each.
 
-    What is reported is the mean over these steps; `sampler_gap` is the mean |log π - log π_old| of the first one, where
-    both are the same weights, so that anything above 0 is the sampler's numbers differing from the trainer's.
+    What is reported is the mean over these steps; `sampler_gap` is the mean |log π - log π_drawn| of the first one,
+    where both are the same weights, so that anything above 0 is the sampler's numbers differing from the trainer's.
     """
     reports: list[dict[str, float]] = []
     for epoch in range(config.epochs):
@@ -218,14 +236,14 @@ def _write_transcripts(folder: Path, step: int, rollouts: Sequence[Rollout]) -> 
     write_json(folder / "transcripts" / f"step-{step:06d}.json", shown)
 
 
-def _fingerprint(learner: Learner, collector: Collector, config: ReinforceConfig) -> str:
+def _fingerprint(learner: Learner, source: Source, config: ReinforceConfig) -> str:
     """Hash of all that decides the run's numbers. How long it is, and how often it saves, do not."""
     settings = asdict(config)
     for name in ("checkpoint_every", "transcripts_every"):
         settings.pop(name)
     if config.schedule == "constant" and not config.warmup:
         settings.pop("steps")
-    parts = [settings, asdict(collector.config), asdict(learner.trainer.config), learner.settings()]
+    parts = [settings, asdict(source.config), asdict(learner.trainer.config), learner.settings()]
     digest = hashlib.sha256(learner.trainer.model.weights_sha256.encode())
     digest.update(json.dumps(parts, sort_keys=True).encode())
     return digest.hexdigest()

@@ -49,9 +49,10 @@ class RolloutConfig:
     """Of the sampler and of every log-prob that is learned from."""
     resample: int = 0
     """Rounds of fresh questions that may replace groups without variance (DAPO's dynamic sampling); 0 keeps them."""
-    recompute: bool = False
-    """Score the answers again as a trainer does, instead of trusting the sampler's log-probs. Always done at another
-    temperature than 1, because the sampler reports the model's own."""
+    recompute: bool | None = None
+    """Score the answers again as a trainer does, instead of trusting the sampler's log-probs. Unset: where it matters,
+    that is at another temperature than 1 (the sampler reports the model's own), and in bfloat16 when a step makes
+    several updates (its rounding would look like a policy that moved)."""
     most_failed: float = 0.1
     """Share of a step's answers that may go without a reward; above it the run pauses."""
     seed: int = 0
@@ -131,8 +132,11 @@ class Collector:
         self._environment = environment
         self._rewards = rewards
 
-    def collect(self, step: int, next_question: int) -> Collected:
-        """Sample, reward and (where asked for) rescore the answers of one step.
+    def collect(self, step: int, next_question: int, moving: bool = False) -> Collected:
+        """Sample, reward and (where it matters) rescore the answers of one step.
+
+        Args:
+            moving: several updates will be made from them, so that log-probs of the policy as it is now are needed.
 
         Raises:
             RewardFailing: over `most_failed` of the answers got no reward.
@@ -153,10 +157,11 @@ class Collector:
             last = attempt == self.config.resample
             kept += fresh if last else _with_variance(fresh)
         self._check_failures(failed, failed + len(drawn))
-        if self.config.recompute or self.config.temperature != 1.0:
-            kept = self._rescored(kept)
         metrics = describe(drawn, self.config) | {"too_long_prompts": float(passed_over), "kept": float(len(kept))}
         metrics |= {"reward_failures": float(self._rewards.failures)}
+        if self._needs_scores(moving):
+            kept, gap = self._rescored(kept)
+            metrics |= {} if self.config.temperature != 1.0 else {"sampler_gap": gap}
         return Collected(tuple(kept), next_question, metrics)
 
     def _questions(self, start: int, count: int) -> tuple[list[tuple[int, Question, list[int]]], int, int]:
@@ -217,12 +222,21 @@ class Collector:
                 param="rewards",
             )
 
-    def _rescored(self, rollouts: list[Rollout]) -> list[Rollout]:
+    def _needs_scores(self, moving: bool) -> bool:
+        if self.config.recompute is not None:
+            return self.config.recompute or self.config.temperature != 1.0
+        rounds = self._trainer.model.decoder.dtype != torch.float32
+        return self.config.temperature != 1.0 or (moving and rounds)
+
+    def _rescored(self, rollouts: list[Rollout]) -> tuple[list[Rollout], float]:
+        """The rollouts with the trainer's log-probs, and how far a token's lay from the sampler's, nats on average."""
         scored = self._trainer.score([rollout.tokens for rollout in rollouts])
-        return [
-            replace(rollout, logprobs=tuple(logprob_T[len(rollout.answer.prompt_ids) - 1 :].tolist()))
-            for rollout, logprob_T in zip(rollouts, scored, strict=True)
-        ]
+        out, gaps = [], []
+        for rollout, logprob_T in zip(rollouts, scored, strict=True):
+            own_T = logprob_T[len(rollout.answer.prompt_ids) - 1 :]
+            gaps += (own_T - torch.tensor(rollout.logprobs)).abs().tolist()
+            out.append(replace(rollout, logprobs=tuple(own_T.tolist())))
+        return out, float(np.mean(gaps)) if gaps else 0.0
 
 
 class Reference:
