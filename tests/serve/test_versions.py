@@ -189,6 +189,7 @@ def test_improve_previews_queues_and_shows_the_job(own: Running, walk: Walk) -> 
         "total_steps": 10,
         "eta_s": 12.5,
         "health": "learning",
+        "samples": [],
     }
     assert shown["series"] == {"loss": [[3, 0.5]]}
     assert walk.call("GET", "/improve")["running_job"] == job["id"]
