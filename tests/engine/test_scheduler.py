@@ -77,10 +77,10 @@ def test_a_long_prompt_delays_streams_by_one_piece_at_most(make_engine: MakeEngi
     finish(engine)
     begin = next(i for i, step in enumerate(steps) if long in [request for request, _, _ in step])
     while_prompting = [step for step in steps[begin:] if any(count > 1 for _, count, _ in step)]
-    assert len(while_prompting) == -(-330 // (24 - 3))
+    assert len(while_prompting) == -(-330 // (12 - 3))
     for step in while_prompting:
         assert [count for request, count, _ in step if request in streams] == [1, 1, 1]
-        assert sum(count for _, count, _ in step) <= 24
+        assert sum(count for _, count, _ in step) <= 12
     assert sum(count for step in steps for request, count, _ in step if request is long) == 300 + 5
     assert short.done
 

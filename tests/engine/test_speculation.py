@@ -100,7 +100,7 @@ def test_the_seeds_are_the_models_distribution(make_engine: MakeEngine, tiny: Pr
     count, likely = 2500, (10, 11, 12)
     prompt = [10, 11, 12, 7, 8, 12, 11, 11, 10, 9, 7, 9, 8, 12]
     bias = {10: 14.0, 11: 15.5, 12: 14.0}
-    engine = make_engine(speculation="always", max_batch=250, cache_tokens=16384)
+    engine = make_engine(speculation="always", max_batch=count, cache_tokens=65536, max_step_tokens=8192)
     params = [SamplingParams(max_tokens=4, logit_bias=bias, seed=seed, ignore_eos=True) for seed in range(count)]
     found = Counter(group[0].token_ids for group in engine.generate([prompt] * count, params))
     assert count / 10 < engine.stats.accepted_tokens_total < 0.9 * engine.stats.guessed_tokens_total

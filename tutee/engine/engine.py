@@ -40,7 +40,7 @@ class Engine:
         max_batch: most sequences in one step.
         cache_tokens: tokens of keys and values kept in memory.
         version: name of the base; what requests without a version get.
-        max_step_tokens: most tokens in one step: the size of a piece of prompt beside running streams.
+        max_step_tokens: most prompt tokens in one step; beside running streams half of it, their tokens included.
         max_waiting: requests in the queue before `submit` raises `Busy` (`Door`).
         max_adapters: adapters kept in memory of those that can be loaded again (`add_version`).
         speculation: whether likely next tokens are computed ahead (`Speculation`); the answers are the same.
@@ -75,7 +75,8 @@ class Engine:
             door=self._door,
             speculation=self._speculation,
         )
-        self._max_batch = max_batch
+        # Twice the batch keeps it full without filling the queue that others use.
+        self._ahead = min(2 * max_batch, max_waiting)
         self._max_adapters = max_adapters
         self._versions = Versions(Version(version, None, self._pool.new_root()), max_adapters)
         self._arrivals = itertools.count()
@@ -183,8 +184,7 @@ class Engine:
         requests: list[Request] = []
         try:
             for prompt, one in wanted:
-                # Twice the batch keeps it full without filling the queue that others use.
-                self._until(finished, len(requests) - 2 * self._max_batch + 1)
+                self._until(finished, len(requests) - self._ahead + 1)
                 requests.append(
                     self.submit(prompt, one, version=version, priority=priority, on_chunk=finished.on_chunk)
                 )
@@ -279,7 +279,7 @@ class Engine:
             # The others' step is not counted, so the next one does the same work for them, without these.
             for sequence in error.sequences:
                 self._runner.clear(sequence)
-                self._fail(sequence, error)
+                self._fail(sequence, Unavailable(error.message))
             return True
         except Exception as error:
             _log.exception("A step of %d requests failed", len(work))
@@ -373,7 +373,7 @@ class Engine:
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         self._counters.failures += 1
-        sequence.request.error = error
+        sequence.request.error = error.with_traceback(None)  # Its frames hold the whole batch.
         self._end(sequence, "error")
 
     def _deliver(self, sequence: Sequence, chunk: Chunk) -> None:

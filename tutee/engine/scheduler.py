@@ -86,7 +86,7 @@ class Scheduler:
         """The next step's work; empty when there is nothing to do."""
         self._make_way()
         streams = self._grow_streams()
-        budget = max(self._max_step_tokens - len(streams), self._pool.block_size)
+        budget = self._prompt_budget(len(streams))
         prompts = []
         for sequence in self.running:
             if sequence.remaining > 1 and budget > 0:
@@ -95,6 +95,12 @@ class Scheduler:
         prompts += self._admit(budget)
         # Guesses take what a step of streams leaves idle; beside prompts nothing is.
         return streams + prompts if prompts else self._guess(streams)
+
+    def _prompt_budget(self, streams: int) -> int:
+        """Prompt tokens of a step. Beside streams, which wait for the whole of it, it is half as long; but some prompt
+        always gets on, however many they are."""
+        most = self._max_step_tokens
+        return max(most // 2 - streams if streams else most, most // 4, self._pool.block_size)
 
     def advance(self, item: Scheduled, accepted: int = 0) -> None:
         """One item of a step is done: its keys and values are in the cache, and full blocks can be found by others from

@@ -23,7 +23,7 @@ MOST_GUESSED = 8
 """Tokens guessed for one sequence in one step."""
 LEAST_CHANCE = 0.3
 """A guess ends where it is probably wrong: the whole of it should come true at least this often."""
-MARGIN = 1.05
+MARGIN = 1.1
 """What guessing must promise over not guessing."""
 _NEWEST = 0.2
 """Weight of the newest step in a mean of seconds."""
