@@ -46,7 +46,7 @@ from tutee.train.loop import LoopConfig, train
 from tutee.train.preference_head import Labels, fit_head
 from tutee.train.progress import Progress
 from tutee.train.reward import RewardConfig, reward_groups
-from tutee.train.reward_model import RewardModel, gather_evidence, last_states
+from tutee.train.reward_model import RewardModel, gather_evidence, last_states, probe
 from tutee.train.trainer import Trainer, TrainerConfig
 
 Scores = NDArray[np.float64]
@@ -204,8 +204,10 @@ def by_lora(model: Pretrained, pairs: Pairs, folder: Path, arguments: argparse.N
     """One epoch; then accuracy, and on the surer half of the test pairs alone."""
     started = time.perf_counter()
     head = ValueHead(model.config.hidden_size)
-    trainer = Trainer(model, TrainerConfig(rank=arguments.rank, alpha=2 * arguments.rank), head=head)
     groups = groups_of(model, pairs.train[: arguments.most])
+    if arguments.probe:
+        probe(model, head, groups)
+    trainer = Trainer(model, TrainerConfig(rank=arguments.rank, alpha=2 * arguments.rank), head=head)
     loop = LoopConfig(batch_size=16, learning_rate=arguments.rate, checkpoint_every=5)
 
     def say(progress: Progress) -> None:
@@ -252,6 +254,7 @@ def main() -> None:
         "--longest", type=int, default=256, help="train on answers of at most so many tokens with prompt"
     )
     parser.add_argument("--most", type=int, default=10**9, help="train the LoRA on so many pairs")
+    parser.add_argument("--probe", action="store_true", help="start the LoRA's head as the frozen one ends")
     parser.add_argument("--skip", nargs="*", default=[], choices=["frozen", "lora"])
     arguments = parser.parse_args()
     present = [name for name in arguments.sets if (arguments.data / DATASETS[name][1]).is_file()]

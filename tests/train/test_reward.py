@@ -23,7 +23,7 @@ from tutee.train.loop import LoopConfig, train
 from tutee.train.options import read_options
 from tutee.train.preference_head import Labels, fit_head
 from tutee.train.reward import RewardConfig, reward_groups, reward_loss
-from tutee.train.reward_model import Evidence, RewardModel, TasteReward, gather_evidence
+from tutee.train.reward_model import Evidence, RewardModel, TasteReward, gather_evidence, last_states, probe
 from tutee.train.trainer import Trainer, TrainerConfig
 
 from .tiny_training import tiny_model
@@ -271,3 +271,16 @@ def test_a_ranking_of_equal_answers_is_refused_by_line(model: Pretrained) -> Non
     assert caught.value.code == "identical_pair"
     tied = reward_groups(model, [Ranking(7, (Message("user", "Hi"),), same, (0, 0, 1))])
     assert len(tied.groups) == 1
+
+
+@pytest.mark.row(24)
+def test_a_probed_head_predicts_before_any_training(model: Pretrained) -> None:
+    head, untouched = ValueHead(model.config.hidden_size), ValueHead(model.config.hidden_size)
+    groups = list(reward_groups(model, rows(20)).groups)
+    probe(model, head, groups)
+    fresh = reward_groups(model, rows(40)[20:]).groups
+    states = last_states(model, None, fresh)
+    score_P2 = head(states)[pack_groups(fresh).pairs_P2]
+    assert (score_P2[:, 0] > score_P2[:, 1]).float().mean() > 0.9
+    probe(model, untouched, groups[:1])  # three pairs say nothing
+    assert torch.equal(untouched.weight, ValueHead(model.config.hidden_size).weight)

@@ -39,7 +39,7 @@ from tutee.train.checkpoint import write_json
 from tutee.train.encode import encode_answer
 from tutee.train.features import feature_matrix
 from tutee.train.lessons import describe_text
-from tutee.train.preference_head import PreferenceHead
+from tutee.train.preference_head import FOLDS, Labels, PreferenceHead, fit_head
 
 ABOUT = "reward_model.json"
 EVIDENCE = "reward_evidence.safetensors"
@@ -168,6 +168,27 @@ def last_states(model: Pretrained, lora: Lora | None, groups: Sequence[Group], t
         layout = Layout.packed(batch.lengths, lora, parents=batch.parents)
         found.append(model.decoder(batch.tokens_T, batch.positions_T, layout)[batch.last_E].float())
     return torch.cat(found)
+
+
+def probe(model: Pretrained, head: ValueHead, groups: Sequence[Group], components: int = 64) -> None:
+    """Start the head where the untrained network's own hidden states predict the pairs best (ridge chosen by
+    cross-validation): training that begins there distorts what the network knows less than training that begins at
+    random (Kumar et al. 2022, arXiv 2202.10054). Ties are left out; with fewer than five pairs nothing is changed.
+    """
+    states_ED = last_states(model, None, groups).double().numpy()
+    batch = pack_groups(groups)
+    pairs_P2 = batch.pairs_P2[batch.target_P == 1].numpy()
+    if len(pairs_P2) < FOLDS:
+        return
+    basis_DK = np.linalg.svd(states_ED - states_ED.mean(0), full_matrices=False)[2][:components].T
+    projected_EK = states_ED @ basis_DK
+    none = np.zeros((0, basis_DK.shape[1]))
+    chosen, rejected = projected_EK[pairs_P2[:, 0]], projected_EK[pairs_P2[:, 1]]
+    fitted = fit_head(Labels(chosen, rejected, np.ones(len(pairs_P2)), none, np.zeros(0, dtype=np.bool_)))
+    slope_K = fitted.weights / fitted.std
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(basis_DK @ slope_K))
+        head.bias.fill_(-float(fitted.mean @ slope_K))
 
 
 @torch.no_grad()
