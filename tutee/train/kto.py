@@ -126,7 +126,7 @@ def with_kl(groups: Sequence[Group], score: Score) -> list[Group]:
 def _log_ratio(example: Example, logprobs: Tensor) -> float:
     if example.reference_logprobs is None:
         raise ValueError("KTO needs the reference log-probs of every answer")
-    difference = logprobs - torch.tensor(example.reference_logprobs[1:])
+    difference = logprobs.cpu() - torch.tensor(example.reference_logprobs[1:])
     return float((torch.tensor(example.mask[1:]) * difference).sum())
 
 

@@ -105,9 +105,9 @@ class RewardModel:
         """As `judge`, of tokens. Without evidence the sd is infinite: nothing is known of it."""
         out = [Judgement(0.0, math.inf)] * len(sequences)
         for i, hidden_LD in hidden_states(self.model.decoder, sequences, self.lora):
-            last_D = hidden_LD[-1].float()
+            last_D = hidden_LD[-1].float().cpu()
             sd = math.inf if self.evidence is None else self.evidence.sd(last_D)
-            out[i] = Judgement(float(self.head(last_D[None])[0]), sd)
+            out[i] = Judgement(float(self.head(hidden_LD[-1:])[0]), sd)
         return out
 
     def judge(self, conversations: Sequence[Sequence[Message]]) -> list[Judgement]:
@@ -161,12 +161,14 @@ class RewardModel:
 
 @torch.no_grad()
 def last_states(model: Pretrained, lora: Lora | None, groups: Sequence[Group], token_budget: int = 2048) -> Tensor:
-    """Hidden states at the last token of every example, float32 [E, D]; what a group has in common is computed once."""
+    """Hidden states at the last token of every example, float32 [E, D] on the CPU; a group's common tokens are computed
+    once."""
+    device = model.decoder.head_weight.device
     found = []
     for part in split_groups(groups, token_budget, share_prompts=True):
-        batch = pack_groups(part, share_prompts=True)
-        layout = Layout.packed(batch.lengths, lora, parents=batch.parents)
-        found.append(model.decoder(batch.tokens_T, batch.positions_T, layout)[batch.last_E].float())
+        batch = pack_groups(part, share_prompts=True).to(device)
+        layout = Layout.packed(batch.lengths, lora, device, batch.parents)
+        found.append(model.decoder(batch.tokens_T, batch.positions_T, layout)[batch.last_E].float().cpu())
     return torch.cat(found)
 
 
@@ -196,7 +198,7 @@ def gather_evidence(model: Pretrained, lora: Lora | None, head: ValueHead, group
     """What the ranked groups that the head was trained on say of its certainty: one pass over them."""
     last_ED = last_states(model, lora, groups)
     batch = pack_groups(groups)
-    score_P2 = head(last_ED)[batch.pairs_P2]
+    score_P2 = head(last_ED.to(head.weight.device)).cpu()[batch.pairs_P2]
     p_P = (score_P2[:, 0] - score_P2[:, 1]).sigmoid()
     difference_PD = (last_ED[batch.pairs_P2[:, 0]] - last_ED[batch.pairs_P2[:, 1]]).double()
     weight_P = (batch.pair_weight_P * p_P * (1 - p_P)).double()
