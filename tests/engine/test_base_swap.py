@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tutee.engine.engine import Engine
-from tutee.engine.request import SamplingParams
+from tutee.engine.request import Chunk, SamplingParams
 from tutee.errors import InvalidInput, NotFound, Unavailable
 from tutee.model.decoder import Decoder
 from tutee.model.lora import Lora
@@ -188,3 +188,21 @@ def test_a_load_that_fails_is_the_callers_error_and_is_tried_again(make_engine: 
         engine.prepare("v1")
     broken.append(False)
     assert run(engine, [(PROMPT, PARAMS, "v1")])[0].finish_reason == "length"
+
+
+def test_a_listener_may_forget_the_cache_in_the_middle_of_a_step(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine._thread = threading.current_thread()
+    heard = [0]
+
+    def forget(_: Chunk) -> None:
+        heard[0] += 1
+        if heard[0] == 3:
+            engine.weights_changed()
+
+    requests = [engine.submit(PROMPT, replace(PARAMS, seed=i), on_chunk=forget if i == 0 else None) for i in range(3)]
+    finish(engine)
+    engine._thread = None
+    assert engine.stats.preemptions_total == 3
+    alone = run(make_engine(), [(PROMPT, replace(PARAMS, seed=i), None) for i in range(3)])
+    assert_same([request.result(timeout=0) for request in requests], alone)

@@ -289,11 +289,14 @@ class Engine:
         for item in work:
             if not item.samples:
                 self._scheduler.advance(item)
-        generated = row = 0
+        chunks, row = [], 0
         for item in sampled:
             rows = choice.part(row, row := row + 1 + len(item.draft))
-            generated += self._extend(item, rows)
-        self._counters.count_step(len(work), generated)
+            chunks.append(self._extend(item, rows))
+        # Only now, when the step is in the books: a caller may do anything in `on_chunk`.
+        for item, chunk in zip(sampled, chunks, strict=True):
+            self._deliver(item.sequence, chunk)
+        self._counters.count_step(len(work), sum(len(chunk.token_ids) for chunk in chunks))
         if all(item.count == 1 + len(item.draft) for item in work):
             self._speculation.time(len(work), len(choice.tokens), time.perf_counter() - began)
         return True
@@ -346,15 +349,14 @@ class Engine:
         for sequence in [sequence for sequence in self._unfinished if sequence.request.aborted]:
             self._end(sequence, "abort")
 
-    def _extend(self, item: Scheduled, rows: Sampled) -> int:
-        """Append to a sequence what was sampled after its last token and after each rightly guessed one, and end it if
-        it ends there. Returns the number of new tokens."""
+    def _extend(self, item: Scheduled, rows: Sampled) -> Chunk:
+        """Append to a sequence what was sampled after its last token and after each rightly guessed one, and take it
+        out if it ends there."""
         sequence, draft = item.sequence, item.draft
         wrong = (place for place, guess in enumerate(draft) if guess != rows.tokens[place])
         right = next(wrong, len(draft))
         chunk = sequence.extend(rows.part(0, right + 1))
-        new = len(chunk.token_ids)
-        now = time.monotonic()
+        new, now = len(chunk.token_ids), time.monotonic()
         for _ in chunk.token_ids:
             self._counters.count_token(sequence, now)
         self._speculation.record(sequence, min(right, new), len(draft))
@@ -362,8 +364,7 @@ class Engine:
         self._scheduler.generated(sequence, new)
         if chunk.finish_reason is not None:
             self._scheduler.remove(sequence)
-        self._deliver(sequence, chunk)
-        return new
+        return chunk
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence that has no new token."""
