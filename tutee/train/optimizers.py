@@ -69,6 +69,8 @@ class Optimizer:
             for group in part.param_groups:
                 group["lr"] = learning_rate
             part.step()
+        # The fused kernel does not say that it changed them, and what is laid out for the sampler is renewed by that.
+        torch.autograd.graph.increment_version(list(self._parameters.values()))
 
     def zero_grad(self) -> None:
         for parameter in self._parameters.values():
