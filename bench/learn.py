@@ -29,7 +29,7 @@ import numpy as np
 
 LETTERS = "abcd"
 LENGTH = 3
-STEPS = 90
+STEPS = 120
 GOAL = 0.95
 
 
@@ -81,7 +81,14 @@ def backwards(method: str, seed: int) -> dict[str, Any]:
     engine = Engine(model, max_batch=256, cache_tokens=16384, autostart=False)
     collector = Collector(trainer, engine, environment, Rewards([(1.0, TaskReward(environment))]), rollout)
     run = ReinforceConfig(
-        steps=STEPS, learning_rate=1e-3, epochs=2, minibatches=2, token_budget=8192, checkpoint_every=10_000, seed=seed
+        steps=STEPS,
+        learning_rate=1e-3,
+        schedule="linear",
+        epochs=2,
+        minibatches=2,
+        token_budget=8192,
+        checkpoint_every=10_000,
+        seed=seed,
     )
     with tempfile.TemporaryDirectory() as folder:
         history = reinforce(learner, collector, run, Path(folder), limits=NO_LIMITS).history

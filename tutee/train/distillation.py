@@ -16,14 +16,13 @@ soft targets, is supervised training: see SFT.)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tutee.errors import InvalidInput
-from tutee.model.logprobs import score
 from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained
 from tutee.train.advantages import gae
@@ -32,7 +31,7 @@ from tutee.train.metrics import Metrics
 from tutee.train.options import require
 from tutee.train.policy_loss import PolicyLossConfig, policy_loss
 from tutee.train.reinforce import ReinforceConfig, update
-from tutee.train.rollout import Rollout, grouped, sequence_kl
+from tutee.train.rollout import Rollout, answer_logprobs, grouped, sequence_kl
 from tutee.train.trainer import Trainer
 
 
@@ -87,15 +86,13 @@ class Teacher:
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
         """Log-probs of each answer's tokens [T] after the prompt as the teacher's own template renders it."""
-        sequences, starts = [], []
-        for rollout in rollouts:
-            prompt = rollout.answer.prompt_ids
-            if self._model.chat_format.sha256 != self._student.chat_format.sha256:
-                prompt = tuple(self._model.chat_format.render(rollout.answer.question.messages))
-            sequences.append(prompt + rollout.answer.token_ids)
-            starts.append(len(prompt) - 1)
-        scored = score(self._model.decoder, sequences, lora=self._lora)
-        return [logprob_T[start:] for logprob_T, start in zip(scored, starts, strict=True)]
+        if self._model.chat_format.sha256 != self._student.chat_format.sha256:
+            rollouts = [self._asked_anew(rollout) for rollout in rollouts]
+        return answer_logprobs(self._model.decoder, self._lora, rollouts)
+
+    def _asked_anew(self, rollout: Rollout) -> Rollout:
+        prompt_ids = tuple(self._model.chat_format.render(rollout.answer.question.messages))
+        return replace(rollout, answer=replace(rollout.answer, prompt_ids=prompt_ids))
 
 
 class Distillation:

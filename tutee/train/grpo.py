@@ -34,7 +34,7 @@ from tutee.train.metrics import Metrics
 from tutee.train.options import read_options, require
 from tutee.train.policy_loss import PolicyLossConfig, importance_weights, policy_loss
 from tutee.train.reinforce import ReinforceConfig, update
-from tutee.train.rollout import Reference, Rollout, grouped, sequence_kl
+from tutee.train.rollout import Reference, Rollout, grouped, policy_logprobs, sequence_kl
 from tutee.train.trainer import Trainer
 
 
@@ -155,8 +155,7 @@ class Grpo:
         reference = None if self._reference is None else self._reference.score(rollouts)
         old = None
         if self._config.most_weight is not None:
-            scored = self.trainer.score([rollout.tokens for rollout in rollouts])
-            old = [s[len(r.answer.prompt_ids) - 1 :] for s, r in zip(scored, rollouts, strict=True)]
+            old = policy_logprobs(self.trainer, rollouts)
         groups = make_groups(rollouts, self._config, old, reference)
 
         def loss(logprob_N: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:

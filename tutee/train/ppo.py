@@ -33,12 +33,12 @@ from torch import Tensor
 from tutee.model.lora import Lora
 from tutee.model.value_head import ValueHead
 from tutee.train.advantages import gae, whiten
-from tutee.train.batch import Batch, Group, Totals, pack_groups, split_groups, totals
+from tutee.train.batch import Batch, Group, Totals, pack_groups
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
 from tutee.train.policy_loss import PolicyLossConfig, policy_loss
 from tutee.train.reinforce import ReinforceConfig, update
-from tutee.train.rollout import Reference, Rollout, grouped, sequence_kl
+from tutee.train.rollout import Reference, Rollout, answer_lengths, batches, grouped, sequence_kl
 from tutee.train.trainer import Trainer, TrainerConfig
 
 CRITIC = "critic."
@@ -199,18 +199,20 @@ def make_critic(
 
 def forecasts(critic: Trainer, rollouts: Sequence[Rollout], token_budget: int) -> tuple[list[Tensor], list[float]]:
     """(V before each token of each answer [T], V after its last token), without a gradient."""
-    groups = [Group((rollout.example(),)) for rollout in rollouts]
-    values: list[Tensor] = []
-    after: list[float] = []
+    values: list[Tensor] = [torch.empty(0)] * len(rollouts)
+    after = [0.0] * len(rollouts)
+    heads: list[Tensor] = []
 
-    def read(value_T: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
-        counts = torch.bincount(batch.example_N, minlength=len(batch.last_E)).tolist()
-        values.extend(torch.split(value_T[batch.sources_N], counts))
-        after.extend(value_T[batch.last_E].tolist())
+    def keep(value_T: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
+        heads.append(value_T)
         return value_T.sum(), Metrics()
 
-    for part in split_groups(groups, token_budget):
-        critic.forward(pack_groups(part), read, totals(part))
+    for members, batch in batches(rollouts, token_budget):
+        critic.forward(batch, keep, Totals(1.0, 1.0))
+        value_T = heads.pop()
+        befores = torch.split(value_T[batch.sources_N], answer_lengths(batch))
+        for i, before_T, last in zip(members, befores, value_T[batch.last_E].tolist(), strict=True):
+            values[i], after[i] = before_T, last
     return values, after
 
 

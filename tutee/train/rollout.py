@@ -11,9 +11,9 @@ checkpoint must hold. Knows the engine, questions and rewards; nothing of advant
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -22,10 +22,12 @@ from torch import Tensor
 from tutee.engine.engine import Engine
 from tutee.engine.request import Completion, SamplingParams
 from tutee.errors import InvalidInput
-from tutee.model.logprobs import score
+from tutee.model.decoder import Decoder
+from tutee.model.layout import Layout
+from tutee.model.logprobs import token_logprobs
 from tutee.model.lora import Lora
 from tutee.train.advantages import zero_variance_share
-from tutee.train.batch import Example, Group
+from tutee.train.batch import Batch, Example, Group, pack_groups, split_groups
 from tutee.train.environments import Environment, Question
 from tutee.train.options import require
 from tutee.train.rewards import Answer, RewardFailing, Rewards
@@ -33,6 +35,9 @@ from tutee.train.trainer import Trainer
 
 MOST_PASSED_OVER = 1000
 """Questions in a row that do not fit the context, after which there is no use in looking for one that does."""
+
+SCORED_TOKENS = 4096
+"""Tokens of one batch when answers are scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +235,8 @@ class Collector:
 
     def _rescored(self, rollouts: list[Rollout]) -> tuple[list[Rollout], float]:
         """The rollouts with the trainer's log-probs, and how far a token's lay from the sampler's, nats on average."""
-        scored = self._trainer.score([rollout.tokens for rollout in rollouts])
         out, gaps = [], []
-        for rollout, logprob_T in zip(rollouts, scored, strict=True):
-            own_T = logprob_T[len(rollout.answer.prompt_ids) - 1 :]
+        for rollout, own_T in zip(rollouts, policy_logprobs(self._trainer, rollouts), strict=True):
             gaps += (own_T - torch.tensor(rollout.logprobs)).abs().tolist()
             out.append(replace(rollout, logprobs=tuple(own_T.tolist())))
         return out, float(np.mean(gaps)) if gaps else 0.0
@@ -256,10 +259,47 @@ class Reference:
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
         """Log-probs of each answer's tokens, float32 [T] each."""
-        scored = score(self._decoder, [r.tokens for r in rollouts], lora=self._lora, temperature=self._temperature)
-        return [
-            logprob_T[len(rollout.answer.prompt_ids) - 1 :] for rollout, logprob_T in zip(rollouts, scored, strict=True)
-        ]
+        return answer_logprobs(self._decoder, self._lora, rollouts, self._temperature)
+
+
+def policy_logprobs(trainer: Trainer, rollouts: Sequence[Rollout]) -> list[Tensor]:
+    """Log-probs of each answer's tokens [T] under the policy as it is now, at its temperature."""
+    return answer_logprobs(trainer.model.decoder, trainer.lora, rollouts, trainer.config.temperature)
+
+
+@torch.no_grad()
+def answer_logprobs(
+    decoder: Decoder, lora: Lora | None, rollouts: Sequence[Rollout], temperature: float = 1.0
+) -> list[Tensor]:
+    """Log-probs of each answer's tokens, float32 [T] each; a prompt is computed once for all its answers."""
+    out: list[Tensor] = [torch.empty(0)] * len(rollouts)
+    device = decoder.head_weight.device
+    for members, batch in batches(rollouts, SCORED_TOKENS):
+        layout = Layout.packed(batch.lengths, lora, device, batch.parents)
+        moved = batch.to(device)
+        hidden_TD = decoder(moved.tokens_T, moved.positions_T, layout)
+        logprob_N, _ = token_logprobs(decoder, hidden_TD[moved.sources_N], moved.targets_N, temperature)
+        for i, own_T in zip(members, torch.split(logprob_N.cpu(), answer_lengths(batch)), strict=True):
+            out[i] = own_T
+    return out
+
+
+def batches(rollouts: Sequence[Rollout], token_budget: int) -> Iterator[tuple[list[int], Batch]]:
+    """Batches of at most `token_budget` tokens with shared prompts, and which rollouts their examples are."""
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for i, rollout in enumerate(rollouts):
+        by_prompt.setdefault(rollout.answer.prompt_ids, []).append(i)
+    order = iter([i for members in by_prompt.values() for i in members])
+    groups = [Group(tuple(rollouts[i].example() for i in members)) for members in by_prompt.values()]
+    for part in split_groups(groups, token_budget, share_prompts=True):
+        count = sum(len(group.examples) for group in part)
+        yield list(islice(order, count)), pack_groups(part, share_prompts=True)
+
+
+def answer_lengths(batch: Batch) -> list[int]:
+    """Counted tokens of each example."""
+    lengths: list[int] = torch.bincount(batch.example_N, minlength=len(batch.last_E)).tolist()
+    return lengths
 
 
 def grouped(rollouts: Sequence[Rollout], examples: Sequence[Example]) -> list[Group]:
