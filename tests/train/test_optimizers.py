@@ -87,3 +87,15 @@ def test_muon_needs_all_weights_and_numbers_in_range() -> None:
         with pytest.raises(InvalidInput) as caught:
             TrainerConfig(**{key: value})
         assert caught.value.param == key
+
+
+@pytest.mark.row(30)
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_step_moves_the_version_of_every_weight(name: str) -> None:
+    """The sampler lays weights out for speed, and does so anew when their version moves."""
+    own = weights()
+    optimizer = Optimizer(own, name)  # type: ignore[arg-type]
+    give_gradients(own, 0)
+    before = {key: parameter._version for key, parameter in own.items()}
+    optimizer.step(1e-2)
+    assert all(parameter._version > before[key] for key, parameter in own.items())

@@ -45,13 +45,16 @@ class Limits:
     """Relative loss of distinct token pairs, or of distinct answers."""
     entropy: Bound = (0.3, 0.5)
     """Relative loss of the entropy a token."""
+    mismatch: Bound = (0.05, 0.3)
+    """Nats a token between the sampler's and the trainer's log-probs of the same weights. bfloat16 alone gives about
+    0.02; a sampler that does not have the newest weights gives much more."""
     disagreement: Bound = (2, 3)
     """Looks in a row at which the reward rose and a watched judge (a reward of weight 0) fell."""
     watched: str | None = None
     """Name of that judge."""
 
     def __post_init__(self) -> None:
-        for name in ("kl", "longer", "repetition", "entropy", "disagreement"):
+        for name in ("kl", "longer", "repetition", "entropy", "mismatch", "disagreement"):
             bound = getattr(self, name)
             require(bound is None or 0 < bound[0] <= bound[1], name, f"'{name}' warns after it stops.")
         require(self.shorter is None or self.shorter[0] >= self.shorter[1] > 0, "shorter", "'shorter' is upside down.")
@@ -84,6 +87,11 @@ def alarms(history: History, limits: Limits) -> list[Alarm]:
     if entropy is not None:
         lost = f"The policy is {1 - entropy:.0%} less uncertain a token than it was."
         out += _above(1 - entropy, limits.entropy, lost)
+    gap = _recent(history, "sampler_gap")
+    if gap is not None:
+        out += _above(
+            gap, limits.mismatch, f"Sampler and trainer disagree by {gap:.3f} nats a token on the same weights."
+        )
     if limits.watched is not None:
         looks = _disagreements(history, f"reward/{limits.watched}")
         said = f"The reward rises while {limits.watched}, which nothing is optimised against, falls ({looks} looks)."
@@ -139,9 +147,6 @@ def reinforcement_health(history: History, limits: Limits) -> str:
         return f"The KL is {kl:.2f}; a mean below 0 is impossible: sampler, policy and reference do not fit together."
     if flat is not None and flat > 0.5:
         return f"All rewards are equal in {flat:.0%} of groups: no signal; raise the temperature or change the task."
-    gap = _recent(history, "sampler_gap")
-    if gap is not None and gap > 0.02:
-        return f"Sampler and trainer disagree by {gap:.3f} nats a token: use float32, or most_weight to correct it."
     if found:
         return found[0].message
     clipped = _recent(history, "clip_fraction")
