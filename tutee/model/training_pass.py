@@ -124,6 +124,17 @@ class _Gradients:
         return list(self._found.values())
 
 
+@dataclass(frozen=True, slots=True)
+class _LowRank:
+    """An adapter's part in one product."""
+
+    a_RD: Tensor
+    b_OR: Tensor
+    """Times the adapter's scale."""
+    inputs_TR: Tensor
+    """The matrices' input times A'."""
+
+
 @dataclass(slots=True)
 class _Kept:
     """What one block's backward pass needs of its forward pass."""
@@ -138,8 +149,8 @@ class _Kept:
     """Outputs of attention, and what its backward pass wants beside them."""
     feed_forward_norm: tuple[Tensor, Tensor]
     gate_up_TX: Tensor
-    low_rank: list[Tensor | None]
-    """The input of each of the four pairs of matrices, times A."""
+    low_rank: list[_LowRank | None]
+    """Of each of the four sets of matrices."""
 
 
 def _forward(run: _Run, block: BlockParts, x_TD: Tensor, change_TD: Tensor | None) -> tuple[_Kept, Tensor]:
@@ -170,52 +181,49 @@ def _backward(run: _Run, block: BlockParts, kept: _Kept, dx_TD: Tensor, d_TD: Te
         d_TD: `dx_TD` rounded.
     """
     low_inputs, low_output, low_gate_up, low_down = kept.low_rank
-    d_gated_TF, d_low = _multiply_backward(block.down, d_TD, run)
+    d_gated_TF, d_low = _multiply_backward(block.down, d_TD, low_down)
     fused.gated_backward(kept.gate_up_TX, d_gated_TF)
     gated_TF, d_gate_up_TX = d_gated_TF, kept.gate_up_TX
     _matrix_gradients(block.down, gated_TF, low_down, d_TD, d_low, run, found)
-    d_z_TD, d_low = _multiply_backward(block.gate_up, d_gate_up_TX, run)
+    d_z_TD, d_low = _multiply_backward(block.gate_up, d_gate_up_TX, low_gate_up)
     _matrix_gradients(block.gate_up, kept.feed_forward_norm[0], low_gate_up, d_gate_up_TX, d_low, run, found)
     d_TD = _norm_backward(block.feed_forward_norm, d_z_TD, kept.feed_forward_norm, dx_TD, found)
 
-    d_attended_TO, d_low = _multiply_backward(block.attended, d_TD, run)
+    d_attended_TO, d_low = _multiply_backward(block.attended, d_TD, low_output)
     _matrix_gradients(block.attended, kept.attended[0], low_output, d_TD, d_low, run, found)
     d_heads_TX = run.attention.backward(kept.heads_TX, *kept.attended, d_attended_TO)
     fused.rotate(d_heads_TX, _turned(run), run.positions_T, run.network.cosines_PK, run.network.sines_PK, back=True)
     if kept.before_norm_TXK is not None:
         assert block.head_norms is not None
         _norm_heads_backward(run, block.head_norms, kept.before_norm_TXK, d_heads_TX, found)
-    d_y_TD, d_low = _multiply_backward(block.heads, d_heads_TX, run)
+    d_y_TD, d_low = _multiply_backward(block.heads, d_heads_TX, low_inputs)
     _matrix_gradients(block.heads, kept.attention_norm[0], low_inputs, d_heads_TX, d_low, run, found)
     return _norm_backward(block.attention_norm, d_y_TD, kept.attention_norm, dx_TD, found)
 
 
-def _multiply(matrices: Matrices, x_TD: Tensor, run: _Run) -> tuple[Tensor, Tensor | None]:
-    """(x W' + bias + what the adapter adds [T, O], x A' [T, R])."""
+def _multiply(matrices: Matrices, x_TD: Tensor, run: _Run) -> tuple[Tensor, _LowRank | None]:
+    """(x W' + bias + what the adapter adds [T, O], the adapter's part)."""
     out_TO = functional.linear(x_TD, matrices.base.weight(), matrices.base.bias())
-    adapter = _adapter(matrices, run)
+    adapter = None if run.lora is None else run.lora.matrices(matrices.names, matrices.widths, run.network.dtype)
     if adapter is None:
         return out_TO, None
-    a_RD, b_OR = adapter
-    low_TR = functional.linear(x_TD, a_RD)
-    return out_TO.addmm_(low_TR, b_OR.t()), low_TR
+    low = _LowRank(*adapter, functional.linear(x_TD, adapter[0]))
+    return out_TO.addmm_(low.inputs_TR, low.b_OR.t()), low
 
 
-def _multiply_backward(matrices: Matrices, d_out_TO: Tensor, run: _Run) -> tuple[Tensor, Tensor | None]:
+def _multiply_backward(matrices: Matrices, d_out_TO: Tensor, low: _LowRank | None) -> tuple[Tensor, Tensor | None]:
     """Gradients of x [T, D], and of x A' [T, R]."""
     d_x_TD = d_out_TO @ matrices.base.weight()
-    adapter = _adapter(matrices, run)
-    if adapter is None:
+    if low is None:
         return d_x_TD, None
-    a_RD, b_OR = adapter
-    d_low_TR = d_out_TO @ b_OR
-    return d_x_TD.addmm_(d_low_TR, a_RD), d_low_TR
+    d_low_TR = d_out_TO @ low.b_OR
+    return d_x_TD.addmm_(d_low_TR, low.a_RD), d_low_TR
 
 
 def _matrix_gradients(
     matrices: Matrices,
     x_TD: Tensor,
-    low_TR: Tensor | None,
+    low: _LowRank | None,
     d_out_TO: Tensor,
     d_low_TR: Tensor | None,
     run: _Run,
@@ -230,23 +238,18 @@ def _matrix_gradients(
     for bias, part in zip(biases, torch.split(d_out_TO, widths, dim=1), strict=True):
         if bias is not None and found.wanted(bias):
             found.add(bias, part.float().sum(0))
-    if run.lora is None or low_TR is None or d_low_TR is None:
+    if run.lora is None or low is None or d_low_TR is None:
         return
     pairs = run.lora.parts(matrices.names)
     if not any(found.wanted(p) for pair in pairs if pair is not None for p in pair):
         return
     rank, row = run.lora.config.rank, 0
-    d_a_RD, d_b_RO = d_low_TR.t() @ x_TD, low_TR.t() @ d_out_TO
+    d_a_RD, d_b_RO = (d_low_TR.t() @ x_TD).float(), (low.inputs_TR.t() @ d_out_TO).float().mul_(run.lora.scale)
     for pair, d_b in zip(pairs, torch.split(d_b_RO, widths, dim=1), strict=True):
         if pair is not None:
             found.add(pair[0], d_a_RD[row : row + rank])
-            found.add(pair[1], d_b[row : row + rank].t().float() * run.lora.scale)
+            found.add(pair[1], d_b[row : row + rank].t().contiguous())
             row += rank
-
-
-def _adapter(matrices: Matrices, run: _Run) -> tuple[Tensor, Tensor] | None:
-    """(A [R, D], B [O, R] times the scale) of the matrices' adapters, side by side."""
-    return None if run.lora is None else run.lora.matrices(matrices.names, matrices.widths, run.network.dtype)
 
 
 def _norm_backward(norm: Norm, dy_TD: Tensor, kept: tuple[Tensor, Tensor], dx_TD: Tensor, found: _Gradients) -> Tensor:

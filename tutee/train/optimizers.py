@@ -56,7 +56,7 @@ class Optimizer:
         ]
         self._parts: list[torch.optim.Optimizer] = []
         if groups:
-            self._parts.append(torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps))
+            self._parts.append(torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True))
         if muons:
             muon = torch.optim.Muon(
                 muons, lr=0.0, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"

@@ -53,7 +53,9 @@ class Ranks:
         Every rank gets the same number of them, because cut weights are put together by all ranks at once: one that
         has nothing left repeats a group at weight 0, whose metrics must not be counted.
         """
-        shares = [split_groups(groups[rank :: self.size], token_budget) for rank in range(self.size)]
+        shares = [
+            split_groups(groups[rank :: self.size], token_budget, share_prompts=True) for rank in range(self.size)
+        ]
         most, own = max(len(share) for share in shares), shares[self.rank]
         filler = [replace(min(groups, key=lambda group: group.num_tokens), weight=0.0)]
         return [(part, True) for part in own] + [(filler, False)] * (most - len(own))

@@ -160,7 +160,7 @@ class Trainer:
 
     def _first(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """What the loss is a function of: log-probs [N], or a value model's values [T]; and what it says of them."""
-        layout = Layout.packed(batch.lengths, lora=self.lora)
+        layout = Layout.packed(batch.lengths, lora=self.lora, parents=batch.parents)
         hidden_TD = self.model.decoder(batch.tokens_T, batch.positions_T, layout)
         if self.head is not None:
             return self.head(hidden_TD), Metrics()
