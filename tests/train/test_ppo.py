@@ -179,6 +179,14 @@ def test_ptx_adds_the_likelihood_of_rows_to_imitate() -> None:
     assert logprob.grad[2:].tolist() == pytest.approx([-0.25, -0.25])
 
 
+def test_a_minibatch_of_rows_to_imitate_alone_is_a_supervised_step() -> None:
+    alone = [Group((Example((4, 5, 6), (0, 1, 1)),))]
+    for denominator in ("token", "sequence"):
+        config = PpoConfig(ptx=0.5, denominator=denominator)  # type: ignore[arg-type]
+        loss, _ = ppo_loss(torch.tensor([-1.0, -3.0]), pack_groups(alone), totals(alone), config=config)
+        assert loss.item() == pytest.approx(0.5 * 2.0)
+
+
 @pytest.mark.row(29)
 def test_ptx_keeps_what_the_model_knew(tmp_path: Path) -> None:
     """The same run with and without: the likelihood of the mixed-in rows falls without it, and rises with it."""

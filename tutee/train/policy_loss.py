@@ -144,13 +144,14 @@ def aggregate(
     value_N: Tensor, weight_N: Tensor, batch: Batch, totals: Totals, denominator: Denominator, constant: float | None
 ) -> Tensor:
     """A step's share of a per-token value over its rollouts, by one of the three denominators."""
+    rollouts = totals.rollouts or 1.0  # a step may hold only examples to imitate: then this is 0, not 0 / 0
     if denominator == "token":
-        return (weight_N * value_N).sum() / totals.rollout_tokens
+        return (weight_N * value_N).sum() / (totals.rollout_tokens or 1.0)
     if denominator == "constant":
         assert constant is not None
-        return (weight_N * value_N).sum() / (totals.rollouts * constant)
+        return (weight_N * value_N).sum() / (rollouts * constant)
     length_E = batch.sum_by_example(batch.mask_N).clamp_min(1e-9)
-    return (weight_N * value_N / length_E[batch.example_N]).sum() / totals.rollouts
+    return (weight_N * value_N / length_E[batch.example_N]).sum() / rollouts
 
 
 @torch.no_grad()
