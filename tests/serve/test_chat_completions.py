@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -11,7 +13,8 @@ import openai
 import pytest
 from tokenizers import pre_tokenizers
 
-from tests.serve.conftest import Running
+from tests.serve.conftest import Running, serving
+from tutee.settings import Settings
 
 END = 257
 HELLO: list[Any] = [{"role": "user", "content": "Hello there"}]
@@ -269,3 +272,21 @@ class _leaving:  # noqa: N801 (a context manager used like a function)
 
     def __exit__(self, *error: object) -> None:
         return None
+
+
+def test_a_full_queue_is_a_429_that_says_when(make_home: Callable[..., Settings]) -> None:
+    long = {"model": "chat", "messages": HELLO, "max_tokens": 4000, "ignore_eos": True, "stream": True}
+    with serving(make_home(max_batch=1, max_waiting=1)) as running, ExitStack() as opened:
+        engine = running.services.live.base.engine
+        http = opened.enter_context(running.http())
+        for busy in (1, 2):
+            stream = opened.enter_context(http.stream("POST", "/v1/chat/completions", json=long))
+            assert stream.status_code == 200
+            deadline = time.monotonic() + 5
+            while engine.stats.running + engine.stats.waiting < busy or not engine.stats.running:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        refused = http.post("/v1/chat/completions", json=long | {"stream": False})
+        assert refused.status_code == 429
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert int(refused.headers["retry-after"]) >= 1

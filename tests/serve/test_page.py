@@ -40,11 +40,21 @@ def test_the_page_and_its_hashed_assets(built: Path) -> None:
     assert http.get("/icon.svg").headers["cache-control"] == "no-cache"
 
 
-@pytest.mark.parametrize("path", ["/../secret.txt", "/%2e%2e/secret.txt", "/assets/..%2f..%2fsecret.txt", "/nope.js"])
+OUTSIDE = ["/../secret.txt", "/%2e%2e/secret.txt", "/assets/..%2f..%2fsecret.txt", "//etc/passwd", "/link.txt"]
+
+
+@pytest.mark.parametrize("path", [*OUTSIDE, "/nope.js", "/assets", "/a%00b", "/" + "x" * 5000])
 def test_nothing_else_is_reachable(built: Path, path: str) -> None:
+    (built / "link.txt").symlink_to(built.parent / "secret.txt")
     reply = client(built).get(path)
     assert reply.status_code == 404
     assert "error" in reply.json()
+
+
+def test_a_page_that_is_built_later_is_served(built: Path) -> None:
+    http = client(built)
+    (built / "assets" / "index-2c3d.js").write_text("2")
+    assert http.get("/assets/index-2c3d.js").text == "2"
 
 
 def test_without_a_build_the_root_says_what_to_install(tmp_path: Path) -> None:

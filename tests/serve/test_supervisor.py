@@ -1,4 +1,4 @@
-"""The lock against a second server, the watch over the worker, and `serve` itself as a process."""
+"""One server a home, the watch over the worker, and `serve` itself as a process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import pytest
 
 from tests.serve.conftest import serving
 from tutee.errors import Busy, InvalidInput, Unavailable
+from tutee.lock import only_one
 from tutee.serve import supervisor as module
 from tutee.serve.app import open_services
 from tutee.serve.run import open_socket
-from tutee.serve.supervisor import Supervisor, only_server, worker_environment
+from tutee.serve.supervisor import Supervisor, worker_environment
 from tutee.settings import Settings, load_settings
 
 
@@ -37,7 +38,7 @@ def test_a_second_server_on_the_same_home_is_refused(make_home: Callable[..., Se
             pass
         assert str(settings.home) in caught.value.message
         assert running.http().get("/health").status_code == 200
-    with only_server(settings):
+    with only_one(settings.home / "server.lock", "a test"):
         pass
 
 

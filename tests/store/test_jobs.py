@@ -11,6 +11,7 @@ import pytest
 from tests.store.conftest import Place
 from tutee.errors import InvalidInput, NotFound
 from tutee.store import Store
+from tutee.store.jobs import deaths
 from tutee.store.schema import Job
 
 
@@ -194,3 +195,28 @@ def test_events_and_jobs_come_in_pages(store: Store) -> None:
     assert [job.id for job in store.jobs.list(metadata={"n": "1"})] == [made[3], made[1]]
     with pytest.raises(InvalidInput):
         store.jobs.event(made[0], "loud", "x")
+
+
+def test_deaths_count_only_while_a_job_gets_no_further(store: Store) -> None:
+    job = _add(store)
+
+    def die_at(stage: str, step: int) -> int:
+        assert store.jobs.lease("worker", 60)
+        store.jobs.progress(job.id, stage, step, 100, stages=["collect", "train"])
+        store.jobs.release(job.id, "worker", died=True)
+        return deaths(store.jobs.get(job.id))
+
+    assert [die_at("collect", 5), die_at("collect", 5), die_at("train", 1), die_at("train", 7)] == [1, 2, 1, 1]
+    assert [die_at("collect", 9), die_at("train", 7)] == [2, 3], "starting over is not getting further"
+    assert store.jobs.lease("worker", 60)
+    store.jobs.release(job.id, "worker")
+    assert deaths(store.jobs.get(job.id)) == 3, "a worker that is stopped did not die"
+
+
+def test_a_lease_that_ran_out_is_a_death(store: Store) -> None:
+    job = _add(store)
+    for expected in (0, 1, 2):
+        taken = store.jobs.lease(f"worker {expected}", -1)
+        assert taken is not None
+        assert deaths(taken) == expected
+    assert deaths(store.jobs.get(job.id)) == 2

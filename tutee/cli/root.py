@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tutee import __version__
+from tutee.cli.bench import bench
 from tutee.cli.chat import chat
 from tutee.cli.feedback import feedback
 from tutee.cli.learning import improve, jobs
@@ -16,7 +17,7 @@ from tutee.cli.models import models
 from tutee.cli.output import errors_in_one_line, out
 from tutee.cli.serving import serve, worker
 from tutee.cli.training import train
-from tutee.cli.upkeep import backup, doctor, keys, restore
+from tutee.cli.upkeep import backup, doctor, keys, restore, upgrade
 from tutee.cli.versions import promote, reject, rollback, trace, versions
 from tutee.settings import load_settings
 
@@ -69,6 +70,7 @@ def root(
 
 
 app.command()(serve)
+app.command()(bench)
 app.command()(chat)
 app.command()(improve)
 app.add_typer(train, name="train")
@@ -83,5 +85,6 @@ app.add_typer(models, name="models")
 app.add_typer(keys, name="keys")
 app.command()(backup)
 app.command()(restore)
+app.command()(upgrade)
 app.command()(doctor)
 app.command()(worker)

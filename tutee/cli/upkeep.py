@@ -1,4 +1,4 @@
-"""`tutee backup`, `restore`, `doctor` and `keys`: keeping a home healthy and its door shut."""
+"""`tutee backup`, `restore`, `upgrade`, `doctor` and `keys`: keeping a home healthy and its door shut."""
 
 from __future__ import annotations
 
@@ -40,6 +40,20 @@ def restore(
     settings = settings_of(context)
     read_backup(archive, settings.home, url=settings.url, force=force)
     out.print(f"{archive} → {settings.home}")
+
+
+def upgrade(
+    context: typer.Context,
+    unsaved: Annotated[
+        bool, typer.Option("--unsaved", help="Go on when no copy can be made first (Postgres without pg_dump).")
+    ] = False,
+) -> None:
+    """Bring the database to what this tutee needs, after copying it; any other command does so too."""
+    from tutee.store import Store, migrate
+
+    settings = settings_of(context)
+    Store.open(settings.url, settings.home, unsaved=unsaved).close()
+    out.print(f"The database has schema {migrate.head()}.")
 
 
 def doctor(context: typer.Context, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

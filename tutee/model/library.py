@@ -6,7 +6,6 @@ the path of a GGUF file or of a Hugging Face folder, or by a hub id (`owner/name
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -15,11 +14,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from tutee.errors import InvalidInput, Unavailable
+from tutee.lock import in_turn
 from tutee.model.gguf import import_gguf
 from tutee.model.pretrained import read_config
 from tutee.model.weights import weight_files, weights_sha256
@@ -53,7 +52,7 @@ def pull(spec: str, models_dir: Path, progress: Progress | None = None) -> Path:
     if is_model(folder):
         return folder
     models_dir.mkdir(parents=True, exist_ok=True)
-    with _alone(models_dir, name):
+    with in_turn(models_dir / f".{name}.lock"):
         if is_model(folder):  # another process was faster
             return folder
         if name == DEFAULT_MODEL and not source.exists():
@@ -168,11 +167,3 @@ def _pull_hub(spec: str, folder: Path, report: Progress) -> None:
             raise Unavailable(f"{spec} could not be fetched from the hub: {error}") from None
         report("download", 1.0)
         _copy_folder(Path(fetched), folder, report)
-
-
-@contextmanager
-def _alone(models_dir: Path, name: str) -> Iterator[None]:
-    """Hold a lock so that two processes do not fetch the same model at once."""
-    with (models_dir / f".{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
+from tutee.lock import only_one
 from tutee.serve import (
     chat_completions,
     conversations,
@@ -36,7 +37,7 @@ from tutee.serve.metrics import Metrics
 from tutee.serve.page import page_router
 from tutee.serve.replies import install_error_handlers
 from tutee.serve.services import Services
-from tutee.serve.supervisor import Supervisor, only_server, worker_command, worker_environment
+from tutee.serve.supervisor import Supervisor, worker_command, worker_environment
 from tutee.serve.temporary import TemporaryChats
 from tutee.settings import Settings
 from tutee.store import Store
@@ -76,7 +77,8 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
     """
     Doorkeeper.check_settings(settings)
     with ExitStack() as opened:
-        opened.enter_context(only_server(settings))
+        here = f"a tutee server at http://{settings.host}:{settings.port}"
+        opened.enter_context(only_one(settings.home / "server.lock", here))
         store = Store.open(settings.url, settings.home)
         opened.callback(store.close)
         store.generations.interrupted()  # nobody is writing them any more

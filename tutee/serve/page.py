@@ -1,7 +1,7 @@
 """The web page: files that were built into `tutee/serve/page/`, or a word on how to build them.
 
-Hashed assets may be cached for ever; everything else is asked for again. Only files that were there at the start are
-served, so no path can reach outside the folder.
+Hashed assets may be cached for ever; everything else is asked for again. A page that is built while the server runs is
+served at once. No path, link or name reaches outside the folder.
 """
 
 from __future__ import annotations
@@ -33,20 +33,30 @@ TYPES = {".js": "text/javascript", ".svg": "image/svg+xml", ".woff2": "font/woff
 def page_router(folder: Path = PAGE) -> APIRouter:
     """Routes for the page in `folder`."""
     router = APIRouter()
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
     @router.get("/", openapi_extra=PUBLIC)
     async def root() -> Response:
-        if "index.html" not in files:
+        index = find(folder, "index.html")
+        if index is None:
             return Response(NOT_BUILT, media_type="text/html")
-        return FileResponse(files["index.html"], media_type="text/html", headers={"cache-control": "no-cache"})
+        return FileResponse(index, media_type="text/html", headers={"cache-control": "no-cache"})
 
     @router.get("/{path:path}", openapi_extra=PUBLIC)
     async def file(path: str, request: Request) -> Response:
-        if path not in files:
+        found = find(folder, path)
+        if found is None:
             raise HTTPException(404)
         kind = TYPES.get(Path(path).suffix) or mimetypes.guess_type(path)[0] or "application/octet-stream"
         cache = FOREVER if path.startswith("assets/") else "no-cache"
-        return FileResponse(files[path], media_type=kind, headers={"cache-control": cache})
+        return FileResponse(found, media_type=kind, headers={"cache-control": cache})
 
     return router
+
+
+def find(folder: Path, path: str) -> Path | None:
+    """The file that `path` names inside `folder`."""
+    try:
+        found = (folder / path).resolve()
+        return found if found.is_relative_to(folder.resolve()) and found.is_file() else None
+    except (OSError, ValueError):  # a name too long, a NUL
+        return None

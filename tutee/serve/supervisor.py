@@ -1,4 +1,4 @@
-"""Two processes, one home: the lock that keeps a second server out, and the watch over the worker that trains.
+"""The watch over the worker that trains.
 
 The worker is a child with its own interpreter: it may crash, be killed or run out of memory without touching the chat;
 it is started again, later and later while it keeps failing. Knows no job.
@@ -6,17 +6,14 @@ it is started again, later and later while it keeps failing. Knows no job.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from tutee.errors import Busy
 from tutee.settings import Settings
 
 log = logging.getLogger("tutee.serve")
@@ -25,31 +22,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 HEALTHY_SECONDS = 60.0
 """A worker that lived this long was not at fault: the next pause is short again."""
 STOP_SECONDS = 10.0
-
-
-@contextmanager
-def only_server(settings: Settings) -> Iterator[None]:
-    """Hold the home's server lock; it vanishes with the process however that ends.
-
-    Raises:
-        Busy: another server holds it.
-    """
-    settings.home.mkdir(parents=True, exist_ok=True)
-    path = settings.home / "server.lock"
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            who = file.read().strip() or "unknown"
-            raise Busy(
-                f"Another tutee server ({who}) already serves {settings.home}. Stop it, or give this one a home of "
-                "its own with TUTEE_HOME."
-            ) from None
-        file.truncate(0)
-        file.write(f"pid {os.getpid()}, http://{settings.host}:{settings.port}\n")
-        file.flush()
-        yield
 
 
 def worker_command() -> list[str]:

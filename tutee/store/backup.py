@@ -9,7 +9,6 @@ redone.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -21,11 +20,12 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from tutee.errors import InvalidInput, TuteeError, Unavailable
+from tutee.errors import Busy, InvalidInput, TuteeError, Unavailable
+from tutee.lock import only_one
 from tutee.store import migrate
 from tutee.store.database import Database
 from tutee.store.store import UNFINISHED_RESTORE, Store
@@ -85,7 +85,11 @@ def restore(path: Path, home: Path, *, url: str | None = None, force: bool = Fal
     database = Database(url or f"sqlite:///{home / 'tutee.db'}")
     (home / "backups").mkdir(parents=True, exist_ok=True)
     staged = home / "backups" / f".restore-{secrets.token_hex(8)}"
-    locks = list(_hold_home(home))
+    with _alone_in(home):
+        _restore(path, home, database, staged, force)
+
+
+def _restore(path: Path, home: Path, database: Database, staged: Path, force: bool) -> None:
     try:
         occupied = _occupied(database, home)
         if occupied and not force:
@@ -102,8 +106,6 @@ def restore(path: Path, home: Path, *, url: str | None = None, force: bool = Fal
     finally:
         database.close()
         shutil.rmtree(staged, ignore_errors=True)
-        for lock in locks:
-            lock.close()
 
 
 def _write(archive: tarfile.TarFile, store: Store, copy: Path) -> None:
@@ -234,18 +236,14 @@ def _occupied(database: Database, home: Path) -> str | None:
     return full[0] if full else None
 
 
-def _hold_home(home: Path) -> Iterator[IO[str]]:
-    """Take the locks of server and worker, so that neither runs nor starts meanwhile."""
-    for name in ("server.lock", "worker.lock"):
-        lock = (home / name).open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise Unavailable(
-                f"A {name.removesuffix('.lock')} runs on this home. Stop it first.", code="home_in_use"
-            ) from None
-        yield lock
+@contextmanager
+def _alone_in(home: Path) -> Iterator[None]:
+    """Hold the locks of server and worker, so that neither runs nor starts meanwhile."""
+    try:
+        with only_one(home / "server.lock", "a restore"), only_one(home / "worker.lock", "a restore"):
+            yield
+    except Busy as error:
+        raise Unavailable(error.message, code="home_in_use") from None
 
 
 def _stamp() -> str:

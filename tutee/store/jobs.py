@@ -114,6 +114,7 @@ class Jobs(JobLog):
                     "warn",
                     "The worker stopped answering; another one goes on from the last checkpoint.",
                 )
+                _count_death(job)
             job.status = "running"
             job.started_at = job.started_at or moment
             job.lease_owner, job.lease_expires = worker_id, moment + seconds
@@ -133,12 +134,18 @@ class Jobs(JobLog):
             job.lease_expires = now() + seconds
             return True
 
-    def release(self, id: str, worker_id: str) -> None:
-        """Put a job back into the queue, for a worker that is asked to stop. No effect when it is not this worker's."""
+    def release(self, id: str, worker_id: str, *, died: bool = False) -> None:
+        """Put a job back into the queue, for a worker that is asked to stop. No effect when it is not this worker's.
+
+        Args:
+            died: the worker did not stop by itself; see `deaths`.
+        """
         with self._database.write(lock="jobs") as session:
             job = _require(session, id)
             if job.status == "running" and job.lease_owner == worker_id:
                 job.status, job.lease_owner, job.lease_expires = "queued", None, None
+                if died:
+                    _count_death(job)
                 add_event(session, id, "info", "The worker was stopped; the job waits to go on.")
 
     def finish(
@@ -246,6 +253,24 @@ class Jobs(JobLog):
                 wanted = [row.id for row in rows if metadata.items() <= row.metadata_.items()]
                 statement = statement.where(Job.id.in_(wanted))
             return paginate(session, statement, Job.created_at, Job.id, limit=limit, after=after)
+
+
+def deaths(job: Job) -> int:
+    """How many workers in a row died on this job without getting any further than the first of them."""
+    return int(job.progress.get("deaths", 0))
+
+
+def _count_death(job: Job) -> None:
+    facts = job.progress
+    stages = facts.get("stages") or []
+    place = stages.index(facts["stage"]) if facts.get("stage") in stages else -1
+    reached = [place, facts.get("step") or 0]
+    further = reached > facts.get("died_at", [-2, 0])
+    job.progress = {
+        **facts,
+        "deaths": 1 if further else deaths(job) + 1,
+        "died_at": reached if further else facts["died_at"],
+    }
 
 
 def _require(session: Session, id: str) -> Job:

@@ -7,14 +7,12 @@ Postgres is copied with `pg_dump`; where that is missing the migration is refuse
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 from alembic import command
@@ -26,6 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
 from tutee.errors import Unavailable
+from tutee.lock import in_turn
 from tutee.store.database import Database, take_lock
 from tutee.store.schema import Base
 
@@ -39,7 +38,7 @@ def bring_up(database: Database, home: Path, *, unsaved: bool = False, scripts: 
     Raises:
         Unavailable: see `Store.open`.
     """
-    with _one_at_a_time(home):
+    with in_turn(home / "migrate.lock"):  # server and worker start together: the second finds it done
         with database.read() as session:
             current = schema_version(session.connection(), scripts)
         newest = head(scripts)
@@ -114,7 +113,9 @@ def save_copy(database: Database, home: Path, label: str, *, unsaved: bool = Fal
         if unsaved:
             return None
         raise Unavailable(
-            f"No backup could be made before the migration, so nothing was changed: {error}.", code="backup_failed"
+            f"No backup could be made before the migration, so nothing was changed: {error}. To go on without one: "
+            "`tutee upgrade --unsaved`.",
+            code="backup_failed",
         ) from error
     finally:
         beside.unlink(missing_ok=True)
@@ -182,11 +183,3 @@ def _broken(what: str) -> Unavailable:
         "`tutee restore`, then start again.",
         code="schema_broken",
     )
-
-
-@contextmanager
-def _one_at_a_time(home: Path) -> Iterator[None]:
-    """Server and worker start together: one looks and migrates, the other waits and finds it done."""
-    with (home / "migrate.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

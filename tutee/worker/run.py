@@ -25,6 +25,7 @@ from tutee.errors import InvalidInput, TuteeError
 from tutee.lock import only_one
 from tutee.settings import Settings
 from tutee.store import Store
+from tutee.store.jobs import deaths
 from tutee.store.schema import Job
 from tutee.worker import api_job
 from tutee.worker.report import LEASE_SECONDS, CancelledError, InterruptedJobError, Lease, Reporter
@@ -32,8 +33,8 @@ from tutee.worker.report import LEASE_SECONDS, CancelledError, InterruptedJobErr
 log = logging.getLogger("tutee.worker")
 
 POLL_SECONDS = 0.5
-MOST_ATTEMPTS = 100
-"""A job that killed this many workers is failed rather than tried for ever."""
+MOST_DEATHS = 3
+"""A job that killed this many workers at the same place is failed rather than tried for ever."""
 
 
 def run_worker(settings: Settings, once: bool = False) -> None:
@@ -93,13 +94,15 @@ class Worker:
         self.store = store
         self.stopping = stopping
         self._place = f"{socket.gethostname()}:{settings.home}:"
-        self.id = f"{self._place}{os.getpid()}"
+        self._boot = f"{self._place}{boot_id()}:"
+        self.id = f"{self._boot}{os.getpid()}"
 
     def recover(self) -> None:
-        """Put back at once what a dead worker of this home held: we hold the home's lock, so it is dead."""
+        """Put back at once what a dead worker of this home held: we hold the home's lock, so it is dead. It is not the
+        job's fault if the machine was restarted meanwhile."""
         job = self.store.jobs.running()
         if job is not None and job.lease_owner is not None and job.lease_owner.startswith(self._place):
-            self.store.jobs.release(job.id, job.lease_owner)
+            self.store.jobs.release(job.id, job.lease_owner, died=job.lease_owner.startswith(self._boot))
 
     def run_next(self) -> bool:
         """Take one job and run it to its end; False when the queue is empty."""
@@ -118,8 +121,12 @@ class Worker:
         try:
             if self.store.jobs.cancelled(job.id):
                 raise CancelledError
-            if job.attempts > MOST_ATTEMPTS:
-                raise TuteeError(f"The worker died {job.attempts - 1} times on this job.", code="worker_died")
+            if deaths(job) >= MOST_DEATHS:
+                raise TuteeError(
+                    f"The worker died {deaths(job)} times at the same place ({where(job)}), so the job is given up. "
+                    "Most often there was not enough memory: close other programs, or train with smaller batches.",
+                    code="worker_died",
+                )
             run_method(self.settings, self.store, job, report)
         except CancelledError:
             self.store.jobs.mark_cancelled(job.id)
@@ -133,6 +140,20 @@ class Worker:
             log.warning("%s failed: %s", job.id, message, exc_info=error if code == "server_error" else None)
             if not report.lease.lost:
                 self.store.jobs.fail(job.id, code, message, param)
+
+
+def where(job: Job) -> str:
+    """The place that a job reached, for people."""
+    stage, step = job.progress.get("stage"), job.progress.get("step")
+    return "before the first step" if stage is None else f"{stage}, step {step or 0}"
+
+
+def boot_id() -> str:
+    """Changes when the machine is restarted; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def describe_failure(error: Exception) -> tuple[str, str, str | None]:
