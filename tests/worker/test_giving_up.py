@@ -1,4 +1,4 @@
-"""A job that kills its worker again and again is given up; a machine that restarts is not the job's fault."""
+"""A job that kills its worker again and again is given up; a server or machine that restarts is not its fault."""
 
 from __future__ import annotations
 
@@ -48,12 +48,14 @@ def test_the_third_death_at_one_place_is_the_last(home: Path, monkeypatch: pytes
         assert f"{MOST_DEATHS} times" in job.error["message"]
 
 
-def test_a_restart_of_the_machine_is_no_death(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["boot_id", "os.getppid"])
+def test_a_restart_of_machine_or_server_is_no_death(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     with Store.open(settings_for(home).url, home) as store:
         job_id = add_improve(store)
-        for boot in range(5):
-            monkeypatch.setattr(run, "boot_id", lambda boot=boot: f"boot {boot}")
+        for restart in range(5):
+            monkeypatch.setattr(f"tutee.worker.run.{name}", lambda restart=restart: restart)
             worker = next_worker(home, store)
+            assert deaths(store.jobs.get(job_id)) == 0
             assert store.jobs.lease(worker.id, 60) is not None
         next_worker(home, store)
         assert deaths(store.jobs.get(job_id)) == 1, "the last one died without a restart"

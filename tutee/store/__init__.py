@@ -12,10 +12,13 @@ consents       set(actor_id, scope, granted, policy_version=None) · granted(act
 conversations  create(actor_id, title=None, system=None, temporary=False) -> StoredConversation  (temporary is refused)
                get(id, actor_id) · get_many(ids) -> {id: …} · list(actor_id, limit=20, after=None, query=None) -> Page
                update(id, actor_id, *, title=, train=, head_message_id=) · delete(id, actor_id) -> Erasure
-messages       add(conversation_id, parent_id, role, content, author_actor_id, state="complete", generation_id=None,
-               edited_from=None, *, head=True) -> StoredMessage   (content None and state "streaming" for an answer)
-               get(id, actor_id) · tree(conversation_id, actor_id) -> [StoredMessage] (parents first)
-               path(id) -> [StoredMessage] root first · paths(ids) -> {id: [StoredMessage]} (bulk, constant queries)
+messages       add(conversation_id, parent_id, role, content, author_actor_id, state="complete", edited_from=None, *,
+               head=True, title=None) -> StoredMessage   (content None and state "streaming" for an answer)
+               get(id, actor_id) · get_all(ids, actor_id) · tree(conversation_id, actor_id) -> [StoredMessage] (parents
+               first) · path(id) -> [StoredMessage] root first · paths(ids) -> {id: [StoredMessage]} (bulk, constant
+               queries) · said(id) -> [(role, text)] root first
+answers        begin(conversation_id, parent_id, actor_id, [Start], Showing) -> (presentation id, [StoredMessage])
+               save([Piece]) -> [generation ids that are gone]   (many answers at once; a Piece with an End ends one)
 generations    start(message_id, version_id, *, prompt_ids, sampling, weights_sha256, tokenizer_sha256, template_sha256,
                propensity=1.0, arm=None, experiment_id=None) -> str
                append(id, text, token_ids, logprobs) · text(id) -> str so far
@@ -28,20 +31,20 @@ presentations  create(actor_id, generation_ids, layout="single", blind=False, se
 feedback       add(kind, actor_id, *, presentation_id=None, message_id=None, conversation_id=None, payload=None,
                strength=None, confidence=None, reasons=(), comment=None, client=None) -> Feedback
                get(id, actor_id=None) · list(actor_id=None, kind=None, since=None, limit=20, after=None) -> Page
-               live(actor_id=None, kind=None, since=None) -> [Feedback] oldest first; newest per (actor, kind, target);
-                 a withdrawn thumb stays in as value 0 · erase(id, actor_id) -> Erasure
+               live(actor_id=None, kind=None, since=None, conversation_id=None) -> [Feedback] oldest first; newest per
+                 (actor, kind, target); a withdrawn thumb stays in as value 0 · erase(id, actor_id) -> Erasure
                erase_actor(actor_id) -> Erasure (everything they said) · erasures() -> [Erasure]
 versions       add(name, kind, *, weights_sha256, folder, parent_id=None, job_id=None, snapshot_sha=None,
                state="candidate", card=None) -> ModelVersion
                ensure_base(name, weights_sha256, folder) (idempotent; the first one goes live)
-               get(id | name | number) · list() oldest first · live() · alias(name) · aliases()
+               get(id | name | number) · ref(id) · list(state=None) oldest first · live() · alias(name) · aliases()
                set_state(id, state) · set_card(id, card) · descendants(id) · learned_from(feedback_id)
                feedback_counts() -> {version_id: int} · feedback_ids(version_id) -> [str]
 jobs           add(method, model, config, *, actor_id=None, training_file=None, validation_file=None, suffix=None,
                seed=0, snapshot_sha=None, metadata=None) -> Job · get(id)
                list(limit=20, after=None, metadata=None) -> Page
                lease(worker_id, seconds, alone=True) -> Job|None · renew(id, worker_id, seconds) -> bool (False: lost)
-               release(id, worker_id) back to the queue · finish(id, *, version_id=None, fine_tuned_model=None,
+               release(id, worker_id, died=False) back to the queue · finish(id, *, version_id=None, fine_tuned_model=None,
                trained_tokens=None, result_files=()) · fail(id, code, message, param=None) · mark_cancelled(id)
                request_cancel(id) -> Job · cancelled(id) -> bool (was it asked for?) · set_snapshot(id, sha)
                set_hyperparameters(id, values)

@@ -138,7 +138,7 @@ class Jobs(JobLog):
         """Put a job back into the queue, for a worker that is asked to stop. No effect when it is not this worker's.
 
         Args:
-            died: the worker did not stop by itself; see `deaths`.
+            died: the worker did not stop by itself, and nothing else around it did; see `deaths`.
         """
         with self._database.write(lock="jobs") as session:
             job = _require(session, id)
@@ -146,6 +146,8 @@ class Jobs(JobLog):
                 job.status, job.lease_owner, job.lease_expires = "queued", None, None
                 if died:
                     _count_death(job)
+                else:
+                    job.progress = {**job.progress, "deaths": 0}
                 add_event(session, id, "info", "The worker was stopped; the job waits to go on.")
 
     def finish(

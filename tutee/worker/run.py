@@ -94,15 +94,15 @@ class Worker:
         self.store = store
         self.stopping = stopping
         self._place = f"{socket.gethostname()}:{settings.home}:"
-        self._boot = f"{self._place}{boot_id()}:"
-        self.id = f"{self._boot}{os.getpid()}"
+        self._parent = f"{self._place}{boot_id()}:{os.getppid()}:"
+        self.id = f"{self._parent}{os.getpid()}"
 
     def recover(self) -> None:
-        """Put back at once what a dead worker of this home held: we hold the home's lock, so it is dead. It is not the
-        job's fault if the machine was restarted meanwhile."""
+        """Put back at once what a dead worker of this home held: we hold the home's lock, so it is dead. It was not the
+        job's fault if the server or the machine went down with it."""
         job = self.store.jobs.running()
         if job is not None and job.lease_owner is not None and job.lease_owner.startswith(self._place):
-            self.store.jobs.release(job.id, job.lease_owner, died=job.lease_owner.startswith(self._boot))
+            self.store.jobs.release(job.id, job.lease_owner, died=job.lease_owner.startswith(self._parent))
 
     def run_next(self) -> bool:
         """Take one job and run it to its end; False when the queue is empty."""
