@@ -81,11 +81,11 @@ class RecipeConfig:
     """The same when there is no head, so that what people wrote is all there is to learn."""
     sft_repeats: int = 2
     """How often each correction or demonstration is imitated among the head's pairs."""
-    replay: int = 96
+    replay: int = 128
     """Short questions whose answers by the base are imitated beside the rest, so that skills are kept; 0 for none."""
     rounds: int = 1
     """2 samples once more, from the first round's policy, and goes on from there."""
-    max_kl: float = 10.0
+    max_kl: float = 9.0
     """Nats a reply; a policy further from the base is scaled back."""
     sampling_batch: int = 64
     """Answers sampled at once: memory and speed, never the result."""
