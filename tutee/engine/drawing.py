@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tutee.engine.request import TopLogprobs
 from tutee.engine.sampler import Sampled, SamplerState, adjust
-from tutee.model.kernels import library
+from tutee.model.matrix_unit import library
 
 
 class _Sampling(Structure):

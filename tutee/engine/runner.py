@@ -20,7 +20,8 @@ from tutee.engine.scheduler import Scheduled
 from tutee.engine.sequence import Sequence
 from tutee.errors import Unavailable
 from tutee.model.decoder import Decoder
-from tutee.model.kv_cache import ROWS, KVCache, TiledCache
+from tutee.model.kv_cache import KVCache, TiledCache
+from tutee.model.matrix_unit import ROWS
 from tutee.model.pretrained import Pretrained
 
 if TYPE_CHECKING:

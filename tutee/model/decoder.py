@@ -17,11 +17,12 @@ from tutee.model.adapted import Matrices
 from tutee.model.attention import attend
 from tutee.model.config import DecoderConfig
 from tutee.model.head import MAX_WIDTH, NativeHead
-from tutee.model.kernels import BlockWeights, NativeDecoder, available
+from tutee.model.kernels import NativeDecoder, available
 from tutee.model.kv_cache import TiledCache
 from tutee.model.layout import Layout
 from tutee.model.matmul import Projection, tiled_linear
 from tutee.model.norm import Norm
+from tutee.model.packing import BlockWeights
 from tutee.model.rope import rope_table, rotate
 from tutee.model.training_pass import BlockParts, Network, packed_pass
 
@@ -197,7 +198,7 @@ class Decoder(nn.Module):
         if self.dtype != torch.bfloat16 or self.head_weight.device.type != "cpu" or not available(self.config):
             return None
         if self._native is None:
-            weights = [block.weights() for block in self.model.layers]
+            weights = [block.weights() for block in self.model.layers if isinstance(block, Block)]
             rope = (self.rope_cos, self.rope_sin)
             self._native = NativeDecoder(
                 self.config, weights, self.model.embed_tokens.weight, self.model.norm.weight, rope

@@ -15,7 +15,7 @@ from ctypes import Structure, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from tutee.model.kernels import ROWS, STEP, Tiles, library
+from tutee.model.matrix_unit import ROWS, Tiles, library
 
 MAX_WIDTH = 16384
 DIGITS = 3
@@ -40,7 +40,7 @@ class NativeHead:
         self._weight, self._norm = weight, norm
         vocabulary, width = weight.shape
         self._width = -(-width // 64) * 64
-        self._tiles = Tiles(-(-vocabulary // ROWS) * self._width // 64 * STEP + 8 * STEP)
+        self._tiles = Tiles(-(-vocabulary // ROWS) * self._width // 64)
         self._scale = torch.zeros(-(-vocabulary // ROWS) * ROWS)
         self._balance = torch.ones(width)
         self._head = _Head(vocabulary=vocabulary, width=width)

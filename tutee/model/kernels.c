@@ -45,7 +45,7 @@ static i64 forward_chunks(Job *job, i64 phase) {
     if (phase == f->model->layers * PHASES) return f->tiles;
     switch (phase % PHASES) {
     case HEADS: return product_chunks(f, QKV);
-    case ATTEND: return f->tasks * f->model->groups;
+    case ATTEND: return attend_chunks(f);
     case ADD_OUT: return product_chunks(f, OUT);
     case INNER: return product_chunks(f, GLU);
     case ADD_DOWN: return product_chunks(f, DOWN);
@@ -87,6 +87,8 @@ void forward(const Model *m, const Step *s) {
     for (i64 b = 0; b < s->sequences; b++)
         for (i64 i = 0, count = s->starts[b + 1] - s->starts[b]; i < count; i += together)
             f.queries[f.tasks++] = (Queries){b, i, least(together, count - i)};
+    f.groups_at_once = f.tasks >= 2 * s->threads ? m->groups : 1;
+    f.fetch_cache = s->tokens < 4 * s->sequences;
     run(&f.job, s->threads);
 }
 

@@ -1,54 +1,38 @@
 """The forward pass over a paged cache in C for matrix units (`kernels.c`): bfloat16 on the CPU.
 
-Knows how weights are laid out for the C code, when such a copy is out of date, and how a step is described to it. Does
-not know the network's modules (they hand over `BlockWeights`) nor requests. Where the processor has no matrix unit, or
-there is no C compiler, `available` says no and everything runs in PyTorch.
+Knows how a decoder and a step are described to the C code, and when packed weights are out of date. Does not know the
+network's modules (they hand over `BlockWeights`) nor requests. Where the processor has no matrix unit, or there is no C
+compiler, `available` says no and everything runs in PyTorch.
 
-Axes: T tokens, D hidden, H query heads, G kv heads, K head dim, O outputs, r ranks of an adapter side by side.
+A step writes keys and values, so it is one call for all layers; other Python threads run meanwhile.
+
+Axes: T tokens, D hidden, r ranks of an adapter side by side.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import logging
 import threading
 import weakref
 from collections.abc import Sequence
 from ctypes import Structure, c_double, c_int64, c_void_p
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tutee.model.compiled import cpu_flags, load
 from tutee.model.config import DecoderConfig
 from tutee.model.kv_cache import TiledCache
 from tutee.model.layout import Layout
 from tutee.model.lora import Lora
-from tutee.model.matmul import Projection
+from tutee.model.matrix_unit import ROWS, STEP, Matrix, Tiles, library, stamp_of, steps_of
+from tutee.model.packing import MATRICES, BlockWeights, PackedAdapter, Shape
 
-_log = logging.getLogger(__name__)
-NEEDED = frozenset({"amx_tile", "amx_bf16", "amx_int8", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"})
 MAX_HEAD = 256
-ROWS = 16
-"""Rows of a tile: heads that share a key, and the cache's block, must fit it."""
-STEP = 2048
-"""Bytes of a pair of tiles."""
-MATRICES = ("qkv", "out", "glu", "down")
-
-
-class _Matrix(Structure):
-    _fields_ = (("tiles", c_void_p), ("bias", c_void_p), ("pairs", c_int64), ("steps", c_int64))
-
-
-class _Adapter(Structure):
-    _fields_ = (("a", _Matrix), ("b", _Matrix))
 
 
 class _Layer(Structure):
     _fields_ = (
-        ("matrix", _Matrix * len(MATRICES)),
+        ("matrix", Matrix * len(MATRICES)),
         *((name, c_void_p) for name in ("norm_in", "norm_mid", "q_norm", "k_norm")),
     )
 
@@ -74,175 +58,10 @@ class _Step(Structure):
     )
 
 
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled C code, or None on a machine that cannot run it."""
-    if not cpu_flags() >= NEEDED:
-        return None
-    lib = load("kernels.c")
-    if lib is None:
-        return None
-    lib.reserve.restype = c_void_p
-    lib.workspace_bytes.restype = lib.sampling_bytes.restype = c_int64
-    if lib.prepare() != 0:
-        _log.warning("The system does not lend the matrix unit: PyTorch computes instead, slower")
-        return None
-    return lib
-
-
 def available(config: DecoderConfig) -> bool:
     """Whether a decoder of this shape can run here."""
     shares = config.num_attention_heads // config.num_key_value_heads
     return shares <= ROWS and config.head_dim <= MAX_HEAD and library() is not None
-
-
-@dataclass(frozen=True, slots=True)
-class BlockWeights:
-    """The parameters of one block, under its name (`model.layers.0`)."""
-
-    name: str
-    q: Projection
-    k: Projection
-    v: Projection
-    out: Projection
-    gate: Projection
-    up: Projection
-    down: Projection
-    norm_in: Tensor
-    norm_mid: Tensor
-    q_norm: Tensor | None
-    k_norm: Tensor | None
-
-    @property
-    def projections(self) -> dict[str, tuple[Projection, ...]]:
-        """Those that are multiplied together, by the names of `MATRICES`."""
-        return {
-            "qkv": (self.q, self.k, self.v),
-            "out": (self.out,),
-            "glu": (self.gate, self.up),
-            "down": (self.down,),
-        }
-
-    @property
-    def names(self) -> dict[str, tuple[str, ...]]:
-        """The same by module name, as adapters know them."""
-        attention, mlp = f"{self.name}.self_attn", f"{self.name}.mlp"
-        return {
-            "qkv": (f"{attention}.q_proj", f"{attention}.k_proj", f"{attention}.v_proj"),
-            "out": (f"{attention}.o_proj",),
-            "glu": (f"{mlp}.gate_proj", f"{mlp}.up_proj"),
-            "down": (f"{mlp}.down_proj",),
-        }
-
-
-class Tiles:
-    """Memory for packed weights, on large pages where the system has them."""
-
-    def __init__(self, size: int) -> None:
-        lib = library()
-        assert lib is not None
-        self.address: int | None = lib.reserve(c_int64(size))
-        if self.address is None:
-            raise MemoryError(f"no memory for {size} bytes of weights")
-        weakref.finalize(self, lib.release, c_void_p(self.address), c_int64(size))
-
-
-class _Shape:
-    """How outputs of the four matrices are cut into tiles."""
-
-    def __init__(self, config: DecoderConfig) -> None:
-        heads = config.num_attention_heads + 2 * config.num_key_value_heads
-        self.head, self.head_tiles = config.head_dim, 2 * -(-config.head_dim // 32)
-        self.inner_tiles = -(-config.intermediate_size // ROWS)
-        self.width = config.hidden_size
-        self.width_tiles = 2 * -(-config.hidden_size // 32)
-        self.pairs = {
-            "qkv": heads * self.head_tiles // 2,
-            "out": self.width_tiles // 2,
-            "glu": self.inner_tiles,
-            "down": self.width_tiles // 2,
-        }
-
-    def pack(self, which: str, tiles: int, steps: int, weights: Sequence[Tensor]) -> None:
-        """Write matrices [O, width], bfloat16, one beside the other, as the tiles of one."""
-        begin = 0
-        for i, weight in enumerate(weights):
-            if which == "qkv":
-                first, stride, group, group_tiles = begin, 1, self.head, self.head_tiles
-                begin += len(weight) // self.head * self.head_tiles
-            elif which == "glu":  # a gate's tile and its partner's make a pair
-                first, stride, group, group_tiles = i, 2, len(weight), self.inner_tiles
-            else:
-                first, stride, group, group_tiles = 0, 1, len(weight), self.width_tiles
-            _pack(tiles, steps, first, stride, weight, group, group_tiles)
-
-    def bias(self, which: str, projections: Sequence[Projection]) -> Tensor | None:
-        """float32, in the order of the tiles."""
-        biases = [p.bias for p in projections]
-        if all(bias is None for bias in biases):
-            return None
-        group, padded = (self.head, self.head_tiles * ROWS) if which == "qkv" else (self.width, self.width_tiles * ROWS)
-        whole = torch.cat([torch.zeros(len(p.weight)) if p.bias is None else p.bias.float() for p in projections])
-        return nn.functional.pad(whole.view(-1, group), (0, padded - group)).flatten().contiguous()
-
-
-def _pack(tiles: int, steps: int, first: int, stride: int, weight: Tensor, group: int, group_tiles: int) -> None:
-    lib = library()
-    assert lib is not None
-    weight = weight.detach().to(torch.bfloat16).contiguous()
-    rows, width = weight.shape
-    numbers = (steps, first, stride)
-    lib.pack(
-        c_void_p(tiles),
-        *(c_int64(n) for n in numbers),
-        c_void_p(weight.data_ptr()),
-        *(c_int64(n) for n in (rows, width, group, group_tiles)),
-    )
-
-
-def _steps(width: int) -> int:
-    return -(-width // 32)
-
-
-def _stamp(parameters: Sequence[Tensor]) -> tuple[int, ...]:
-    return tuple([p._version for p in parameters] + [p.data_ptr() for p in parameters])
-
-
-class PackedAdapter:
-    """An adapter's matrices for the C code, as they were when this was made."""
-
-    def __init__(self, lora: Lora, blocks: Sequence[BlockWeights], shape: _Shape) -> None:
-        self.parameters = list(lora.parameters())
-        self.stamp = _stamp(self.parameters)
-        found = []
-        for block in blocks:
-            for which, names in block.names.items():
-                widths = tuple(len(p.weight) for p in block.projections[which])
-                with torch.no_grad():
-                    found.append((which, widths, lora.matrices(names, widths, torch.bfloat16)))
-        self.structures = (_Adapter * len(found))()
-        self.rank = 0
-        sizes = [
-            (0, 0)
-            if pair is None
-            else (2 * -(-len(pair[0]) // 32) // 2 * _steps(pair[0].shape[1]), shape.pairs[which] * _steps(len(pair[0])))
-            for which, _, pair in found
-        ]
-        self._tiles = Tiles(max(STEP, STEP * sum(a + b for a, b in sizes)))
-        at = self._tiles.address or 0
-        for structure, (which, widths, pair), (a_steps, b_steps) in zip(self.structures, found, sizes, strict=True):
-            if pair is None:
-                continue
-            a_rD, b_Or = pair
-            ranks = -(-len(a_rD) // 32)
-            self.rank = max(self.rank, 32 * ranks)
-            structure.a = _Matrix(at, None, ranks, _steps(a_rD.shape[1]))
-            _pack(at, _steps(a_rD.shape[1]), 0, 1, a_rD, len(a_rD), 2 * ranks)
-            at += STEP * a_steps
-            structure.b = _Matrix(at, None, shape.pairs[which], ranks)
-            shape.pack(which, at, ranks, torch.split(b_Or, widths))
-            at += STEP * b_steps
-        self.address = ctypes.addressof(self.structures)
 
 
 class NativeDecoder:
@@ -258,7 +77,7 @@ class NativeDecoder:
     ) -> None:
         self._config = config
         self._blocks = list(blocks)
-        self._shape = _Shape(config)
+        self._shape = Shape(config)
         self._rope = rope
         self._floats = [embedding, norm, *rope]
         norms = [x for b in self._blocks for x in (b.norm_in, b.norm_mid, b.q_norm, b.k_norm)]
@@ -284,6 +103,8 @@ class NativeDecoder:
             layer=ctypes.addressof(self._layers),
         )
         self._tiles: Tiles | None = None
+        self._kept: list[Tensor] = []
+        """Tensors whose addresses the structures hold."""
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, layout: Layout) -> Tensor:
         """Hidden states after the final norm, float32 [T, D], without a gradient; writes the layout's cache.
@@ -343,7 +164,7 @@ class NativeDecoder:
 
     def _adapter(self, lora: Lora) -> PackedAdapter:
         packed = self._adapters.get(lora)
-        if packed is None or packed.stamp != _stamp(packed.parameters):
+        if packed is None or packed.stamp != stamp_of(packed.parameters):
             packed = self._adapters[lora] = PackedAdapter(lora, self._blocks, self._shape)
         return packed
 
@@ -359,23 +180,21 @@ class NativeDecoder:
 
     def _renew(self) -> None:
         """Pack again if a weight changed since the last time."""
-        stamp = _stamp(self._parameters)
+        stamp = stamp_of(self._parameters)
         if stamp == self._stamp:
             return
-        steps = {
-            which: _steps(projections[0].weight.shape[1]) for which, projections in self._blocks[0].projections.items()
-        }
-        size = STEP * len(self._blocks) * sum(self._shape.pairs[which] * steps[which] for which in MATRICES)
+        first = self._blocks[0].projections
+        steps = {which: steps_of(first[which][0].weight.shape[1]) for which in MATRICES}
         if self._tiles is None:
-            self._tiles = Tiles(size + 8 * STEP)  # the C code fetches a little ahead
-        at = self._tiles.address or 0
-        self._kept: list[Tensor] = []
+            self._tiles = Tiles(len(self._blocks) * sum(self._shape.pairs[which] * steps[which] for which in MATRICES))
+        at = self._tiles.address
+        self._kept.clear()
         for layer, block in zip(self._layers, self._blocks, strict=True):
             for i, which in enumerate(MATRICES):
                 projections = block.projections[which]
                 bias = self._shape.bias(which, projections)
                 self._shape.pack(which, at, steps[which], [p.weight for p in projections])
-                layer.matrix[i] = _Matrix(at, self._float(bias), self._shape.pairs[which], steps[which])
+                layer.matrix[i] = Matrix(at, self._float(bias), self._shape.pairs[which], steps[which])
                 at += STEP * self._shape.pairs[which] * steps[which]
             layer.norm_in, layer.norm_mid = self._float(block.norm_in), self._float(block.norm_mid)
             layer.q_norm, layer.k_norm = self._float(block.q_norm), self._float(block.k_norm)

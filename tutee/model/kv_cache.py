@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tutee.model.config import DecoderConfig
+from tutee.model.matrix_unit import ROWS, library
 
 
 class KVCache:
@@ -81,10 +82,6 @@ class KVCache:
         return sum(stored.nbytes for stored in (*self.keys, *self.values))
 
 
-ROWS = 16
-"""Tokens whose keys lie together in a `TiledCache`."""
-
-
 class TiledCache(KVCache):
     """The same in bfloat16, in the order in which a matrix unit reads it: of 16 tokens and one head, the keys as 16
     rows (widened to a multiple of 32 numbers), the values turned, one row for each dimension (a multiple of 16).
@@ -98,6 +95,10 @@ class TiledCache(KVCache):
             raise ValueError(f"block_size is {block_size}; it must be a multiple of {ROWS}")
         self._head_dim = config.head_dim
         super().__init__(config, num_blocks, block_size, torch.bfloat16)
+        lib = library()
+        if lib is not None:
+            for stored in (*self.keys, *self.values):  # large pages: attention visits a new one every few hundred bytes
+                lib.widen(ctypes.c_void_p(stored.data_ptr()), ctypes.c_int64(stored.nbytes))
         self._key_pointers = _pointers(self.keys)
         self._value_pointers = _pointers(self.values)
 

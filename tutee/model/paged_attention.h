@@ -9,145 +9,211 @@ gives outputs [K, columns]. The maximum is known before the first exponential, s
 #include "step.h"
 
 typedef struct {
-    half *columns;  /* queries: [K / 32][16 pairs][16 columns][2] */
-    float *scores;  /* [keys][16 columns] */
-    half *weights;  /* [keys / 2][16 columns][2] */
-    float *outputs; /* [K to 16][16 columns] */
-} AttentionScratch;
+    i64 sequence, row, start; /* of the first query: its row, its position */
+    i64 count;                /* queries */
+    i64 group, begin, end;    /* kv head; blocks of 16 keys */
+    int fetches;              /* whether this group is the first to read these blocks: it fetches for the others too */
+    i64 *block;               /* [end - begin]: where in the cache */
+    half *columns;            /* queries: [K / 32][16 pairs][16 columns][2] */
+    float *outputs;           /* [K to 16][16 columns] */
+    float *scores;            /* [keys][16 columns] */
+    half *weights;            /* [keys / 2][16 columns][2] */
+} Attention;
 
-static void load_queries(const Forward *f, const Queries *q, i64 group, half *columns) {
-    i64 R = f->model->heads / f->model->groups, steps = f->padded_head / 32;
-    i64 row = f->step->starts[q->sequence] + q->query;
-    memset(columns, 0, steps * TILE);
-    for (i64 i = 0; i < q->count; i++)
-        for (i64 r = 0; r < R; r++) {
-            const uint32_t *from = (const uint32_t *)(f->q + (row + i) * f->q_stride + (group * R + r) * f->padded_head);
-            uint32_t *to = (uint32_t *)columns + i * R + r;
-            for (i64 pair = 0; pair < steps * 16; pair++) to[pair * 16] = from[pair];
+static void transpose(__m512i x[16]) { /* 16 rows of 16 words */
+    __m512i y[16];
+    for (int i = 0; i < 16; i += 2) {
+        y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            x[i + 2 * j] = _mm512_unpacklo_epi64(y[i + j], y[i + j + 2]);
+            x[i + 2 * j + 1] = _mm512_unpackhi_epi64(y[i + j], y[i + j + 2]);
         }
-}
-
-static inline i64 small_block(const Step *s, i64 sequence, i64 n) { /* the n-th 16 keys of a sequence */
-    i64 each = s->block_size / ROWS;
-    return s->tables[sequence * s->table_width + n / each] * each + n % each;
-}
-
-static inline void fetch(const void *from, i64 bytes) {
-    for (i64 line = 0; line < bytes; line += LANE) _mm_prefetch((const byte *)from + line, _MM_HINT_T0);
-}
-
-static void score(const Forward *f, i64 layer, i64 sequence, i64 group, i64 begin, i64 end, AttentionScratch *at) {
-    const Step *s = f->step;
-    i64 size = ROWS * f->padded_head, steps = f->padded_head / 32;
-    const half *keys = s->keys[layer] + group * size;
-    for (i64 n = begin; n < end; n++) {
-        const byte *block = (const byte *)(keys + small_block(s, sequence, n) * f->model->groups * size);
-        if (n + 3 < end) fetch(keys + small_block(s, sequence, n + 3) * f->model->groups * size, 2 * size);
-        _tile_zero(0);
-        for (i64 k = 0; k < steps; k++) {
-            _tile_loadd(4, block + k * LANE, 2 * f->padded_head);
-            _tile_loadd(6, at->columns + k * TILE / 2, 64);
-            _tile_dpbf16ps(0, 4, 6);
-        }
-        _tile_stored(0, at->scores + (n - begin) * 256, 64);
+    for (int i = 0; i < 4; i++) {
+        y[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
+        y[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
+        y[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
+        y[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        x[i] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88);
+        x[i + 8] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0xdd);
+        x[i + 4] = _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0x88);
+        x[i + 12] = _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0xdd);
     }
 }
 
-/* Scores to unnormalised weights; returns one over their sum, for each column. */
-static __m512 soften(const Forward *f, i64 layer, const Queries *q, i64 group, i64 begin, i64 end, AttentionScratch *at) {
-    const Step *s = f->step;
-    i64 R = f->model->heads / f->model->groups, window = f->model->window, value_size = f->value_rows * ROWS;
-    i64 start = s->contexts[q->sequence] - (s->starts[q->sequence + 1] - s->starts[q->sequence]) + q->query;
-    int32_t position[16];
-    for (i64 c = 0; c < 16; c++) position[c] = start + least(c / R, q->count - 1);
-    __m512i newest = _mm512_loadu_si512(position);
-    __m512i oldest = window ? _mm512_sub_epi32(newest, _mm512_set1_epi32(window - 1)) : _mm512_setzero_si512();
-    __m512 best = _mm512_set1_ps(-INFINITY), by = _mm512_set1_ps(LOG2_E / sqrtf((float)f->model->head));
-    for (i64 key = begin * ROWS; key < end * ROWS; key++) {
-        float *row = at->scores + (key - begin * ROWS) * 16;
-        __m512 score = _mm512_loadu_ps(row);
-        if (key > start || (window && key <= start + q->count - window)) {
-            __m512i here = _mm512_set1_epi32(key);
-            __mmask16 seen = _mm512_cmple_epi32_mask(here, newest) & _mm512_cmpge_epi32_mask(here, oldest);
-            score = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, score);
-            _mm512_storeu_ps(row, score);
-        }
-        best = _mm512_max_ps(best, score);
-    }
-    __m512 shift = _mm512_mul_ps(best, by), sum = _mm512_setzero_ps();
-    for (i64 n = begin; n < end; n++) {
-        fetch(s->values[layer] + (small_block(s, q->sequence, n) * f->model->groups + group) * value_size, 2 * value_size);
-        for (i64 key = (n - begin) * ROWS; key < (n - begin + 1) * ROWS; key += 2) {
-            __m512 a = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(at->scores + key * 16), by, shift));
-            __m512 b = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(at->scores + key * 16 + 16), by, shift));
-            sum = _mm512_add_ps(_mm512_add_ps(sum, a), b);
-            __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(a));
-            __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(b));
-            _mm512_storeu_si512(at->weights + key * 16, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-        }
-    }
-    return _mm512_div_ps(_mm512_set1_ps(1.0f), sum);
+static inline __m512i as_pairs(__m512 even, __m512 odd) { /* to bfloat16, side by side */
+    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
+    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
-static void mix(const Forward *f, i64 layer, i64 sequence, i64 group, i64 begin, i64 end, AttentionScratch *at) {
-    const Step *s = f->step;
-    i64 size = f->value_rows * ROWS;
-    const half *values = s->values[layer] + group * size;
-    for (i64 d = 0; d < f->value_rows; d += 4 * ROWS) {
-        i64 tiles = least(4, (f->value_rows - d) / ROWS);
+static inline void fetch_second(const half *from, i64 count) { /* into the second cache */
+    for (i64 i = 0; i < count; i += LANE / 2) _mm_prefetch((const char *)(from + i), _MM_HINT_T1);
+}
+
+static void load_queries(const Forward *f, const Attention *a) {
+    i64 R = f->model->heads / f->model->groups;
+    for (i64 k = 0; k < f->padded_head; k += 32) {
+        __m512i words[16];
+        for (i64 c = 0; c < 16; c++) {
+            const half *from = f->q + (a->row + c / R) * f->q_stride + (a->group * R + c % R) * f->padded_head + k;
+            words[c] = c < a->count * R ? _mm512_loadu_si512(from) : _mm512_setzero_si512();
+        }
+        transpose(words);
+        for (i64 pair = 0; pair < 16; pair++) _mm512_storeu_si512(a->columns + k * 16 + pair * 32, words[pair]);
+    }
+}
+
+static void score(const Forward *f, i64 layer, const Attention *a) {
+    i64 G = f->model->groups, size = ROWS * f->padded_head, stride = 2 * f->padded_head, blocks = a->end - a->begin;
+    const half *keys = f->step->keys[layer], *own = keys + a->group * size;
+    for (i64 n = 0; n < blocks; n += 4) {
+        i64 count = least(4, blocks - n);
+        const half *at[4];
+        for (i64 i = 0; i < 4; i++) at[i] = own + a->block[n + least(i, count - 1)] * G * size;
+        if (a->fetches)
+            for (i64 i = n + 4; i < least(n + 8, blocks); i++) fetch_second(keys + a->block[i] * G * size, G * size);
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
-        for (i64 n = begin; n < end; n++) {
-            const half *block = values + small_block(s, sequence, n) * f->model->groups * size + d * ROWS;
-            _tile_loadd(6, at->weights + (n - begin) * 256, 64);
-            _tile_loadd(4, block, 32);
+        for (i64 k = 0; k < f->padded_head; k += 32) {
+            _tile_loadd(6, a->columns + k * 16, 64);
+            _tile_loadd(4, at[0] + k, stride);
             _tile_dpbf16ps(0, 4, 6);
-            if (tiles > 1) {
-                _tile_loadd(5, block + 256, 32);
-                _tile_dpbf16ps(1, 5, 6);
-            }
-            if (tiles > 2) {
-                _tile_loadd(4, block + 512, 32);
-                _tile_dpbf16ps(2, 4, 6);
-            }
-            if (tiles > 3) {
-                _tile_loadd(5, block + 768, 32);
-                _tile_dpbf16ps(3, 5, 6);
-            }
+            _tile_loadd(5, at[1] + k, stride);
+            _tile_dpbf16ps(1, 5, 6);
+            _tile_loadd(4, at[2] + k, stride);
+            _tile_dpbf16ps(2, 4, 6);
+            _tile_loadd(5, at[3] + k, stride);
+            _tile_dpbf16ps(3, 5, 6);
         }
-        float *to = at->outputs + d * 16;
+        float *to = a->scores + n * 256; /* there is room for four */
         _tile_stored(0, to, 64);
-        if (tiles > 1) _tile_stored(1, to + 256, 64);
-        if (tiles > 2) _tile_stored(2, to + 512, 64);
-        if (tiles > 3) _tile_stored(3, to + 768, 64);
+        _tile_stored(1, to + 256, 64);
+        _tile_stored(2, to + 512, 64);
+        _tile_stored(3, to + 768, 64);
     }
 }
+
+/* Hides what a column must not see; returns the largest score of each. */
+static __m512 largest_seen(const Forward *f, const Attention *a) {
+    i64 R = f->model->heads / f->model->groups, window = f->model->window, last = a->start + a->count - 1;
+    int32_t position[16];
+    for (i64 c = 0; c < 16; c++) position[c] = a->start + least(c / R, a->count - 1);
+    __m512i newest = _mm512_loadu_si512(position), oldest = _mm512_set1_epi32(0);
+    if (window) oldest = _mm512_sub_epi32(newest, _mm512_set1_epi32(window - 1));
+    __m512 hidden = _mm512_set1_ps(-INFINITY), best[4] = {hidden, hidden, hidden, hidden};
+    for (i64 n = a->begin; n < a->end; n++) {
+        float *block = a->scores + (n - a->begin) * 256;
+        int partly = n * ROWS + ROWS > a->start + 1 || (window && n * ROWS <= last - window);
+        for (i64 i = 0; partly && i < ROWS; i++) {
+            __m512i here = _mm512_set1_epi32(n * ROWS + i);
+            __mmask16 seen = _mm512_cmple_epi32_mask(here, newest) & _mm512_cmpge_epi32_mask(here, oldest);
+            _mm512_storeu_ps(block + i * 16, _mm512_mask_mov_ps(hidden, seen, _mm512_loadu_ps(block + i * 16)));
+        }
+        for (i64 i = 0; i < ROWS; i++) best[i % 4] = _mm512_max_ps(best[i % 4], _mm512_loadu_ps(block + i * 16));
+    }
+    return _mm512_max_ps(_mm512_max_ps(best[0], best[1]), _mm512_max_ps(best[2], best[3]));
+}
+
+/* Scores to unnormalised weights; returns one over their sum, for each column. */
+static __m512 soften(const Forward *f, i64 layer, const Attention *a) {
+    i64 G = f->model->groups, size = f->value_rows * ROWS;
+    __m512 by = _mm512_set1_ps(LOG2_E / sqrtf((float)f->model->head));
+    __m512 shift = _mm512_mul_ps(largest_seen(f, a), by), even = _mm512_setzero_ps(), odd = even;
+    for (i64 n = 0; n < a->end - a->begin; n++) {
+        if (a->fetches) fetch_second(f->step->values[layer] + a->block[n] * G * size, G * size);
+        for (i64 key = n * ROWS; key < (n + 1) * ROWS; key += 2) {
+            __m512 p = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(a->scores + key * 16), by, shift));
+            __m512 q = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(a->scores + key * 16 + 16), by, shift));
+            even = _mm512_add_ps(even, p);
+            odd = _mm512_add_ps(odd, q);
+            _mm512_storeu_si512(a->weights + key * 16, as_pairs(p, q));
+        }
+    }
+    return _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_add_ps(even, odd));
+}
+
+static void mix(const Forward *f, i64 layer, const Attention *a) {
+    i64 G = f->model->groups, size = f->value_rows * ROWS;
+    const half *own = f->step->values[layer] + a->group * size;
+    set_tiles(32, 8);
+    for (i64 d = 0; d < f->value_rows; d += 4 * ROWS) {
+        i64 tiles = least(4, (f->value_rows - d) / ROWS);
+        i64 second = tiles > 1 ? 256 : 0, third = tiles > 2 ? 512 : 0, fourth = tiles > 3 ? 768 : 0;
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (i64 n = 0; n < a->end - a->begin; n++) {
+            const half *block = own + a->block[n] * G * size + d * ROWS;
+            _tile_loadd(6, a->weights + n * 256, 64);
+            _tile_loadd(4, block, 32);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(5, block + second, 32);
+            _tile_dpbf16ps(1, 5, 6);
+            _tile_loadd(4, block + third, 32);
+            _tile_dpbf16ps(2, 4, 6);
+            _tile_loadd(5, block + fourth, 32);
+            _tile_dpbf16ps(3, 5, 6);
+        }
+        float *to = a->outputs + d * 16; /* there is room for four */
+        _tile_stored(0, to, 64);
+        _tile_stored(1, to + 256, 64);
+        _tile_stored(2, to + 512, 64);
+        _tile_stored(3, to + 768, 64);
+    }
+    set_tiles(64, 16);
+}
+
+static void store_outputs(const Forward *f, const Attention *a, __m512 by) {
+    i64 R = f->model->heads / f->model->groups, K = f->model->head;
+    for (i64 d = 0; d < K; d += 32) {
+        __m512i words[16];
+        for (i64 pair = 0; pair < 16; pair++) {
+            const float *from = a->outputs + (d + 2 * pair) * 16;
+            words[pair] = as_pairs(_mm512_mul_ps(_mm512_loadu_ps(from), by), _mm512_mul_ps(_mm512_loadu_ps(from + 16), by));
+        }
+        transpose(words);
+        __mmask32 here = K - d >= 32 ? 0xffffffff : (1u << (K - d)) - 1;
+        for (i64 c = 0; c < a->count * R; c++) {
+            half *to = f->attended + (a->row + c / R) * f->attended_stride + (a->group * R + c % R) * K + d;
+            _mm512_mask_storeu_epi16(to, here, words[c]);
+        }
+    }
+}
+
+static i64 attend_chunks(const Forward *f) { return f->tasks * f->model->groups / f->groups_at_once; }
 
 static void attend(const Forward *f, i64 layer, i64 chunk, byte *scratch) {
     const Model *m = f->model;
     const Step *s = f->step;
-    const Queries *q = &f->queries[chunk / m->groups];
-    i64 group = chunk % m->groups, R = m->heads / m->groups, K = m->head;
-    i64 first_query = s->contexts[q->sequence] - (s->starts[q->sequence + 1] - s->starts[q->sequence]) + q->query;
-    i64 begin = m->window ? most(0, first_query - m->window + 1) / ROWS : 0;
-    i64 end = parts(first_query + q->count, ROWS);
-    AttentionScratch at;
-    at.columns = (half *)scratch;
-    at.outputs = (float *)(scratch + MAX_HEAD * 32);
-    at.scores = (float *)(scratch + MAX_HEAD * 96);
-    at.weights = (half *)(at.scores + (end - begin) * 256);
-    load_queries(f, q, group, at.columns);
-    score(f, layer, q->sequence, group, begin, end, &at);
-    float by[16];
-    _mm512_storeu_ps(by, soften(f, layer, q, group, begin, end, &at));
-    set_tiles(32, 8);
-    mix(f, layer, q->sequence, group, begin, end, &at);
-    set_tiles(64, 16);
-    for (i64 c = 0; c < q->count * R; c++) {
-        i64 row = s->starts[q->sequence] + q->query + c / R;
-        half *to = f->attended + row * f->attended_stride + (group * R + c % R) * K;
-        for (i64 d = 0; d < K; d++) to[d] = narrow(at.outputs[d * 16 + c] * by[c]);
+    i64 chunks_each = m->groups / f->groups_at_once, each = s->block_size / ROWS;
+    const Queries *q = &f->queries[chunk / chunks_each];
+    Attention a = {.sequence = q->sequence, .count = q->count, .row = s->starts[q->sequence] + q->query};
+    a.start = s->contexts[q->sequence] - (s->starts[q->sequence + 1] - s->starts[q->sequence]) + q->query;
+    a.begin = m->window ? most(0, a.start - m->window + 1) / ROWS : 0;
+    a.end = parts(a.start + q->count, ROWS);
+    i64 room = parts(a.end - a.begin, 4) * 4 * ROWS;
+    a.columns = (half *)scratch;
+    a.outputs = (float *)(scratch + MAX_HEAD * 32);
+    a.scores = (float *)(scratch + MAX_HEAD * 96);
+    a.weights = (half *)(a.scores + room * 16);
+    a.block = (i64 *)(a.weights + room * 16);
+    const i64 *table = s->tables + a.sequence * s->table_width;
+    for (i64 n = a.begin; n < a.end; n++) a.block[n - a.begin] = each == 1 ? table[n] : table[n / each] * each + n % each;
+    for (i64 i = 0; i < f->groups_at_once; i++) {
+        a.group = chunk % chunks_each * f->groups_at_once + i;
+        a.fetches = i == 0 && f->fetch_cache;
+        load_queries(f, &a);
+        score(f, layer, &a);
+        __m512 by = soften(f, layer, &a);
+        mix(f, layer, &a);
+        store_outputs(f, &a, by);
     }
 }

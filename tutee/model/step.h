@@ -54,6 +54,8 @@ typedef struct {
     RowTile *tile;
     Queries *queries;
     i64 tiles, tasks;
+    i64 groups_at_once; /* kv heads of a chunk of attention: all of them, unless there are few queries */
+    int fetch_cache;    /* whether keys and values are fetched ahead: decoding reads each once */
     byte *scratch; /* [threads][scratch_bytes] */
     i64 scratch_bytes;
 } Forward;
@@ -92,8 +94,8 @@ static i64 lay_out(Forward *f, const Model *m, const Step *s) {
     f->low = carve(&at, rows * f->low_stride * 2);
     f->tile = carve(&at, s->cap_tokens * sizeof(RowTile));
     f->queries = carve(&at, s->cap_tokens * sizeof(Queries));
-    f->scratch_bytes = 32 * MAX_HEAD * 4 + MAX_HEAD * 32 + MAX_HEAD * 64 + (s->cap_context + 32) * (64 + 32) + 4096;
-    f->scratch_bytes = parts(f->scratch_bytes, 4096) * 4096 + 4096;
+    i64 attention = MAX_HEAD * 96 + (s->cap_context + 128) * (64 + 32 + 1);
+    f->scratch_bytes = parts(most(32 * MAX_HEAD * 4, attention), 4096) * 4096 + 256; /* not in the same sets */
     f->scratch = carve(&at, s->cap_threads * f->scratch_bytes);
     return at - s->workspace;
 }

@@ -18,15 +18,11 @@ typedef struct {
     i64 pairs, steps;  /* of 32 outputs; of 32 inputs */
 } Matrix;
 
-/* Memory on large pages, zeroed; never given back but by `release`. */
-void *reserve(i64 bytes) {
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) return NULL;
-    madvise(memory, bytes, MADV_HUGEPAGE);
-    return memory;
+/* Asks for large pages under memory that has not been touched yet. */
+void widen(void *memory, i64 bytes) {
+    uintptr_t begin = ((uintptr_t)memory + 4095) & ~(uintptr_t)4095, end = ((uintptr_t)memory + bytes) & ~(uintptr_t)4095;
+    if (end > begin) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
 }
-
-void release(void *memory, i64 bytes) { munmap(memory, bytes); }
 
 /* Rows of `from` [rows, width] become output tiles first_tile, first_tile + stride, …; every `group` rows begin a new
 tile, and take `group_tiles` of them. */

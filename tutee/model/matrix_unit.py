@@ -1,0 +1,93 @@
+"""The matrix unit of the processor: the compiled C code, memory for what it multiplies, and the layout of its tiles.
+
+Knows whether this machine has one (AMX, AVX-512) and how a matrix is cut into tiles (`tiles.h`); not whose matrices
+they are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+from collections.abc import Sequence
+from ctypes import Structure, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from tutee.model.compiled import cpu_flags, load
+
+_log = logging.getLogger(__name__)
+NEEDED = frozenset({"amx_tile", "amx_bf16", "amx_int8", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"})
+ROWS = 16
+"""Rows of a tile."""
+STEP = 2048
+"""Bytes of a pair of tiles: 32 outputs by 32 inputs."""
+STEPS_AHEAD = 8
+"""How far the C code fetches ahead."""
+LINE = 64
+LARGE = 1 << 21
+
+
+class Matrix(Structure):
+    """A packed matrix, as `tiles.h` knows it."""
+
+    _fields_ = (("tiles", c_void_p), ("bias", c_void_p), ("pairs", c_int64), ("steps", c_int64))
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled C code, or None on a machine that cannot run it."""
+    if not cpu_flags() >= NEEDED:
+        return None
+    lib = load("kernels.c")
+    if lib is None:
+        return None
+    lib.workspace_bytes.restype = lib.sampling_bytes.restype = c_int64
+    if lib.prepare() != 0:
+        _log.warning("The system does not lend the matrix unit: PyTorch computes instead, slower")
+        return None
+    return lib
+
+
+class Tiles:
+    """Zeroed memory for pairs of tiles; on large pages where there are so many that it pays."""
+
+    def __init__(self, pairs: int) -> None:
+        size = STEP * (pairs + STEPS_AHEAD)
+        self._memory = torch.zeros(size + LINE, dtype=torch.uint8)
+        lib = library()
+        if lib is not None and size > LARGE:
+            lib.widen(c_void_p(self._memory.data_ptr()), c_int64(size))
+        self.address = -(-self._memory.data_ptr() // LINE) * LINE
+
+
+def pack(tiles: int, steps: int, first: int, stride: int, weight: Tensor, group: int, group_tiles: int) -> None:
+    """Write a matrix [rows, width] as tiles `first`, `first + stride`, … at an address.
+
+    Args:
+        steps: of 32 inputs.
+        group: rows after which a new tile begins (a head).
+        group_tiles: tiles that a group takes.
+    """
+    lib = library()
+    assert lib is not None
+    weight = weight.detach().to(torch.bfloat16).contiguous()
+    rows, width = weight.shape
+    numbers = (steps, first, stride)
+    lib.pack(
+        c_void_p(tiles),
+        *(c_int64(n) for n in numbers),
+        c_void_p(weight.data_ptr()),
+        *(c_int64(n) for n in (rows, width, group, group_tiles)),
+    )
+
+
+def steps_of(width: int) -> int:
+    """Steps along `width` inputs."""
+    return -(-width // 32)
+
+
+def stamp_of(parameters: Sequence[Tensor]) -> tuple[int, ...]:
+    """Differs when one of them was changed in place or moved."""
+    return tuple([p._version for p in parameters] + [p.data_ptr() for p in parameters])

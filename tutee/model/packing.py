@@ -1,0 +1,144 @@
+"""A decoder's matrices, and an adapter's, cut into tiles for the C code.
+
+Knows which matrices are multiplied together and in which order their outputs lie; not when a copy is out of date.
+
+Axes: D input width, O outputs, r ranks of an adapter side by side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import Structure
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tutee.model.config import DecoderConfig
+from tutee.model.lora import Lora
+from tutee.model.matmul import Projection
+from tutee.model.matrix_unit import ROWS, Matrix, Tiles, pack, stamp_of, steps_of
+
+MATRICES = ("qkv", "out", "glu", "down")
+
+
+class AdapterMatrices(Structure):
+    """What an adapter adds to one matrix; no tiles: nothing."""
+
+    _fields_ = (("a", Matrix), ("b", Matrix))
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWeights:
+    """The parameters of one block, under its name (`model.layers.0`)."""
+
+    name: str
+    q: Projection
+    k: Projection
+    v: Projection
+    out: Projection
+    gate: Projection
+    up: Projection
+    down: Projection
+    norm_in: Tensor
+    norm_mid: Tensor
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+
+    @property
+    def projections(self) -> dict[str, tuple[Projection, ...]]:
+        """Those that are multiplied together, by the names of `MATRICES`."""
+        return {
+            "qkv": (self.q, self.k, self.v),
+            "out": (self.out,),
+            "glu": (self.gate, self.up),
+            "down": (self.down,),
+        }
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The same by module name, as adapters know them."""
+        attention, mlp = f"{self.name}.self_attn", f"{self.name}.mlp"
+        return {
+            "qkv": (f"{attention}.q_proj", f"{attention}.k_proj", f"{attention}.v_proj"),
+            "out": (f"{attention}.o_proj",),
+            "glu": (f"{mlp}.gate_proj", f"{mlp}.up_proj"),
+            "down": (f"{mlp}.down_proj",),
+        }
+
+
+class Shape:
+    """How outputs of the four matrices are cut into tiles."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        self.head, self.head_tiles = config.head_dim, 2 * -(-config.head_dim // 32)
+        self.inner_tiles = -(-config.intermediate_size // ROWS)
+        self.width = config.hidden_size
+        self.width_tiles = 2 * -(-config.hidden_size // 32)
+        self.pairs = {
+            "qkv": heads * self.head_tiles // 2,
+            "out": self.width_tiles // 2,
+            "glu": self.inner_tiles,
+            "down": self.width_tiles // 2,
+        }
+
+    def pack(self, which: str, tiles: int, steps: int, weights: Sequence[Tensor]) -> None:
+        """Write matrices [O, width], bfloat16, one beside the other, as the tiles of one."""
+        begin = 0
+        for i, weight in enumerate(weights):
+            if which == "qkv":
+                first, stride, group, group_tiles = begin, 1, self.head, self.head_tiles
+                begin += len(weight) // self.head * self.head_tiles
+            elif which == "glu":  # a gate's tile and its partner's make a pair
+                first, stride, group, group_tiles = i, 2, len(weight), self.inner_tiles
+            else:
+                first, stride, group, group_tiles = 0, 1, len(weight), self.width_tiles
+            pack(tiles, steps, first, stride, weight, group, group_tiles)
+
+    def bias(self, which: str, projections: Sequence[Projection]) -> Tensor | None:
+        """float32, in the order of the tiles."""
+        biases = [p.bias for p in projections]
+        if all(bias is None for bias in biases):
+            return None
+        group, padded = (self.head, self.head_tiles * ROWS) if which == "qkv" else (self.width, self.width_tiles * ROWS)
+        whole = torch.cat([torch.zeros(len(p.weight)) if p.bias is None else p.bias.float() for p in projections])
+        return nn.functional.pad(whole.view(-1, group), (0, padded - group)).flatten().contiguous()
+
+
+class PackedAdapter:
+    """An adapter's matrices in tiles, as they were when this was made.
+
+    `stamp` is that of its `parameters` then; `rank` the widest row of A's outputs, a multiple of 32.
+    """
+
+    def __init__(self, lora: Lora, blocks: Sequence[BlockWeights], shape: Shape) -> None:
+        self.parameters = list(lora.parameters())
+        self.stamp = stamp_of(self.parameters)
+        self.rank = 0
+        self._structures = (AdapterMatrices * (len(blocks) * len(MATRICES)))()
+        self._tiles: list[Tiles] = []
+        for i, block in enumerate(blocks):
+            for j, which in enumerate(MATRICES):
+                widths = [len(p.weight) for p in block.projections[which]]
+                with torch.no_grad():
+                    pair = lora.matrices(block.names[which], tuple(widths), torch.bfloat16)
+                if pair is not None:
+                    self._pack(self._structures[i * len(MATRICES) + j], which, *pair, widths, shape)
+
+    @property
+    def address(self) -> int:
+        """Of the structures, for all layers and matrices."""
+        return ctypes.addressof(self._structures)
+
+    def _pack(
+        self, to: AdapterMatrices, which: str, a_rD: Tensor, b_Or: Tensor, widths: list[int], shape: Shape
+    ) -> None:
+        ranks, steps, pairs = steps_of(len(a_rD)), steps_of(a_rD.shape[1]), shape.pairs[which]
+        self.rank = max(self.rank, 32 * ranks)
+        a, b = Tiles(ranks * steps), Tiles(pairs * ranks)
+        self._tiles += [a, b]
+        pack(a.address, steps, 0, 1, a_rD, len(a_rD), 2 * ranks)
+        shape.pack(which, b.address, ranks, torch.split(b_Or, widths))
+        to.a, to.b = Matrix(a.address, None, ranks, steps), Matrix(b.address, None, pairs, ranks)
