@@ -228,7 +228,7 @@ class Decoder(nn.Module):
             assert native is not None, "only a decoder with `native` reads a TiledCache"
             return native.forward(tokens_T, positions_T, layout)
         if self.dtype == torch.bfloat16 and layout.cache is None and not self.cut:
-            blocks = [block.parts() for block in self.model.layers]
+            blocks = [block.parts() for block in self.model.layers if isinstance(block, Block)]
             network = Network(self.config, self.dtype, blocks, self.rope_cos, self.rope_sin)
             x_TD = functional.embedding(tokens_T, self.model.embed_tokens.weight)
             return self.model.norm(packed_pass(network, x_TD, positions_T, layout))  # type: ignore[no-any-return]
