@@ -1,85 +1,149 @@
-"""How fast the trainer is: real tokens a second and peak memory of one optimizer step, by method.
+"""How fast the trainer is, beside TRL and a plain transformers loop: same machine, model, tokens and threads, one run.
 
-    python bench/train.py --model ~/.tutee/models/smollm2-135m-instruct --methods sft-lora dpo-lora sft-full
+    make bench-env                                     # once: the peers
+    python bench/train.py --model ~/.tutee/models/smollm2-135m-instruct
+    python bench/train.py --rows dpo_lora --quick      # one row, tiny: does it run?
 
-Lengths are drawn like short chats (40 to 300 tokens), the same for every method and run. One warm-up step, then the
-median of `--steps`. Measures our trainer only. The last line is one JSON object.
+Every program runs in a process of its own, one after the other; one warm-up step, then the median of `--steps`. Tokens
+are real ones: padding is not work. The ceiling is the rate of PyTorch's bfloat16 matrix product in this very run, over
+the operations of a token. A peer that is not there, or that fails, is said, not guessed. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import statistics
+import os
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 
-from tutee.model.pretrained import Pretrained, load_pretrained
-from tutee.train.batch import Example, Group, Loss, pack_groups, split_groups, totals
-from tutee.train.dpo import DpoConfig, with_references
-from tutee.train.sft import token_mean_loss
-from tutee.train.trainer import Trainer, TrainerConfig
+from bench.train_work import Work, make_work, tokens_of
+from tutee.model.config import DecoderConfig
+from tutee.model.tokenizer import Tokenizer
 
-METHODS = ("sft-lora", "dpo-lora", "sft-full")
+ROOT = Path(__file__).resolve().parents[1]
+PEER_PYTHON = ROOT / ".venv-bench/bin/python"
+ROWS: dict[str, tuple[str, ...]] = {
+    "sft_full": ("trl", "transformers"),
+    "sft_lora": ("trl", "transformers"),
+    "dpo_lora": ("trl",),
+    "reward": ("trl",),
+    "grpo": ("trl",),
+    "ppo": (),
+    "memory": ("transformers",),
+}
+"""Rows, and who is compared in each; TRL has no PPO any more."""
+GOALS = {
+    "sft_full": {"trl": 2.2, "transformers": 1.3},
+    "sft_lora": {"trl": 2.2},
+    "dpo_lora": {"trl": 2.5},
+    "reward": {"trl": 1.8},
+    "grpo": {"trl": 5.0},
+}
+"""How many times as fast as each peer."""
 
 
-def random_groups(model: Pretrained, pairs: bool, tokens: int, seed: int = 0) -> list[Group]:
-    """Groups of random tokens, at least `tokens` in all; the first third of each example is prompt."""
-    dice = np.random.default_rng(seed)
-    groups: list[Group] = []
-    while sum(group.num_tokens for group in groups) < tokens:
-        examples = []
-        for _ in range(2 if pairs else 1):
-            length = int(np.clip(dice.lognormal(4.8, 0.5), 40, 300))
-            ids = tuple(int(i) for i in dice.integers(0, model.config.vocab_size, length))
-            examples.append(Example(ids, tuple(float(t > length // 3) for t in range(length))))
-        groups.append(Group(tuple(examples), ranks=(0, 1) if pairs else None))
-    return groups
+def words_of(tokenizer: Tokenizer) -> list[int]:
+    """Ids of common English words with a space before, each of which is one token wherever it stands."""
+    found = [i for i in range(2000, 12000) if re.fullmatch(r" [a-z]{3,9}", tokenizer.decode([i]))]
+    assert tokenizer.encode(tokenizer.decode(found)) == found
+    return found
 
 
-def measure(folder: Path, method: str, tokens: int, steps: int, budget: int) -> dict[str, float]:
-    """Tokens a second of whole optimizer steps (forward, backward, clip, update)."""
-    model = load_pretrained(folder)
-    trainer = Trainer(model, TrainerConfig(full=method.endswith("full")))
-    groups = random_groups(model, method.startswith("dpo"), tokens)
-    loss: Loss = token_mean_loss
-    if method.startswith("dpo"):
-        loss, groups = DpoConfig().loss(), with_references(groups, trainer.score)
-    batches = [pack_groups(part) for part in split_groups(groups, budget)]
-    seconds = []
-    for _ in range(steps + 1):
-        start = time.perf_counter()
-        for batch in batches:
-            trainer.forward_backward(batch, loss, totals(groups))
-        trainer.optim_step(1e-6)
-        seconds.append(time.perf_counter() - start)
-    count = sum(group.num_tokens for group in groups)
-    median = statistics.median(seconds[1:])
-    return {"tokens_per_s": round(count / median, 1), "step_s": round(median, 2), "tokens": count}
+def ceiling(config: DecoderConfig, seconds: float = 1.5) -> dict[str, float]:
+    """bfloat16 matrix products of this model's largest shape, and what they would make of full training."""
+    D, F = config.hidden_size, config.intermediate_size
+    x, w = torch.randn(1024, D).bfloat16(), torch.randn(2 * F, D).bfloat16()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begun = time.perf_counter()
+        torch.nn.functional.linear(x, w)
+        best = min(best, time.perf_counter() - begun)
+    rate = 2 * 1024 * D * 2 * F / best
+    heads = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+    weights = config.num_hidden_layers * D * (heads + 3 * F) + config.vocab_size * D
+    return {"tflops": rate / 1e12, "tokens_per_s": rate / (6 * weights)}
+
+
+def run(python: Path | str, program: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """What the program's last line says, or `{"missing": why}`."""
+    if not Path(python).exists():
+        return {"missing": "`make bench-env` was not run"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(asked["threads"]), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [str(python), str(ROOT / "bench" / program)],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        return {"missing": f"ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"}
+    answer: dict[str, Any] = json.loads(lines[-1])
+    return answer
+
+
+def measure(row: str, work: Work, options: argparse.Namespace) -> dict[str, Any]:
+    """Our numbers and the peers', with ratios."""
+    asked = {"row": row, "model": str(options.model), "threads": options.threads, "steps": options.steps, "work": work}
+    result: dict[str, Any] = {"tokens": tokens_of(work), "tutee": run(sys.executable, "train_ours.py", asked)}
+    for peer in ROWS[row]:
+        if peer in options.peers:
+            steps = options.peer_steps if row != "grpo" else 0
+            result[peer] = run(PEER_PYTHON, "train_peer.py", asked | {"peer": peer, "steps": steps})
+    for name, found in result.items():
+        if isinstance(found, dict) and "seconds" in found:
+            found["tokens_per_s"] = result["tokens"] / found["seconds"]
+            print(f"{row:9} {name:13}" + "".join(f"  {key} {value:.3g}" for key, value in found.items()), flush=True)
+        elif isinstance(found, dict):
+            print(f"{row:9} {name:13}  {found['missing']}", flush=True)
+    ours = result["tutee"]
+    for peer in ROWS[row]:
+        if "seconds" in ours and "seconds" in result.get(peer, {}):
+            ratio = result[peer]["seconds"] / ours["seconds"]
+            memory = ours["peak_gib"] / result[peer]["peak_gib"]
+            result[f"vs_{peer}"] = {"speed": ratio, "memory": memory, "goal": GOALS.get(row, {}).get(peer)}
+            print(f"{row:9} {ratio:.2f} times as fast as {peer}, {memory:.2f} times its memory", flush=True)
+    return result
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--peers", nargs="*", choices=("trl", "transformers"), default=["trl", "transformers"])
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--steps", type=int, default=5, help="of ours, after one to warm up")
+    parser.add_argument("--peer-steps", type=int, default=2, help="of a peer's; 0 measures the first")
+    parser.add_argument("--quick", action="store_true", help="an eighth of the work")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--tokens", type=int, default=1024, help="tokens in one optimizer step")
-    parser.add_argument("--budget", type=int, default=2048, help="tokens in one microbatch")
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=0)
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    result: dict[str, object] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    for method in arguments.methods:
-        row = measure(arguments.model, method, arguments.tokens, arguments.steps, arguments.budget)
-        row["peak_gib_so_far"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
-        print(f"{method}: {row}", flush=True)
-        result[method] = row
-    print(json.dumps(result))
+    options = parse()
+    torch.set_num_threads(options.threads)
+    words = words_of(Tokenizer(options.model))
+    top = ceiling(DecoderConfig.from_hf(json.loads((options.model / "config.json").read_text(encoding="utf-8"))))
+    print(f"ceiling: {top['tflops']:.2f} TFLOP/s, {top['tokens_per_s']:.0f} tokens/s of full training", flush=True)
+    rows = {row: measure(row, make_work(row, words, options.quick), options) for row in options.rows}
+    full = rows.get("sft_full", {}).get("tutee", {})
+    if "tokens_per_s" in full:
+        top["share_of_sft_full"] = full["tokens_per_s"] / top["tokens_per_s"]
+        print(f"full training runs at {top['share_of_sft_full']:.0%} of the ceiling")
+    if all("seconds" in rows.get(row, {}).get("tutee", {}) for row in ("ppo", "grpo")):
+        rows["ppo"]["vs_grpo"] = rows["ppo"]["tutee"]["seconds"] / rows["grpo"]["tutee"]["seconds"]
+        print(f"a PPO step takes {rows['ppo']['vs_grpo']:.2f} times a GRPO step (goal: at most 1.8)")
+    print(json.dumps({"threads": options.threads, "torch": torch.__version__, "ceiling": top, "rows": rows}))
 
 
 if __name__ == "__main__":
