@@ -196,7 +196,7 @@ def run_dpo(model: Pretrained, pairs: list[Group], seed: int) -> Trainer:
     return trainer
 
 
-def measure(seed: int, comparisons: int = 400, steps: int = 40) -> dict[str, Any]:
+def measure(seed: int, comparisons: int = 1000, steps: int = 30) -> dict[str, Any]:
     """SFT, reward model, PPO with and without a price of KL, DPO: gold scores, win rates, over-optimisation curves."""
     model = talker(seed)
     start = Trainer(model, TrainerConfig(rank=1))
@@ -212,7 +212,7 @@ def measure(seed: int, comparisons: int = 400, steps: int = 40) -> dict[str, Any
         "reward_accuracy": accuracy(reward, held_out),
         "reward_ceiling": ceiling,
     }
-    for name, price in (("ppo", 0.1), ("ppo_free", 0.0)):
+    for name, price in (("ppo", 0.2), ("ppo_free", 0.0)):
         trainer, history = run_ppo(model, reward, scale, price, steps, seed)
         after = sample(model, trainer, 256, 1, seed + 100)
         out[f"gold_{name}"] = float(np.mean([r.reward for r in after]))

@@ -1,6 +1,6 @@
 """One real reinforcement run: a reasoning-gym task that the default model sometimes gets right, learned by GRPO.
 
-    python bench/reasoning.py --model ~/.tutee/models/smollm2-135m-instruct --folder runs/spell --plot docs/learning.svg
+    python bench/reasoning.py --model ~/.tutee/models/smollm2-135m-instruct --folder runs/sums --plot docs/learning.svg
 
 Killed and started again it goes on. Every ten steps the policy answers 64 questions that are never trained on. The last
 line is one JSON object.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,20 +30,28 @@ from tutee.train.trainer import Trainer, TrainerConfig
 HELD_OUT = 10_000_000
 """Questions from this number on are never trained on."""
 
+SUMS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+
+
+def last_number(text: str) -> str | None:
+    """What is judged: the last number of an answer, or all of it where there is none."""
+    found = re.findall(r"-?\d+", text)
+    return found[-1] if found else None
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--task", default="spell_backward")
-    parser.add_argument("--settings", type=json.loads, default={"min_word_len": 3, "max_word_len": 4})
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--task", default="chain_sum")
+    parser.add_argument("--settings", type=json.loads, default=SUMS)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--variant", default="dapo")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     model = load_pretrained(arguments.model)
-    environment = ReasoningGym(arguments.task, settings=arguments.settings)
+    environment = ReasoningGym(arguments.task, settings=arguments.settings, extract=last_number)
     trainer = Trainer(model, TrainerConfig(rank=16, beta2=0.95))
     reference = Reference(trainer)
     engine = Engine(model, max_batch=128, cache_tokens=16384, autostart=False)
