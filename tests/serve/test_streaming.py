@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+from collections import deque
+from functools import partial
+from typing import Any
 
 import httpx
 
 from tests.serve.conftest import Running
 from tutee.engine.request import Chunk
 from tutee.errors import Unavailable
+from tutee.serve.streaming import Doorbell, News
 
 BODY = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10, "stream": True}
 
@@ -68,3 +74,42 @@ def test_an_engine_error_in_mid_stream_is_an_error_event_and_the_end(server: Run
     }
     with pytest.raises(openai.APIError, match="The engine stopped"):
         list(server.sdk().chat.completions.create(**BODY))  # type: ignore[call-overload]
+
+
+def test_one_wake_up_for_all_that_comes_before_the_loop_answers() -> None:
+    async def run() -> tuple[int, list[int]]:
+        loop, bell = asyncio.get_running_loop(), Doorbell.here()
+        rings, called, real = 0, [], loop.call_soon_threadsafe
+
+        def counting(*args: Any) -> Any:
+            nonlocal rings
+            rings += 1
+            return real(*args)
+
+        loop.call_soon_threadsafe = counting  # type: ignore[method-assign]
+        for i in range(64):
+            bell.call(partial(called.append, i))
+        await asyncio.sleep(0.01)
+        return rings, called
+
+    assert asyncio.run(run()) == (1, list(range(64)))
+
+
+def test_no_news_is_lost_between_threads() -> None:
+    async def run() -> int:
+        news, told, heard = News(), deque[int](), 0
+
+        def tell() -> None:
+            for i in range(5000):
+                told.append(i)
+                news.tell()
+
+        threads = [threading.Thread(target=tell) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        while heard < 10_000:
+            await asyncio.wait_for(news.wait(), 5)
+            heard += len([told.popleft() for _ in range(len(told))])
+        return heard
+
+    assert asyncio.run(run()) == 10_000

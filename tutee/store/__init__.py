@@ -44,8 +44,9 @@ jobs           add(method, model, config, *, actor_id=None, training_file=None, 
                seed=0, snapshot_sha=None, metadata=None) -> Job · get(id)
                list(limit=20, after=None, metadata=None) -> Page
                lease(worker_id, seconds, alone=True) -> Job|None · renew(id, worker_id, seconds) -> bool (False: lost)
-               release(id, worker_id, died=False) back to the queue · finish(id, *, version_id=None, fine_tuned_model=None,
-               trained_tokens=None, result_files=()) · fail(id, code, message, param=None) · mark_cancelled(id)
+               release(id, worker_id, died=False) back to the queue
+               finish(id, *, version_id=None, fine_tuned_model=None, trained_tokens=None, result_files=())
+               fail(id, code, message, param=None) · mark_cancelled(id)
                request_cancel(id) -> Job · cancelled(id) -> bool (was it asked for?) · set_snapshot(id, sha)
                set_hyperparameters(id, values)
                event(id, level, message, data=None) · events(id, limit=20, after=None) -> Page
