@@ -46,7 +46,7 @@ from tutee.train.loop import LoopConfig, train
 from tutee.train.preference_head import Labels, fit_head
 from tutee.train.progress import Progress
 from tutee.train.reward import RewardConfig, reward_groups
-from tutee.train.reward_model import RewardModel, gather_evidence, last_states, probe
+from tutee.train.reward_model import RewardModel, last_states, probe
 from tutee.train.trainer import Trainer, TrainerConfig
 
 Scores = NDArray[np.float64]
@@ -205,7 +205,7 @@ def by_lora(model: Pretrained, pairs: Pairs, folder: Path, arguments: argparse.N
     started = time.perf_counter()
     head = ValueHead(model.config.hidden_size)
     groups = groups_of(model, pairs.train[: arguments.most])
-    if arguments.probe:
+    if arguments.probe and not folder.exists():  # a run that goes on takes its head from the checkpoint
         probe(model, head, groups)
     trainer = Trainer(model, TrainerConfig(rank=arguments.rank, alpha=2 * arguments.rank), head=head)
     loop = LoopConfig(batch_size=16, learning_rate=arguments.rate, checkpoint_every=5)
@@ -215,7 +215,7 @@ def by_lora(model: Pretrained, pairs: Pairs, folder: Path, arguments: argparse.N
 
     result = train(trainer, groups, RewardConfig().loss(), loop, folder, report=say)
     seconds = time.perf_counter() - started
-    reward = RewardModel(model, trainer.lora, head, gather_evidence(model, trainer.lora, head, groups))
+    reward = RewardModel(model, trainer.lora, head)
     judged = [reward.judge([[*row.prompt, row.answers[i]] for row in pairs.test]) for i in (0, 1)]
     better, worse = (np.array([judgement.score for judgement in side]) for side in judged)
     found = accuracy(better, worse)
