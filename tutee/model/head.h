@@ -95,15 +95,17 @@ static void split_row(const Logits *l, i64 row) {
 }
 
 /* Sums of digit products in tiles 0 (of weight 2^24), 1 (2^16) and 2 (2^8); low times lowest is left out. */
-static void logit_tile(const Logits *l, const byte *w, i64 row, int fetch_ahead) {
+static inline __attribute__((always_inline)) void logit_tile(const Logits *l, const byte *w, i64 row, const int fetch) {
+    const byte *panel = w + l->steps * STEP;
     i64 stride = l->steps * 64, plane = (l->rows + ROWS) * stride;
     const int8_t *digits = l->digits + row * stride;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     for (i64 k = 0; k < l->steps; k++, w += STEP) {
-        if (fetch_ahead)
-            for (int line = 0; line < STEP; line += LANE) _mm_prefetch(w + AHEAD + line, _MM_HINT_T0);
+        for (int line = 0; fetch && line < STEP; line += LANE)
+            if (fetch == SOON) _mm_prefetch(w + AHEAD + line, _MM_HINT_T0);
+            else _mm_prefetch(panel + k * STEP + line, _MM_HINT_T1);
         _tile_loadd(3, digits + k * 64, stride);
         _tile_loadd(4, digits + plane + k * 64, stride);
         _tile_loadd(5, digits + 2 * plane + k * 64, stride);
@@ -124,7 +126,9 @@ static void logit_chunk(const Logits *l, i64 chunk) {
         const byte *w = h->tiles + token / ROWS * l->steps * STEP;
         __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(h->scale + token), _mm512_set1_ps(256.0f));
         for (i64 row = 0; row < l->rows; row += ROWS) {
-            logit_tile(l, w, row, row == 0);
+            if (row == 0) logit_tile(l, w, row, SOON);
+            else if (row == ROWS) logit_tile(l, w, row, LATER);
+            else logit_tile(l, w, row, NOTHING);
             _tile_stored(0, sums[0], 64);
             _tile_stored(1, sums[1], 64);
             _tile_stored(2, sums[2], 64);

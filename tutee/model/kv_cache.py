@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tutee.model.config import DecoderConfig
-from tutee.model.matrix_unit import ROWS, library
+from tutee.model.matrix_unit import ROWS, on_large_pages
 
 
 class KVCache:
@@ -44,8 +44,11 @@ class KVCache:
         key_shape, value_shape = self._shapes(config)
         layers = range(config.num_hidden_layers)
         # Zeros, not garbage: padded reads are masked, but a NaN times a zero weight is still a NaN.
-        self.keys = [torch.zeros(key_shape, dtype=dtype, device=device) for _ in layers]
-        self.values = [torch.zeros(value_shape, dtype=dtype, device=device) for _ in layers]
+        self.keys = [self._room(key_shape, device) for _ in layers]
+        self.values = [self._room(value_shape, device) for _ in layers]
+
+    def _room(self, shape: tuple[int, ...], device: torch.device | str) -> Tensor:
+        return torch.zeros(shape, dtype=self.dtype, device=device)
 
     def _shapes(self, config: DecoderConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
         shape = (self.num_blocks * self.block_size, config.num_key_value_heads, config.head_dim)
@@ -95,16 +98,15 @@ class TiledCache(KVCache):
             raise ValueError(f"block_size is {block_size}; it must be a multiple of {ROWS}")
         self._head_dim = config.head_dim
         super().__init__(config, num_blocks, block_size, torch.bfloat16)
-        lib = library()
-        if lib is not None:
-            for stored in (*self.keys, *self.values):  # large pages: attention visits a new one every few hundred bytes
-                lib.widen(ctypes.c_void_p(stored.data_ptr()), ctypes.c_int64(stored.nbytes))
         self._key_pointers = _pointers(self.keys)
         self._value_pointers = _pointers(self.values)
 
     def _shapes(self, config: DecoderConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
         tiles, heads = self.num_blocks * self.block_size // ROWS, config.num_key_value_heads
         return (tiles, heads, ROWS, _up(config.head_dim, 32)), (tiles, heads, _up(config.head_dim, ROWS), ROWS)
+
+    def _room(self, shape: tuple[int, ...], device: torch.device | str) -> Tensor:
+        return on_large_pages(torch.empty(shape, dtype=self.dtype)).zero_()
 
     @property
     def addresses(self) -> tuple[int, int]:

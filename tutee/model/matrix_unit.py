@@ -50,15 +50,20 @@ def library() -> ctypes.CDLL | None:
     return lib
 
 
+def on_large_pages(untouched: Tensor) -> Tensor:
+    """The same memory, which the system is asked to back with large pages: what is read in one go is read faster."""
+    lib = library()
+    if lib is not None and untouched.nbytes >= LARGE:
+        lib.widen(c_void_p(untouched.data_ptr()), c_int64(untouched.nbytes))
+    return untouched
+
+
 class Tiles:
-    """Zeroed memory for pairs of tiles; on large pages where there are so many that it pays."""
+    """Zeroed memory for pairs of tiles."""
 
     def __init__(self, pairs: int) -> None:
-        size = STEP * (pairs + STEPS_AHEAD)
-        self._memory = torch.zeros(size + LINE, dtype=torch.uint8)
-        lib = library()
-        if lib is not None and size > LARGE:
-            lib.widen(c_void_p(self._memory.data_ptr()), c_int64(size))
+        size = STEP * (pairs + STEPS_AHEAD) + LINE
+        self._memory = on_large_pages(torch.empty(size, dtype=torch.uint8)).zero_()
         self.address = -(-self._memory.data_ptr() // LINE) * LINE
 
 

@@ -12,8 +12,9 @@ typedef struct {
     i64 sequence, row, start; /* of the first query: its row, its position */
     i64 count;                /* queries */
     i64 group, begin, end;    /* kv head; blocks of 16 keys */
-    int fetches;              /* whether this group is the first to read these blocks: it fetches for the others too */
     i64 *block;               /* [end - begin]: where in the cache */
+    const i64 *next;          /* the same for the sequence that comes after this, or NULL: what to fetch meanwhile */
+    i64 next_blocks;
     half *columns;            /* queries: [K / 32][16 pairs][16 columns][2] */
     float *outputs;           /* [K to 16][16 columns] */
     float *scores;            /* [keys][16 columns] */
@@ -70,13 +71,13 @@ static void load_queries(const Forward *f, const Attention *a) {
 
 static void score(const Forward *f, i64 layer, const Attention *a) {
     i64 G = f->model->groups, size = ROWS * f->padded_head, stride = 2 * f->padded_head, blocks = a->end - a->begin;
-    const half *keys = f->step->keys[layer], *own = keys + a->group * size;
+    i64 value_size = f->value_rows * ROWS;
+    const half *own = f->step->keys[layer] + a->group * size, *values = f->step->values[layer] + a->group * value_size;
     for (i64 n = 0; n < blocks; n += 4) {
         i64 count = least(4, blocks - n);
         const half *at[4];
         for (i64 i = 0; i < 4; i++) at[i] = own + a->block[n + least(i, count - 1)] * G * size;
-        if (a->fetches)
-            for (i64 i = n + 4; i < least(n + 8, blocks); i++) fetch_second(keys + a->block[i] * G * size, G * size);
+        for (i64 i = n; a->next && i < n + count; i++) fetch_second(values + a->block[i] * G * value_size, value_size);
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
@@ -123,11 +124,12 @@ static __m512 largest_seen(const Forward *f, const Attention *a) {
 
 /* Scores to unnormalised weights; returns one over their sum, for each column. */
 static __m512 soften(const Forward *f, i64 layer, const Attention *a) {
-    i64 G = f->model->groups, size = f->value_rows * ROWS;
+    i64 G = f->model->groups, size = f->padded_head * ROWS;
+    const half *keys = f->step->keys[layer] + a->group * size;
     __m512 by = _mm512_set1_ps(LOG2_E / sqrtf((float)f->model->head));
     __m512 shift = _mm512_mul_ps(largest_seen(f, a), by), even = _mm512_setzero_ps(), odd = even;
     for (i64 n = 0; n < a->end - a->begin; n++) {
-        if (a->fetches) fetch_second(f->step->values[layer] + a->block[n] * G * size, G * size);
+        if (a->next && n < a->next_blocks) fetch_second(keys + a->next[n] * G * size, size);
         for (i64 key = n * ROWS; key < (n + 1) * ROWS; key += 2) {
             __m512 p = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(a->scores + key * 16), by, shift));
             __m512 q = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(a->scores + key * 16 + 16), by, shift));
@@ -207,9 +209,13 @@ static void attend(const Forward *f, i64 layer, i64 chunk, byte *scratch) {
     a.block = (i64 *)(a.weights + room * 16);
     const i64 *table = s->tables + a.sequence * s->table_width;
     for (i64 n = a.begin; n < a.end; n++) a.block[n - a.begin] = each == 1 ? table[n] : table[n / each] * each + n % each;
+    if (f->fetch_cache && each == 1 && !m->window) {
+        i64 next = least(a.sequence + 1, s->sequences - 1);
+        a.next = s->tables + next * s->table_width;
+        a.next_blocks = parts(s->contexts[next], ROWS);
+    }
     for (i64 i = 0; i < f->groups_at_once; i++) {
         a.group = chunk % chunks_each * f->groups_at_once + i;
-        a.fetches = i == 0 && f->fetch_cache;
         load_queries(f, &a);
         score(f, layer, &a);
         __m512 by = soften(f, layer, &a);

@@ -21,13 +21,15 @@ static void product(const Forward *f, const Matrix *w, i64 layer, int which, con
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
-        if (both && fetch) multiply(1, 1, a0, a1, bytes, tiles, w->steps);
-        else if (both) multiply(1, 0, a0, a1, bytes, tiles, w->steps);
-        else if (fetch) multiply(0, 1, a0, a0, bytes, tiles, w->steps);
-        else multiply(0, 0, a0, a0, bytes, tiles, w->steps);
+        const byte *later = tiles + pairs * w->steps * STEP; /* this thread's next chunk */
+        if (both && fetch == SOON) multiply(1, SOON, a0, a1, bytes, tiles, w->steps, later);
+        else if (both && fetch == LATER) multiply(1, LATER, a0, a1, bytes, tiles, w->steps, later);
+        else if (both) multiply(1, NOTHING, a0, a1, bytes, tiles, w->steps, later);
+        else if (fetch == SOON) multiply(0, SOON, a0, a0, bytes, tiles, w->steps, later);
+        else multiply(0, NOTHING, a0, a0, bytes, tiles, w->steps, later);
         if (add0) {
             const Matrix *b = &add0->b;
-            multiply(0, 0, (const byte *)low0, NULL, low_bytes, b->tiles + (from + p) * b->steps * STEP, b->steps);
+            multiply(0, 0, (const byte *)low0, NULL, low_bytes, b->tiles + (from + p) * b->steps * STEP, b->steps, 0);
         }
         if (add1) {
             const Matrix *b = &add1->b;
@@ -51,7 +53,7 @@ static void lower(const Forward *f, i64 layer, int which, const half *a, i64 str
         _tile_zero(0);
         _tile_zero(1);
         multiply(0, 0, (const byte *)(a + tile->row * stride), NULL, 2 * stride,
-                 adapter->a.tiles + p * adapter->a.steps * STEP, adapter->a.steps);
+                 adapter->a.tiles + p * adapter->a.steps * STEP, adapter->a.steps, 0);
         _tile_stored(0, c, 128);
         _tile_stored(1, c + 16, 128);
         for (i64 r = 0; r < tile->count; r++) {
@@ -103,7 +105,7 @@ static void place_head(const Forward *f, i64 layer, i64 row, i64 head, float *c)
     if (head < H + G) {
         half *to = head < H ? f->q + row * f->q_stride + head * f->padded_head
                             : s->keys[layer] + ((block * G + head - H) * ROWS + offset) * f->padded_head;
-        for (i64 d = 0; d < K; d++) to[d] = narrow(c[d]);
+        for (i64 d = 0; d < K; d += 16) _mm256_mask_storeu_epi16(to + d, first(K - d), to_half(c + d));
     } else {
         half *to = s->values[layer] + (block * G + head - H - G) * f->value_rows * ROWS + offset;
         for (i64 d = 0; d < K; d++) to[d * ROWS] = narrow(c[d]);
@@ -124,9 +126,11 @@ static void product_chunk(const Forward *f, i64 layer, int which, i64 chunk, flo
     i64 begin = chunk / columns * TILES_PER_CHUNK, end = least(begin + TILES_PER_CHUNK, f->tiles);
     const half *a = which == OUT ? f->attended : which == DOWN ? f->inner : f->normed;
     i64 stride = which == OUT ? f->attended_stride : which == DOWN ? f->inner_stride : f->normed_stride;
+    int fetch = SOON;
     for (i64 t = begin; t < end; t += 2) {
         int both = t + 1 < end;
-        product(f, w, layer, which, a, stride, t, both, t == begin, from, pairs, c);
+        product(f, w, layer, which, a, stride, t, both, fetch, from, pairs, c);
+        fetch = fetch == SOON ? LATER : NOTHING;
         for (i64 u = t; u < t + 1 + both; u++)
             for (i64 r = 0; r < f->tile[u].count; r++) {
                 i64 row = f->tile[u].row + r;

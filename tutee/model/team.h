@@ -2,8 +2,9 @@
 
 A job is phases in order; a phase is chunks in any order. There is no barrier that every thread must reach: a phase is
 over when its chunks are done, so a helper that sleeps, or waits for a core that other programs use, delays nobody
-unless it holds a chunk. A counter carries its job's number, so a helper that comes late to a finished job takes
-nothing from the next one. */
+unless it holds a chunk. Each thread has a range of neighbouring chunks, so that it reads memory in one line; who is
+done with his own takes from the others'. A counter carries its job's number, so a helper that comes late to a finished
+job takes nothing from the next one. */
 
 #pragma once
 #include <immintrin.h>
@@ -25,32 +26,41 @@ struct Job {
     void (*run)(Job *, i64 phase, i64 chunk, i64 worker);
 };
 
+enum { RANGES = 8 };
+
 typedef struct {
-    _Atomic uint64_t left; /* number of the job << 32 | chunks not yet taken */
+    _Atomic uint64_t left[RANGES]; /* of each range: number of the job << 32 | chunks not yet taken */
     _Atomic uint32_t done, total;
-    char alone_on_its_cache_line[48];
-} Phase;
+} __attribute__((aligned(128))) Phase;
 
 enum { MAX_PHASES = 4096, MAX_THREADS = 64, PATIENCE = 2000, IDLE_PATIENCE = 1000 };
 
 static struct {
     pthread_mutex_t lock;
     _Atomic uint32_t number;
-    _Atomic int32_t sleepers, wanted;
+    _Atomic int32_t sleepers, wanted, ranges;
     i64 helpers;
     Job *job;
     _Atomic i64 phases;
-    Phase phase[MAX_PHASES] __attribute__((aligned(64)));
+    Phase phase[MAX_PHASES];
 } team = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* Chunks not taken yet, this one included; 0: none are left; -1: another job has begun. */
-static i64 take(Phase *phase, uint32_t number) {
-    uint64_t left = atomic_load(&phase->left);
-    do {
-        if (left >> 32 != number) return -1;
-        if (!(uint32_t)left) return 0;
-    } while (!atomic_compare_exchange_weak(&phase->left, &left, left - 1));
-    return (uint32_t)left;
+/* Where a range begins. */
+static i64 range_begin(i64 range, i64 ranges, i64 total) { return total * range / ranges; }
+
+/* A chunk that nobody has taken; -1: none is left; -2: another job has begun. */
+static i64 take(Phase *phase, uint32_t number, i64 worker) {
+    i64 ranges = atomic_load(&team.ranges);
+    for (i64 i = 0; i < ranges; i++) {
+        i64 range = (worker + i) % ranges;
+        uint64_t left = atomic_load(&phase->left[range]);
+        do {
+            if (left >> 32 != number) return -2;
+            if (!(uint32_t)left) break;
+        } while (!atomic_compare_exchange_weak(&phase->left[range], &left, left - 1));
+        if ((uint32_t)left) return range_begin(range + 1, ranges, phase->total) - (uint32_t)left;
+    }
+    return -1;
 }
 
 static void take_part(uint32_t number, i64 worker) {
@@ -58,9 +68,9 @@ static void take_part(uint32_t number, i64 worker) {
     i64 phases = atomic_load(&team.phases);
     for (i64 p = 0; p < phases; p++) {
         Phase *phase = &team.phase[p];
-        for (i64 left; (left = take(phase, number)) != 0;) {
-            if (left < 0) goto end;
-            team.job->run(team.job, p, phase->total - left, worker);
+        for (i64 chunk; (chunk = take(phase, number, worker)) != -1;) {
+            if (chunk == -2) goto end;
+            team.job->run(team.job, p, chunk, worker);
             atomic_fetch_add(&phase->done, 1);
         }
         for (int waited = 0; atomic_load(&phase->done) < atomic_load(&phase->total); waited++) {
@@ -126,11 +136,14 @@ static void run(Job *job, i64 threads) {
     team.job = job;
     atomic_store(&team.phases, job->phases);
     atomic_store(&team.wanted, threads);
+    i64 ranges = least(threads, RANGES);
+    atomic_store(&team.ranges, ranges);
     for (i64 p = 0; p < job->phases; p++) {
         uint32_t count = job->chunks(job, p);
         atomic_store(&team.phase[p].done, 0);
         atomic_store(&team.phase[p].total, count);
-        atomic_store(&team.phase[p].left, (uint64_t)number << 32 | count);
+        for (i64 r = 0; r < ranges; r++)
+            atomic_store(&team.phase[p].left[r], (uint64_t)number << 32 | (uint32_t)(range_begin(r + 1, ranges, count) - range_begin(r, ranges, count)));
     }
     atomic_store(&team.number, number);
     if (atomic_load(&team.sleepers)) syscall(SYS_futex, &team.number, FUTEX_WAKE_PRIVATE, threads, NULL, NULL, 0);

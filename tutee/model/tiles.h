@@ -52,13 +52,15 @@ static void set_tiles(int key_bytes, int pairs) {
 }
 
 enum { AHEAD = 4 * STEP };
+enum { NOTHING, SOON, LATER }; /* what to fetch meanwhile: a little ahead into the first cache; a panel for the second */
 
 /* Adds rows a0 (tiles 0, 1) and a1 (tiles 2, 3) times one pair of output tiles. */
 static inline __attribute__((always_inline)) void multiply(const int both, const int fetch, const byte *a0, const byte *a1,
-                                                           i64 stride, const byte *w, i64 steps) {
+                                                           i64 stride, const byte *w, i64 steps, const byte *panel) {
     for (i64 k = 0; k < steps; k++, w += STEP) {
-        if (fetch)
-            for (int line = 0; line < STEP; line += LANE) _mm_prefetch(w + AHEAD + line, _MM_HINT_T0);
+        for (int line = 0; fetch && line < STEP; line += LANE)
+            if (fetch == SOON) _mm_prefetch(w + AHEAD + line, _MM_HINT_T0);
+            else _mm_prefetch(panel + k * STEP + line, _MM_HINT_T1);
         _tile_loadd(6, w, 64);
         _tile_loadd(7, w + TILE, 64);
         _tile_loadd(4, a0 + k * LANE, stride);
