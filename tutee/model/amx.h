@@ -92,6 +92,18 @@ static inline void pack_across(const bf16 *from, long stride, long rows, long he
         }
 }
 
+/* 16 columns of up to 32 rows as one B tile of themselves: out[16 pairs of rows][16 words]. */
+static inline void pack_narrow(const bf16 *from, long stride, long rows, uint32_t *out) {
+    const __m256i nothing = _mm256_setzero_si256();
+    for (long pair = 0; pair < 16; pair++) {
+        const bf16 *even = from + 2 * pair * stride;
+        __m256i a = 2 * pair < rows ? _mm256_loadu_si256((const void *)even) : nothing;
+        __m256i b = 2 * pair + 1 < rows ? _mm256_loadu_si256((const void *)(even + stride)) : nothing;
+        __m512i both = _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
+        _mm512_storeu_si512(out + pair * 16, both);
+    }
+}
+
 /* The same rows as B tiles of themselves, neighbouring rows in pairs: out[16 pairs][head words]. */
 static inline void pack_pairs(const bf16 *from, long stride, long rows, long head, uint32_t *out) {
     const __m256i nothing = _mm256_setzero_si256();

@@ -26,6 +26,7 @@ from tutee.model.layout import Layout
 from tutee.model.lora import Lora
 from tutee.model.norm import Norm
 from tutee.model.packed_attention import PackedAttention
+from tutee.model.products import STEP, gradient, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class _Gradients:
 
 @dataclass(frozen=True, slots=True)
 class _LowRank:
-    """An adapter's part in one product."""
+    """An adapter's part in one product; ranks are filled up with zeros to a multiple of `STEP`."""
 
     a_RD: Tensor
     b_OR: Tensor
@@ -203,21 +204,23 @@ def _backward(run: _Run, block: BlockParts, kept: _Kept, dx_TD: Tensor, d_TD: Te
 
 def _multiply(matrices: Matrices, x_TD: Tensor, run: _Run) -> tuple[Tensor, _LowRank | None]:
     """(x W' + bias + what the adapter adds [T, O], the adapter's part)."""
-    out_TO = functional.linear(x_TD, matrices.base.weight(), matrices.base.bias())
+    weight_OD, bias_O = matrices.base.weight(), matrices.base.bias()
     adapter = None if run.lora is None else run.lora.matrices(matrices.names, matrices.widths, run.network.dtype)
     if adapter is None:
-        return out_TO, None
-    low = _LowRank(*adapter, functional.linear(x_TD, adapter[0]))
-    return out_TO.addmm_(low.inputs_TR, low.b_OR.t()), low
+        return product([(x_TD, weight_OD)], True, bias_O), None
+    a_RD, b_OR = adapter
+    missing = -len(a_RD) % STEP
+    a_RD, b_OR = functional.pad(a_RD, (0, 0, 0, missing)), functional.pad(b_OR, (0, missing))
+    low_TR = product([(x_TD, a_RD)], True)
+    return product([(x_TD, weight_OD), (low_TR, b_OR)], True, bias_O), _LowRank(a_RD, b_OR, low_TR)
 
 
 def _multiply_backward(matrices: Matrices, d_out_TO: Tensor, low: _LowRank | None) -> tuple[Tensor, Tensor | None]:
     """Gradients of x [T, D], and of x A' [T, R]."""
-    d_x_TD = d_out_TO @ matrices.base.weight()
     if low is None:
-        return d_x_TD, None
-    d_low_TR = d_out_TO @ low.b_OR
-    return d_x_TD.addmm_(d_low_TR, low.a_RD), d_low_TR
+        return product([(d_out_TO, matrices.base.weight())], False), None
+    d_low_TR = product([(d_out_TO, low.b_OR)], False)
+    return product([(d_out_TO, matrices.base.weight()), (d_low_TR, low.a_RD)], False), d_low_TR
 
 
 def _matrix_gradients(
@@ -232,7 +235,7 @@ def _matrix_gradients(
     weights, biases = [p.weight for p in matrices.base.parts], [p.bias for p in matrices.base.parts]
     widths = list(matrices.widths)
     if any(found.wanted(weight) for weight in weights):
-        for weight, part in zip(weights, torch.split(d_out_TO.t() @ x_TD, widths), strict=True):
+        for weight, part in zip(weights, torch.split(gradient(d_out_TO, x_TD), widths), strict=True):
             if found.wanted(weight):
                 found.add(weight, part)
     for bias, part in zip(biases, torch.split(d_out_TO, widths, dim=1), strict=True):
@@ -244,7 +247,7 @@ def _matrix_gradients(
     if not any(found.wanted(p) for pair in pairs if pair is not None for p in pair):
         return
     rank, row = run.lora.config.rank, 0
-    d_a_RD, d_b_RO = (d_low_TR.t() @ x_TD).float(), (low.inputs_TR.t() @ d_out_TO).float().mul_(run.lora.scale)
+    d_a_RD, d_b_RO = gradient(d_low_TR, x_TD), gradient(low.inputs_TR, d_out_TO).mul_(run.lora.scale)
     for pair, d_b in zip(pairs, torch.split(d_b_RO, widths, dim=1), strict=True):
         if pair is not None:
             found.add(pair[0], d_a_RD[row : row + rank])
