@@ -24,7 +24,7 @@ from tutee.model.config import DecoderConfig
 from tutee.model.kv_cache import TiledCache
 from tutee.model.layout import Layout
 from tutee.model.lora import Lora
-from tutee.model.matrix_unit import ROWS, STEP, Matrix, Tiles, library, stamp_of, steps_of
+from tutee.model.matrix_unit import ROWS, STEP, Matrix, Tiles, library, stamp_of, steps_of, zeros
 from tutee.model.packing import MATRICES, BlockWeights, PackedAdapter, Shape
 
 MAX_HEAD = 256
@@ -174,9 +174,9 @@ class NativeDecoder:
         step.cap_tokens, step.cap_rank, step.cap_context, step.cap_threads = grown
         if grown != self._capacity:
             size = lib.workspace_bytes(ctypes.byref(self._model), ctypes.byref(step))
-            self._workspace = torch.zeros(size + 4096, dtype=torch.uint8)
+            self._workspace = zeros(size)
             self._capacity = grown
-        step.workspace = -(-self._workspace.data_ptr() // 4096) * 4096
+        step.workspace = self._workspace.data_ptr()
 
     def _renew(self) -> None:
         """Pack again if a weight changed since the last time."""

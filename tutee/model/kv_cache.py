@@ -11,13 +11,14 @@ Axes: T tokens, B sequences, S cached keys, G kv heads, K head dim.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from tutee.model.config import DecoderConfig
-from tutee.model.matrix_unit import ROWS, on_large_pages
+from tutee.model.matrix_unit import ROWS, zeros
 
 
 class KVCache:
@@ -106,7 +107,7 @@ class TiledCache(KVCache):
         return (tiles, heads, ROWS, _up(config.head_dim, 32)), (tiles, heads, _up(config.head_dim, ROWS), ROWS)
 
     def _room(self, shape: tuple[int, ...], device: torch.device | str) -> Tensor:
-        return on_large_pages(torch.empty(shape, dtype=self.dtype)).zero_()
+        return zeros(math.prod(shape) * self.dtype.itemsize).view(self.dtype).view(shape)
 
     @property
     def addresses(self) -> tuple[int, int]:

@@ -21,31 +21,6 @@ typedef struct {
     half *weights;            /* [keys / 2][16 columns][2] */
 } Attention;
 
-static void transpose(__m512i x[16]) { /* 16 rows of 16 words */
-    __m512i y[16];
-    for (int i = 0; i < 16; i += 2) {
-        y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
-        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; j++) {
-            x[i + 2 * j] = _mm512_unpacklo_epi64(y[i + j], y[i + j + 2]);
-            x[i + 2 * j + 1] = _mm512_unpackhi_epi64(y[i + j], y[i + j + 2]);
-        }
-    for (int i = 0; i < 4; i++) {
-        y[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
-        y[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
-        y[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
-        y[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        x[i] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88);
-        x[i + 8] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0xdd);
-        x[i + 4] = _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0x88);
-        x[i + 12] = _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0xdd);
-    }
-}
-
 static inline __m512i as_pairs(__m512 even, __m512 odd) { /* to bfloat16, side by side */
     __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
     __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
@@ -182,10 +157,9 @@ static void store_outputs(const Forward *f, const Attention *a, __m512 by) {
             words[pair] = as_pairs(_mm512_mul_ps(_mm512_loadu_ps(from), by), _mm512_mul_ps(_mm512_loadu_ps(from + 16), by));
         }
         transpose(words);
-        __mmask32 here = K - d >= 32 ? 0xffffffff : (1u << (K - d)) - 1;
         for (i64 c = 0; c < a->count * R; c++) {
             half *to = f->attended + (a->row + c / R) * f->attended_stride + (a->group * R + c % R) * K + d;
-            _mm512_mask_storeu_epi16(to, here, words[c]);
+            _mm512_mask_storeu_epi16(to, first_halves(K - d), words[c]);
         }
     }
 }

@@ -6,7 +6,6 @@ line. */
 
 #pragma once
 #include <immintrin.h>
-#include <sys/mman.h>
 
 #include "numbers.h"
 
@@ -18,12 +17,6 @@ typedef struct {
     i64 pairs, steps;  /* of 32 outputs; of 32 inputs */
 } Matrix;
 
-/* Asks for large pages under memory that has not been touched yet. */
-void widen(void *memory, i64 bytes) {
-    uintptr_t begin = ((uintptr_t)memory + 4095) & ~(uintptr_t)4095, end = ((uintptr_t)memory + bytes) & ~(uintptr_t)4095;
-    if (end > begin) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
-}
-
 /* Rows of `from` [rows, width] become output tiles first_tile, first_tile + stride, …; every `group` rows begin a new
 tile, and take `group_tiles` of them. */
 void pack(byte *tiles, i64 steps, i64 first_tile, i64 stride, const half *from, i64 rows, i64 width, i64 group,
@@ -32,11 +25,14 @@ void pack(byte *tiles, i64 steps, i64 first_tile, i64 stride, const half *from, 
         i64 tile = first_tile + t * stride, row = t % group_tiles * ROWS, count = least(ROWS, group - row);
         const half *source = from + (t / group_tiles * group + row) * width;
         for (i64 k = 0; k < steps; k++) {
-            half *to = (half *)(tiles + (tile / 2 * steps + k) * STEP + tile % 2 * TILE);
-            memset(to, 0, TILE);
-            for (i64 n = 0; n < count; n++)
-                for (i64 i = k * 32; i < least(k * 32 + 32, width); i++)
-                    to[(i % 32 / 2 * ROWS + n) * 2 + i % 2] = source[n * width + i];
+            byte *to = tiles + (tile / 2 * steps + k) * STEP + tile % 2 * TILE;
+            __m512i words[16];
+            for (i64 n = 0; n < ROWS; n++) {
+                __mmask32 here = n < count ? first_halves(width - k * 32) : 0;
+                words[n] = _mm512_maskz_loadu_epi16(here, source + n * width + k * 32);
+            }
+            transpose(words);
+            for (i64 n = 0; n < ROWS; n++) _mm512_storeu_si512(to + n * LANE, words[n]);
         }
     }
 }
