@@ -77,11 +77,12 @@ def compare(bench: Bench, ours: Ours, peers: list[Peer], streams: int, length: i
     """Tokens a second of everybody on the same work, turn about, and our ratio to each."""
     ours.seconds(bench.prompts(streams, length), 2)
     best: dict[str, float] = {}
+    tokens = streams * (new_tokens if new_tokens > 1 else length)
     for _ in range(bench.repeats):
         for peer in (ours, *peers):
             seconds = peer.seconds(bench.prompts(streams, length), new_tokens)
             best[peer.name] = min(seconds, best.get(peer.name, seconds))
-    tokens = streams * (new_tokens if new_tokens > 1 else length)
+            print(f"  {peer.name}: {tokens / seconds:.1f} tokens a second", flush=True)
     speeds = {name: round(tokens / seconds, 1) for name, seconds in best.items()}
     ratios = {name: round(speeds["tutee"] / speed, 2) for name, speed in speeds.items() if name != "tutee"}
     return {"streams": streams, "prompt": length, "new": new_tokens, "tok_s": speeds, "ratio": ratios}
