@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,12 +69,13 @@ class Runner:
             return work, self._choose(self._graphs.logits(work), [item.sequence.sampler for item in work], work)
         batch = make_batch(work, self.cache, self.cache.block_size, self._device)
         hidden_TD = self._decoder(batch.tokens, batch.layout.positions, batch.layout)
-        finite_T = hidden_TD.isfinite().all(-1)
+        finite_T = _finite_rows(hidden_TD)
         if not bool(finite_T.all()):
             raise NotFinite(batch.owners(~finite_T))
         if not batch.sampled:
             return [], Sampled([], [], [])
-        logits_BV = self._decoder.logits(hidden_TD[batch.sample_rows], self._room(len(batch.sample_rows)))
+        sampled_BD = _picked(hidden_TD, batch.sample_rows)
+        logits_BV = self._decoder.logits(sampled_BD, self._room(len(sampled_BD)))
         return batch.sampled, self._choose(logits_BV, batch.states, batch.sampled)
 
     def _choose(self, logits_BV: Tensor, states: Seq[SamplerState], items: Seq[Scheduled]) -> Sampled:
@@ -105,3 +107,16 @@ def _decode_graphs(decoder: Decoder, cache: KVCache) -> DecodeGraphs | None:
     except ImportError:
         return None
     return DecodeGraphs(decoder, cache) if DecodeGraphs.supported(decoder) else None
+
+
+# On the CPU by NumPy: PyTorch would wake its threads for so little, and wait long for them on a busy machine.
+def _finite_rows(hidden_TD: Tensor) -> Tensor:
+    if hidden_TD.device.type != "cpu":
+        return hidden_TD.isfinite().all(-1)
+    return torch.from_numpy(np.isfinite(hidden_TD.numpy()).all(-1))
+
+
+def _picked(hidden_TD: Tensor, rows_B: Tensor) -> Tensor:
+    if hidden_TD.device.type != "cpu":
+        return hidden_TD[rows_B]
+    return torch.from_numpy(hidden_TD.numpy()[rows_B.numpy()])

@@ -80,9 +80,13 @@ static void forward_run(Job *job, i64 phase, i64 chunk, i64 worker) {
 void forward(const Model *m, const Step *s) {
     Forward f = {.job = {m->layers * PHASES + 1, forward_chunks, forward_run}};
     lay_out(&f, m, s);
-    for (i64 i = 0; i < s->spans; i++)
-        for (i64 row = s->span[i].begin; row < s->span[i].end; row += ROWS)
-            f.tile[f.tiles++] = (RowTile){row, least(ROWS, s->span[i].end - row), i};
+    for (i64 row = 0, span = 0; row < s->tokens; row += ROWS) {
+        RowTile tile = {.row = row, .count = least(ROWS, s->tokens - row)};
+        while (s->span[span].end <= row) span++;
+        tile.first = tile.last = span;
+        while (s->span[tile.last].end < row + tile.count) tile.last++;
+        f.tile[f.tiles++] = tile;
+    }
     i64 together = ROWS / (m->heads / m->groups);
     for (i64 b = 0; b < s->sequences; b++)
         for (i64 i = 0, count = s->starts[b + 1] - s->starts[b]; i < count; i += together)

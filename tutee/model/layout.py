@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,13 +79,14 @@ class Layout:
         self.adapters = adapters
         self.device = torch.device(device)
         self._groups: dict[int | None, tuple[list[Group], Tensor | None]] = {}
-        lengths = torch.tensor(self.starts).diff()
+        # NumPy: PyTorch would wake its threads for these few numbers, and wait long for them on a busy machine.
+        lengths = np.diff(self.starts)
         assert (lengths > 0).all(), "every sequence brings at least one new token"
-        firsts = torch.tensor(self.context_lengths) - lengths - torch.tensor(self.starts[:-1])
-        self._positions = (torch.arange(self.starts[-1]) + firsts.repeat_interleave(lengths)).to(self.device)
+        firsts = np.array(self.context_lengths) - lengths - np.array(self.starts[:-1])
+        self._positions = torch.from_numpy(np.arange(self.starts[-1]) + firsts.repeat(lengths)).to(self.device)
         self.slots_T = slots_T
         if slots_T is None and cache is not None and block_tables is not None:
-            sequence_T = torch.arange(len(lengths)).repeat_interleave(lengths).to(self.device)
+            sequence_T = torch.from_numpy(np.arange(len(lengths)).repeat(lengths)).to(self.device)
             block_T = block_tables[sequence_T, self._positions // cache.block_size]
             self.slots_T = block_T * cache.block_size + self._positions % cache.block_size
 

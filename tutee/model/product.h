@@ -3,63 +3,91 @@
 #pragma once
 #include "step.h"
 
+/* What adapters add to tile t of the rows. Its results so far are in `c`, for 32 outputs; each span goes on from there
+with its own adapter and keeps its own rows: the same sums as in a tile that is all its own, and no row ever meets
+another's adapter, not even to multiply it by zero. */
+static void add_adapters(const Forward *f, i64 layer, int which, i64 t, i64 pair, float *c, i64 c_bytes) {
+    const RowTile *tile = &f->tile[t];
+    float base[ROWS * 32] __attribute__((aligned(64))), sum[ROWS * 32] __attribute__((aligned(64)));
+    for (i64 r = 0; r < ROWS; r++) memcpy(base + r * 32, c + r * c_bytes / 4, 128);
+    for (i64 i = tile->first; i <= tile->last; i++) {
+        const Adapter *adapter = adapter_of(f, i, layer, which);
+        if (!adapter) continue;
+        const Matrix *b = &adapter->b;
+        _tile_loadd(0, base, 128);
+        _tile_loadd(1, base + 16, 128);
+        multiply(0, NOTHING, (const byte *)(f->low + tile->row * f->low_stride), NULL, 2 * f->low_stride,
+                 b->tiles + pair * b->steps * STEP, b->steps, NULL);
+        _tile_stored(0, sum, 128);
+        _tile_stored(1, sum + 16, 128);
+        i64 begin = most(f->step->span[i].begin - tile->row, 0);
+        i64 end = least(f->step->span[i].end - tile->row, tile->count);
+        for (i64 r = begin; r < end; r++) memcpy(c + r * c_bytes / 4, sum + r * 32, 128);
+    }
+}
+
+/* Whether tile t has any; what they will need for this pair of outputs comes nearer while the base is multiplied. */
+static int fetch_adapters(const Forward *f, i64 layer, int which, i64 t, i64 pair) {
+    int found = 0;
+    for (i64 i = f->tile[t].first; i <= f->tile[t].last; i++) {
+        const Adapter *adapter = adapter_of(f, i, layer, which);
+        if (!adapter) continue;
+        i64 size = adapter->b.steps * STEP;
+        for (i64 line = 0; line < size; line += LANE) _mm_prefetch(adapter->b.tiles + pair * size + line, _MM_HINT_T0);
+        found = 1;
+    }
+    return found;
+}
+
 /* `c` [32, 32 * pairs] gets rows of tiles t (and t + 1, if both) times output pairs from … of a matrix, with adapters. */
 static void product(const Forward *f, const Matrix *w, i64 layer, int which, const half *a, i64 stride, i64 t, int both,
                     int fetch, i64 from, i64 pairs, float *c) {
-    const byte *a0 = (const byte *)(a + f->tile[t].row * stride), *a1 = a0;
-    const half *low0 = f->low + f->tile[t].row * f->low_stride, *low1 = low0;
-    const Adapter *add0 = adapter_of(f, t, layer, which), *add1 = NULL;
-    if (both) {
-        a1 = (const byte *)(a + f->tile[t + 1].row * stride);
-        low1 = f->low + f->tile[t + 1].row * f->low_stride;
-        add1 = adapter_of(f, t + 1, layer, which);
-    }
-    i64 bytes = 2 * stride, low_bytes = 2 * f->low_stride, c_bytes = pairs * 128;
+    const byte *a0 = (const byte *)(a + f->tile[t].row * stride), *a1 = a0 + ROWS * 2 * stride;
+    i64 bytes = 2 * stride, c_bytes = pairs * 128;
     for (i64 p = 0; p < pairs; p++, c += 32) {
         const byte *tiles = w->tiles + (from + p) * w->steps * STEP;
+        const byte *later = tiles + pairs * w->steps * STEP; /* this thread's next chunk */
+        int adapted = fetch_adapters(f, layer, which, t, from + p);
+        int second_adapted = both && fetch_adapters(f, layer, which, t + 1, from + p);
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
-        const byte *later = tiles + pairs * w->steps * STEP; /* this thread's next chunk */
         if (both && fetch == SOON) multiply(1, SOON, a0, a1, bytes, tiles, w->steps, later);
         else if (both && fetch == LATER) multiply(1, LATER, a0, a1, bytes, tiles, w->steps, later);
         else if (both) multiply(1, NOTHING, a0, a1, bytes, tiles, w->steps, later);
         else if (fetch == SOON) multiply(0, SOON, a0, a0, bytes, tiles, w->steps, later);
         else multiply(0, NOTHING, a0, a0, bytes, tiles, w->steps, later);
-        if (add0) {
-            const Matrix *b = &add0->b;
-            multiply(0, 0, (const byte *)low0, NULL, low_bytes, b->tiles + (from + p) * b->steps * STEP, b->steps, 0);
-        }
-        if (add1) {
-            const Matrix *b = &add1->b;
-            multiply_second((const byte *)low1, low_bytes, b->tiles + (from + p) * b->steps * STEP, b->steps);
-        }
         _tile_stored(0, c, c_bytes);
         _tile_stored(1, c + 16, c_bytes);
         if (both) {
             _tile_stored(2, c + 4 * c_bytes, c_bytes);
             _tile_stored(3, c + 4 * c_bytes + 16, c_bytes);
         }
+        if (adapted) add_adapters(f, layer, which, t, from + p, c, c_bytes);
+        if (second_adapted) add_adapters(f, layer, which, t + 1, from + p, c + 4 * c_bytes, c_bytes);
     }
 }
 
-/* The adapter's first half for one tile of rows: low = a A^T. */
+/* The adapters' first half for one tile of rows: low = a A^T. */
 static void lower(const Forward *f, i64 layer, int which, const half *a, i64 stride, i64 t, float *c) {
-    const Adapter *adapter = adapter_of(f, t, layer, which);
-    if (!adapter) return;
     const RowTile *tile = &f->tile[t];
-    for (i64 p = 0; p < adapter->a.pairs; p++) {
-        _tile_zero(0);
-        _tile_zero(1);
-        multiply(0, 0, (const byte *)(a + tile->row * stride), NULL, 2 * stride,
-                 adapter->a.tiles + p * adapter->a.steps * STEP, adapter->a.steps, 0);
-        _tile_stored(0, c, 128);
-        _tile_stored(1, c + 16, 128);
-        for (i64 r = 0; r < tile->count; r++) {
-            half *to = f->low + (tile->row + r) * f->low_stride + p * 32;
-            store_half(to, _mm512_loadu_ps(c + r * 32));
-            store_half(to + 16, _mm512_loadu_ps(c + r * 32 + 16));
+    for (i64 i = tile->first; i <= tile->last; i++) {
+        const Adapter *adapter = adapter_of(f, i, layer, which);
+        i64 begin = most(f->step->span[i].begin - tile->row, 0);
+        i64 end = least(f->step->span[i].end - tile->row, tile->count);
+        for (i64 p = 0; adapter && p < adapter->a.pairs; p++) {
+            _tile_zero(0);
+            _tile_zero(1);
+            multiply(0, NOTHING, (const byte *)(a + tile->row * stride), NULL, 2 * stride,
+                     adapter->a.tiles + p * adapter->a.steps * STEP, adapter->a.steps, NULL);
+            _tile_stored(0, c, 128);
+            _tile_stored(1, c + 16, 128);
+            for (i64 r = begin; r < end; r++) {
+                half *to = f->low + (tile->row + r) * f->low_stride + p * 32;
+                store_half(to, _mm512_loadu_ps(c + r * 32));
+                store_half(to + 16, _mm512_loadu_ps(c + r * 32 + 16));
+            }
         }
     }
 }

@@ -40,7 +40,7 @@ typedef struct {
     i64 cap_tokens, cap_rank, cap_context, cap_threads;
 } Step;
 
-typedef struct { i64 row, count, span; } RowTile;      /* up to 16 rows of one span */
+typedef struct { i64 row, count, first, last; } RowTile; /* up to 16 rows, and the spans that they belong to */
 typedef struct { i64 sequence, query, count; } Queries; /* neighbours of one sequence, attended together */
 
 typedef struct {
@@ -105,8 +105,8 @@ i64 workspace_bytes(const Model *m, const Step *s) {
     return lay_out(&f, m, s);
 }
 
-static const Adapter *adapter_of(const Forward *f, i64 tile, i64 layer, int which) {
-    const Adapter *adapter = f->step->span[f->tile[tile].span].adapter;
+static const Adapter *adapter_of(const Forward *f, i64 span, i64 layer, int which) {
+    const Adapter *adapter = f->step->span[span].adapter;
     if (!adapter) return NULL;
     adapter += layer * MATRICES + which;
     return adapter->a.tiles ? adapter : NULL;

@@ -69,14 +69,3 @@ static inline __attribute__((always_inline)) void multiply(const int both, const
         }
     }
 }
-
-/* The same for the second rows alone: what an adapter adds to them. */
-static void multiply_second(const byte *a1, i64 stride, const byte *w, i64 steps) {
-    for (i64 k = 0; k < steps; k++, w += STEP) {
-        _tile_loadd(6, w, 64);
-        _tile_loadd(7, w + TILE, 64);
-        _tile_loadd(5, a1 + k * LANE, stride);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-}
