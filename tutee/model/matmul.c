@@ -16,9 +16,6 @@ typedef struct {
     long matrix_stride, width;
 } Factor;
 
-/* How many threads the calling thread's products, and PyTorch's that it asks for, are made by from now on. */
-void use_threads(int count) { omp_set_num_threads(count); }
-
 /* 32 columns, from `column` on (those from `n` on are 0), as B tiles: [width / 32][2][16][16 words]. */
 static void pack_panel(const Factor *f, int across, long column, long n, uint32_t *out) {
     long count = least(32, n - column);

@@ -9,8 +9,6 @@ Axes: T tokens, D input width, O output width.
 
 from __future__ import annotations
 
-import threading
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,8 +16,6 @@ from torch.nn import functional
 TILE = 32
 PACKED_ROWS = 256
 """Up to this many rows the packed weight is faster (measured: 2.4 times at 1 to 64 rows, no gain at 512)."""
-
-_LAYING_OUT = threading.Lock()
 
 
 class Projection(nn.Module):
@@ -70,14 +66,13 @@ class SideBySide:
         """The block [O, D]; made, or made again after something (a copy, a move) tore the parameters off it."""
         if len(self.parts) == 1:
             return self.parts[0].weight
-        with _LAYING_OUT:
-            block = self._block
-            if block is None or not self._attached(block):
-                with torch.inference_mode(False):  # parameters made of inference tensors could not be trained later
-                    block = torch.cat([part.weight.detach() for part in self.parts])
-                    for part, view in zip(self.parts, torch.split(block, self.widths), strict=True):
-                        part.weight.data = view
-                self._block = block
+        block = self._block
+        if block is None or not self._attached(block):
+            with torch.inference_mode(False):  # parameters made of inference tensors could not be trained afterwards
+                block = torch.cat([part.weight.detach() for part in self.parts])
+                for part, view in zip(self.parts, torch.split(block, self.widths), strict=True):
+                    part.weight.data = view
+            self._block = block
         return block
 
     def _attached(self, block: Tensor) -> bool:

@@ -13,7 +13,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,6 @@ from tutee.errors import Diverged, InvalidInput
 from tutee.train.batch import Group, Loss, check_groups, pack_groups, totals
 from tutee.train.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
 from tutee.train.health import supervised_health
-from tutee.train.lanes import balanced
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
 from tutee.train.progress import Clock, Progress, Report, silent
@@ -171,10 +169,8 @@ def take_step(
     """
     denominators = totals(groups)
     metrics = Metrics()
-    shares = [trainer.ranks.parts(share, token_budget) for share in balanced(groups, trainer.lanes)]
-    parts = [part for turn in zip_longest(*shares) for part in turn if part is not None]
-    batches = [pack_groups(part, share_prompts=True) for part, _ in parts]
-    for said, (_, own) in zip(trainer.forward_backward_all(batches, loss, denominators), parts, strict=True):
+    for part, own in trainer.ranks.parts(groups, token_budget):
+        said = trainer.forward_backward(pack_groups(part, share_prompts=True), loss, denominators)
         metrics += said if own else Metrics()
     metrics = trainer.ranks.add_metrics(metrics)
     done = trainer.optim_step(learning_rate)

@@ -26,7 +26,6 @@ from tutee.model.pretrained import Pretrained, save_version
 from tutee.model.value_head import ValueHead
 from tutee.train import parallel
 from tutee.train.batch import Batch, Loss, Totals
-from tutee.train.lanes import lanes, side_by_side
 from tutee.train.metrics import Metrics
 from tutee.train.optimizers import Optimizer, OptimizerName
 from tutee.train.options import require
@@ -151,35 +150,6 @@ class Trainer:
                 master.grad = grad if master.grad is None else master.grad.add_(grad)
                 live.grad = None
         return metrics + entropy + Metrics.ratio("loss", value.detach(), 1.0)
-
-    def forward_backward_all(self, batches: Sequence[Batch], loss: Loss, totals: Totals) -> list[Metrics]:
-        """`forward_backward` of several microbatches, `self.lanes` at a time; gradients are added in their order."""
-        if self.lanes == 1 or len(batches) == 1:
-            return [self.forward_backward(batch, loss, totals) for batch in batches]
-        parameters = list(self._live.values())
-
-        def gradients(batch: Batch) -> tuple[Metrics, tuple[Tensor | None, ...]]:
-            first, entropy = self._first(batch)
-            value, metrics = loss(first, batch, totals)
-            found = torch.autograd.grad(value, parameters, allow_unused=True)
-            return metrics + entropy + Metrics.ratio("loss", value.detach(), 1.0), found
-
-        reports = []
-        for metrics, found in side_by_side(gradients, batches, self.lanes):
-            for parameter, gradient in zip(parameters, found, strict=True):
-                if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-            reports.append(metrics)
-        return reports
-
-    @property
-    def lanes(self) -> int:
-        """Microbatches that are worked on at once: several for a LoRA in bfloat16, whose gradients are small.
-
-        In float32, where a step is the same number for number on every machine, there is one lane.
-        """
-        alone = self.lora is None or self.ranks.size > 1 or self.model.decoder.dtype == torch.float32
-        return 1 if alone else lanes()
 
     @torch.no_grad()
     def forward(self, batch: Batch, loss: Loss, totals: Totals) -> Metrics:
