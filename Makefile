@@ -52,7 +52,7 @@ test: install-test page browser
 checklist: install-test
 	$(BIN)/python tests/checklist.py
 
-# Does it learn? GRPO, PPO and the planted chat, five seeds each: about 25 minutes on 2 cores.
+# Does it learn? GRPO, PPO and the planted chat, five seeds each.
 learn: install
 	$(BIN)/python bench/learn.py
 

@@ -1,6 +1,6 @@
 """Does it learn? Every reinforcement method on problems whose answer is known, several seeds each.
 
-    python bench/learn.py                   five seeds of everything, about 20 minutes on 2 cores; `--seeds 1` to look
+    python bench/learn.py                   five seeds of everything; `--seeds 1` to look
     python bench/learn.py --only grpo ppo
 
 - grpo, ppo: a tiny character model, taught only what answers look like, learns to write a word backwards from the share
