@@ -47,12 +47,12 @@ def test_markdown_is_rendered_and_code_is_copied(make_page):
     page = make_page(max_tokens=120)
     open_chat(page)
     ask(page, "Tell me")
-    for _ in range(12):
+    for number in range(2, 14):
         if page.locator("[data-role=assistant] table").count():
             break
         page.click("[data-action=regenerate]")
-        page.wait_for_selector("[data-action=send]")
-        page.wait_for_selector(DONE)
+        # The new answer, not the old one that is there until it begins.
+        page.wait_for_selector(f"[data-role=assistant][data-state=complete] [data-siblings='{number}/{number}']")
     answer = last(page, "[data-role=assistant]")
     assert answer.locator("ol li").first.inner_text() == "First thing"
     assert answer.locator("strong").first.inner_text() == "bold"

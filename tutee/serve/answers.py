@@ -23,7 +23,7 @@ log = logging.getLogger("tutee.serve")
 
 SAVE_SECONDS = 1.0
 """What a crash can cost of an answer that is being written; its beginning and its end are saved at once."""
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.1
 RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
 
@@ -38,10 +38,11 @@ class Keeper(Protocol):
 class LiveAnswer:
     """One answer from its first chunk until it is saved whole. Thread-safe."""
 
-    def __init__(self, on_end: Callable[[], None]) -> None:
+    def __init__(self, on_edge: Callable[[], None]) -> None:
+        """`on_edge` is called at the first chunk and at the last."""
         self.request: Request | None = None
         self.saved = threading.Event()
-        self._on_end = on_end
+        self._on_edge = on_edge
         self._lock = threading.Lock()
         self._text: list[str] = []
         self._unsaved: list[Chunk] = []
@@ -51,12 +52,13 @@ class LiveAnswer:
     def hear(self, chunk: Chunk) -> None:
         """Take a chunk (engine's thread)."""
         with self._lock:
+            first = not self._text
             self._text.append(chunk.text)
             self._unsaved.append(chunk)
             self._over = chunk.finish_reason is not None
         self._tell()
-        if self._over:
-            self._on_end()
+        if first or self._over:
+            self._on_edge()
 
     @property
     def text(self) -> str:
@@ -119,6 +121,12 @@ class Kept:
         self.generation_id = message.generation_id or message.id
         self.save_at = 0.0
         self.retry_at = 0.0
+        self._begun: float | None = None
+
+    def save_next(self, now: float) -> None:
+        """Something was saved: the next time is once as late again, so that of a young answer little can be lost."""
+        self._begun = now if self._begun is None else self._begun
+        self.save_at = now + min(SAVE_SECONDS, now - self._begun)
 
     def due(self, now: float) -> bool:
         """Whether it is time to save."""
@@ -220,7 +228,8 @@ class Answers:
             return
         for kept, (piece, count) in zip(group, pieces, strict=True):
             kept.answer.saved_up_to(count)
-            kept.save_at = time.monotonic() + SAVE_SECONDS
+            if piece.text:
+                kept.save_next(time.monotonic())
             if piece.end is not None or kept.generation_id in gone:
                 del self._kept[kept.message_id]
                 kept.answer.mark_saved()
