@@ -49,20 +49,20 @@ def outcome(result: Verdict, name: str) -> tuple[str, bool]:
 
 
 def test_good_scores_and_enough_votes_pass() -> None:
-    result = verdict(ballots(30, 10))
+    result = verdict(ballots(32, 8))
     assert result.verdict == "pass"
-    assert result.e_value > 20
-    assert any("30 of 40 chose it" in reason for reason in result.reasons)
+    assert result.e_value > 100
+    assert any("32 of 40 chose it" in reason for reason in result.reasons)
 
 
 def test_without_votes_it_says_how_many_to_collect() -> None:
     result = verdict([])
     assert result.verdict == "insufficient"
-    assert "Collect about 49 more blind votes" in result.reasons[0]
+    assert "Collect about 71 more blind votes" in result.reasons[0]
 
 
 def test_people_who_prefer_the_live_version_fail_it() -> None:
-    assert verdict(ballots(10, 30)).verdict == "fail"
+    assert verdict(ballots(8, 32)).verdict == "fail"
 
 
 def test_no_difference_after_very_many_votes_fails_it() -> None:
@@ -84,7 +84,7 @@ def test_one_fan_among_three_is_not_enough() -> None:
     result = verdict(votes)
     assert result.verdict == "insufficient"
     assert outcome(result, "no single voter decides") == ("insufficient", True)
-    assert outcome(verdict(ballots(30, 10, people=2)), "no single voter decides") == ("pass", False)
+    assert outcome(verdict(ballots(32, 8, people=2)), "no single voter decides") == ("pass", False)
 
 
 def test_shorter_answers_are_right_when_people_chose_shorter_ones() -> None:
@@ -92,7 +92,7 @@ def test_shorter_answers_are_right_when_people_chose_shorter_ones() -> None:
         detail = {"median_words": median} | ({"chosen_q05": 20.0, "chosen_q95": 80.0} if chosen else {})
         return Score("drift.length_ratio", 48, median / 70, 0, 0, detail=detail)
 
-    votes = ballots(30, 10)
+    votes = ballots(32, 8)
     assert verdict(votes, drift_length_ratio=length(31, chosen=True)).verdict == "pass"
     assert verdict(votes, drift_length_ratio=length(31, chosen=False)).verdict == "fail"
     assert verdict(votes, drift_length_ratio=length(11, chosen=True)).verdict == "fail"
@@ -142,7 +142,7 @@ def test_each_regression_fails_a_candidate_that_people_like(change: dict[str, An
     ],
 )
 def test_doubts_warn_and_do_not_block(change: dict[str, Any], name: str) -> None:
-    result = verdict(ballots(30, 10), **change)
+    result = verdict(ballots(32, 8), **change)
     assert result.verdict == "pass"
     assert outcome(result, name) == ("fail", False)
     assert next(check.reason for check in result.checks if check.name == name) in result.reasons
@@ -152,13 +152,13 @@ def test_doubts_warn_and_do_not_block(change: dict[str, Any], name: str) -> None
     "missing", ["drift_kl", "drift_length_ratio", "drift_short_share", "capability_lost", "sycophancy_flip_increase"]
 )
 def test_what_was_not_measured_is_not_passed(missing: str) -> None:
-    result = verdict(ballots(30, 10), **{missing: None})
+    result = verdict(ballots(32, 8), **{missing: None})
     assert result.verdict == "insufficient"
     assert any("Not measured" in reason for reason in result.reasons)
 
 
 def test_few_or_no_held_out_rows_do_not_block() -> None:
-    result = verdict(ballots(30, 10), preference_accuracy=None, corrections_likelihood=None)
+    result = verdict(ballots(32, 8), preference_accuracy=None, corrections_likelihood=None)
     assert result.verdict == "pass"
     assert outcome(result, "held-out comparisons") == ("insufficient", False)
 
@@ -191,7 +191,7 @@ def test_the_policy_is_one_place_and_has_a_name() -> None:
 
 
 def test_json_for_the_page_has_every_check() -> None:
-    page = verdict(ballots(30, 10)).to_dict()
+    page = verdict(ballots(32, 8)).to_dict()
     assert [check["name"] for check in page["checks"]] == [check.name for check in verdict([]).checks]
     assert len(page["checks"]) == len(CHECKS)
     assert {"name", "verdict", "reason", "value", "blocking", "numbers"} == set(page["checks"][0])

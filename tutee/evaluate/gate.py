@@ -29,7 +29,7 @@ Outcome = Literal["pass", "fail", "insufficient"]
 class GatePolicy:
     """Every threshold of the gate. Shares and rates are between 0 and 1, KL in nats per reply."""
 
-    e_value: float = 20.0
+    e_value: float = 100.0
     """Evidence from blind votes: at most 1 in `e_value` worthless candidates ever gets there, however often we look."""
     most_votes: int = 600
     """Decisive votes after which "no difference" is an answer."""
