@@ -107,3 +107,15 @@ def test_step_is_the_decoders_own(name: str, adapted: bool) -> None:
     step = DecodeStep(decoder, cache, rows=8)
     assert step.send(items) is adapted
     torch.testing.assert_close(step.hidden(8, adapted)[: len(items)], torch.cat(expected), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_rows_that_share_a_prefix_may_name_more_blocks_than_there_are() -> None:
+    decoder = Decoder(LLAMA).initialise(3, 0.1)
+    cache = KVCache(LLAMA, 4, BLOCK, torch.float32)
+    items = [item(list(range(2, 42)), [1, 2, 3], None) for _ in range(8)]
+    prefill(decoder, cache, items[:1])
+    step = DecodeStep(decoder, cache, rows=8)
+    step.send(items)
+    hidden_TD = step.hidden(8, adapted=False)
+    torch.testing.assert_close(hidden_TD, hidden_TD[:1].expand_as(hidden_TD))

@@ -89,7 +89,9 @@ class DecodeStep:
         self._decoder, self._cache, self._rows = decoder, cache, rows
         self._blocks = cast(list[Block], list(decoder.model.layers))
         self._device = cache.keys[0].device
-        room = 6 * rows + cache.num_blocks
+        # Rows that share a prefix each name its blocks, so together they may name more than there are.
+        longest = min(cache.num_blocks, -(-decoder.config.max_position_embeddings // cache.block_size))
+        room = 5 * rows + rows * longest
         self._host = torch.zeros(room, dtype=torch.int32, pin_memory=self._device.type == "cuda")
         self._ints = torch.zeros(room, dtype=torch.int32, device=self._device)
         self.adapters = _AdapterRoom(decoder, rows, self._device)

@@ -49,14 +49,13 @@ class Pretrained:
 
 
 def load_pretrained(
-    folder: Path, dtype: str = "bfloat16", name: str | None = None, device: torch.device | str | None = None
+    folder: Path, dtype: str = "bfloat16", name: str | None = None, device: torch.device | str = "cpu"
 ) -> Pretrained:
     """Open a Hugging Face folder.
 
     Args:
         dtype: `bfloat16` (fast) or `float32` (exact).
         name: defaults to the folder's name.
-        device: defaults to a CUDA device where there is one.
 
     Raises:
         InvalidInput: not a model folder, a kind we do not run, damaged weights, no chat template.
@@ -74,7 +73,7 @@ def load_pretrained(
         name=name or folder.name,
         folder=folder,
         config=config,
-        decoder=decoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        decoder=decoder.to(device),
         tokenizer=tokenizer,
         chat_format=chat_format,
         weights_sha256=weights_sha256(folder),
