@@ -130,9 +130,10 @@ def served(make_served: Callable[[], Served]) -> Served:
     return make_served()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[object]:
-    """One Chromium for all journeys."""
+    """One Chromium for all journeys. Playwright's event loop runs in this thread until it is stopped, so it ends
+    with the package: tests of other folders start loops of their own."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium (Debian: apt-get install chromium)")
     with playwright_api.sync_playwright() as playwright:
