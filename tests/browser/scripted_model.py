@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 HIDDEN = 512
+LAYERS, INTERMEDIATE = 16, 3072
+"""Work enough that a long answer takes seconds on a fast machine: journeys stop, reload and kill in its middle."""
 SURE = 24.0
 """Logit of the next token of the script; every other one has about 0."""
 TEMPLATE = (
@@ -87,8 +89,8 @@ def _write_weights(folder: Path, scripts: list[list[int]], newline: int, size: i
         model_type="llama",
         vocab_size=size,
         hidden_size=HIDDEN,
-        intermediate_size=64,
-        num_hidden_layers=2,
+        intermediate_size=INTERMEDIATE,
+        num_hidden_layers=LAYERS,
         num_attention_heads=8,
         num_key_value_heads=2,
         head_dim=16,
@@ -111,5 +113,6 @@ def _write_weights(folder: Path, scripts: list[list[int]], newline: int, size: i
         weights["lm_head.weight"][script[0], newline] = scale
         for now, following in zip(script, [*script[1:], script[0]], strict=True):
             weights["lm_head.weight"][following, now] = scale
+    weights = {name: weight.bfloat16() for name, weight in weights.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config.to_hf()), encoding="utf-8")

@@ -25,7 +25,7 @@ def count_paints(page) -> None:
 
 
 def test_an_answer_streams_and_survives_a_reload(make_page, shoot):
-    page = make_page(max_tokens=400)
+    page = make_page(max_tokens=1500)
     open_chat(page)
     shoot(page, "welcome")
     count_paints(page)
@@ -81,7 +81,7 @@ def test_stop_ends_the_engine_and_keeps_the_part(make_page, served, shoot):
 
 
 def test_a_reload_in_the_middle_goes_on_where_it_was(make_page):
-    page = make_page(max_tokens=2500)
+    page = make_page(max_tokens=6000)
     open_chat(page)
     ask(page, "A long one please", wait=False)
     page.wait_for_selector("[data-role=assistant][data-state=streaming] .prose")
