@@ -20,8 +20,8 @@ NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "9999"
+down_revision = "{head}"
 
 
 def upgrade():
@@ -34,7 +34,9 @@ def newer(tmp_path: Path, statement: str = "UPDATE actor SET colour = 'red'") ->
     """The migrations of a tutee to come: one more column."""
     scripts = tmp_path / "migrations"
     shutil.copytree(migrate.MIGRATIONS, scripts)
-    (scripts / "versions" / "0002_colour.py").write_text(NEXT.format(statement=statement), encoding="utf-8")
+    (scripts / "versions" / "9999_colour.py").write_text(
+        NEXT.format(statement=statement, head=migrate.head()), encoding="utf-8"
+    )
     return scripts
 
 
@@ -90,7 +92,7 @@ def test_an_older_database_is_copied_and_then_migrated(migrated: Place, tmp_path
         migrate.bring_up(store.database, migrated.home, scripts=newer(tmp_path))
     assert "colour" in columns(migrated, "actor")
     [copy] = (migrated.home / "backups").iterdir()
-    assert "schema-0001" in copy.name
+    assert f"schema-{migrate.head()}" in copy.name
     if migrated.url.startswith("sqlite"):
         with sqlite3.connect(copy) as connection:
             assert connection.execute("SELECT handle FROM actor").fetchall() == [("owner",)]

@@ -41,6 +41,8 @@ class Caller:
     """An authenticated actor."""
 
     id: str
+    """Who owns what this request makes. An actor lives in one project, so `id` alone keeps projects apart."""
+    project_id: str
     handle: str
     kind: str
     operator: bool
@@ -91,7 +93,7 @@ class Doorkeeper:
                 code="invalid_value",
             )
         actor = self.store.actors.get_or_create(handle)
-        caller = Caller(id=actor.id, handle=actor.handle, kind=actor.kind, operator=operator)
+        caller = Caller(actor.id, actor.project_id, actor.handle, actor.kind, operator)
         self._known[handle] = caller
         return caller
 
@@ -102,7 +104,7 @@ class Doorkeeper:
         if known is None:
             raise Unauthenticated("Incorrect API key provided.")
         actor = self.store.actors.get(known.actor_id)
-        return Caller(id=actor.id, handle=actor.handle, kind=actor.kind, operator=False)
+        return Caller(actor.id, actor.project_id, actor.handle, actor.kind, operator=False)
 
 
 async def authorise(request: Request) -> None:

@@ -12,7 +12,7 @@ from tutee.errors import InvalidInput, NotFound
 from tutee.ids import new_id
 from tutee.store import audit
 from tutee.store.database import Database, affected
-from tutee.store.schema import Actor, ApiKey, Consent, now
+from tutee.store.schema import DEFAULT_PROJECT, Actor, ApiKey, Consent, now
 
 OWNER = "owner"
 """Handle of the person whose machine this is."""
@@ -26,8 +26,8 @@ class Actors:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def get_or_create(self, handle: str, kind: str = "user") -> Actor:
-        """The actor with this handle, made on first use. The owner is always of kind admin.
+    def get_or_create(self, handle: str, kind: str = "user", project_id: str = DEFAULT_PROJECT) -> Actor:
+        """The actor with this handle in this project, made on first use. The owner is always of kind admin.
 
         Raises:
             InvalidInput: an empty or overlong handle, or an unknown kind.
@@ -36,13 +36,15 @@ class Actors:
             raise InvalidInput("A handle must be 1 to 100 printable characters.", param="handle", code="invalid_value")
         if kind not in KINDS:
             raise InvalidInput(f"'kind' must be one of {', '.join(KINDS)}.", param="kind", code="invalid_value")
+        admin = handle == OWNER
+        handle = handle if project_id == DEFAULT_PROJECT else f"{project_id}/{handle}"
         found = self.by_handle(handle)
         if found is not None:
             return found
         with self._database.write(lock="actors") as session:
             actor = session.scalar(select(Actor).where(Actor.handle == handle))
             if actor is None:
-                actor = Actor(id=new_id("actor"), handle=handle, kind="admin" if handle == OWNER else kind)
+                actor = Actor(id=new_id("actor"), handle=handle, kind="admin" if admin else kind, project_id=project_id)
                 session.add(actor)
             return actor
 

@@ -1,6 +1,6 @@
 """Every table, as SQLAlchemy 2 declarative classes; `Base.metadata` is what the newest migration makes."""
 
-from tutee.store.schema.base import Base, now, table
+from tutee.store.schema.base import DEFAULT_PROJECT, Base, InProject, now, table
 from tutee.store.schema.conversations import (
     Actor,
     Blob,
@@ -32,9 +32,10 @@ from tutee.store.schema.learning import (
     Snapshot,
     SnapshotRow,
 )
-from tutee.store.schema.serving import ApiKey, Audit, Completion, CompletionTag, File
+from tutee.store.schema.serving import ApiKey, Audit, Completion, CompletionTag, File, Project
 
 __all__ = [
+    "DEFAULT_PROJECT",
     "Actor",
     "Alias",
     "ApiKey",
@@ -54,6 +55,7 @@ __all__ = [
     "Gate",
     "Generation",
     "GenerationChunk",
+    "InProject",
     "Job",
     "JobCheckpoint",
     "JobEvent",
@@ -63,6 +65,7 @@ __all__ = [
     "PreferencePair",
     "Presentation",
     "PresentationItem",
+    "Project",
     "Promotion",
     "Review",
     "Scrub",

@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any, cast
 
-from sqlalchemy import JSON, BigInteger, Double, Integer, LargeBinary, String, Table, Text
+from sqlalchemy import JSON, BigInteger, Double, Integer, LargeBinary, String, Table, Text, text
 from sqlalchemy.engine import Dialect
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -30,7 +31,25 @@ class FreeText(TypeDecorator[str]):
 BIG = BigInteger().with_variant(Integer, "sqlite")
 """64 bits on both databases; SQLite counts up only in columns declared INTEGER."""
 
+DEFAULT_PROJECT = "proj_default"
+"""The project of everybody who never heard of projects; every home has it."""
+
+
+def project_of_maker(context: DefaultExecutionContext) -> str:
+    """The project of a new row: that of the actor, else of the job, that made it; so the two can never disagree."""
+    made = context.get_current_parameters()  # type: ignore[no-untyped-call]
+    for maker in ("actor", "job"):
+        if (id := made.get(f"{maker}_id")) is not None:
+            found = context.connection.scalar(text(f"SELECT project_id FROM {maker} WHERE id = :id"), {"id": id})
+            return found or DEFAULT_PROJECT
+    return DEFAULT_PROJECT
+
+
 Id = Annotated[str, mapped_column(String)]
+InProject = Annotated[
+    str, mapped_column(String, default=project_of_maker, server_default=DEFAULT_PROJECT, nullable=False)
+]
+"""The `project_id` of a table with an `actor_id` or a `job_id`: filled in from it when the row is made."""
 Sha = Annotated[str, mapped_column(String)]
 Word = Annotated[str, mapped_column(String)]
 Json = Annotated[dict[str, Any], mapped_column(JSON(none_as_null=True))]

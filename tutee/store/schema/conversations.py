@@ -9,15 +9,20 @@ from __future__ import annotations
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from tutee.store.schema.base import Base, FreeString, Id, Json, JsonList, Sha, Word, now
+from tutee.store.schema.base import DEFAULT_PROJECT, Base, FreeString, Id, InProject, Json, JsonList, Sha, Word, now
 
 
 class Actor(Base):
-    """Somebody who talks or judges: `actor-…`. Kinds: user, trainer, admin, sim, judge."""
+    """Somebody who talks or judges, in one project: `actor-…`. Kinds: user, trainer, admin, sim, judge.
+
+    The same person in another project is another actor, with a handle that begins with the project's id: what belongs
+    to an actor belongs to a project, and no query can mix two projects up.
+    """
 
     __tablename__ = "actor"
     id: Mapped[Id] = mapped_column(primary_key=True)
     kind: Mapped[Word]
+    project_id: Mapped[Id] = mapped_column(default=DEFAULT_PROJECT, server_default=DEFAULT_PROJECT)
     handle: Mapped[FreeString] = mapped_column(unique=True)
     cohort: Mapped[FreeString | None]
     created_at: Mapped[float] = mapped_column(default=now)
@@ -52,6 +57,7 @@ class Conversation(Base):
     __table_args__ = (Index("conversation_recent", "actor_id", "updated_at", "id"),)
     id: Mapped[Id] = mapped_column(primary_key=True)
     actor_id: Mapped[Id] = mapped_column(ForeignKey("actor.id"))
+    project_id: Mapped[InProject]
     title: Mapped[FreeString | None]
     system_sha: Mapped[Sha | None] = mapped_column(ForeignKey("blob.sha256"), index=True)
     train: Mapped[bool | None]
@@ -164,6 +170,7 @@ class Feedback(Base):
     id: Mapped[Id] = mapped_column(primary_key=True)
     kind: Mapped[Word]
     actor_id: Mapped[Id] = mapped_column(ForeignKey("actor.id"))
+    project_id: Mapped[InProject]
     presentation_id: Mapped[Id | None] = mapped_column(ForeignKey("presentation.id"), index=True)
     message_id: Mapped[Id | None] = mapped_column(ForeignKey("message.id"), index=True)
     conversation_id: Mapped[Id | None] = mapped_column(ForeignKey("conversation.id"), index=True)

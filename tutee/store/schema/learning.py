@@ -8,7 +8,7 @@ from __future__ import annotations
 from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from tutee.store.schema.base import Base, FreeString, Id, Json, JsonList, Sha, Word, now
+from tutee.store.schema.base import Base, FreeString, Id, InProject, Json, JsonList, Sha, Word, now
 
 
 class Scrub(Base):
@@ -75,6 +75,7 @@ class Job(Base):
     __table_args__ = (Index("job_status", "status", "id"),)
     id: Mapped[Id] = mapped_column(primary_key=True)
     actor_id: Mapped[Id | None] = mapped_column(ForeignKey("actor.id"))
+    project_id: Mapped[InProject]
     method: Mapped[Word]
     status: Mapped[Word]
     model: Mapped[FreeString]
@@ -159,6 +160,7 @@ class ModelVersion(Base):
     state: Mapped[Word]
     parent_id: Mapped[Id | None] = mapped_column(ForeignKey("model_version.id"))
     job_id: Mapped[Id | None] = mapped_column(ForeignKey("job.id"), index=True)
+    project_id: Mapped[InProject]
     snapshot_sha: Mapped[Sha | None] = mapped_column(ForeignKey("snapshot.sha"), index=True)
     weights_sha256: Mapped[Sha]
     folder: Mapped[FreeString]

@@ -1,11 +1,24 @@
-"""Tables of the serving side: uploaded files, stored chat completions, API keys, and the audit chain."""
+"""Tables of the serving side: projects, API keys, uploaded files, stored chat completions, and the audit chain."""
 
 from __future__ import annotations
 
 from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from tutee.store.schema.base import Base, FreeString, Id, Json, JsonList, Sha, Word, now
+from tutee.store.schema.base import Base, FreeString, Id, InProject, Json, JsonList, Sha, Word, now
+
+
+class Project(Base):
+    """A wall: what is made in one project does not exist in another. `proj_…`; `proj_default` is in every home."""
+
+    __tablename__ = "project"
+    id: Mapped[Id] = mapped_column(primary_key=True)
+    name: Mapped[FreeString]
+    requests_per_minute: Mapped[int | None]
+    """None: no limit. Likewise for tokens; a key may have narrower ones."""
+    tokens_per_minute: Mapped[int | None]
+    created_at: Mapped[float] = mapped_column(default=now)
+    archived_at: Mapped[float | None]
 
 
 class File(Base):
@@ -14,11 +27,13 @@ class File(Base):
     __tablename__ = "file"
     id: Mapped[Id] = mapped_column(primary_key=True)
     actor_id: Mapped[Id | None] = mapped_column(ForeignKey("actor.id"), index=True)
+    project_id: Mapped[InProject]
     sha256: Mapped[Sha] = mapped_column(index=True)
     bytes: Mapped[int]
     filename: Mapped[FreeString]
     purpose: Mapped[Word]
     created_at: Mapped[float] = mapped_column(default=now)
+    expires_at: Mapped[float | None] = mapped_column(index=True)
 
 
 class Completion(Base):
@@ -27,6 +42,7 @@ class Completion(Base):
     __tablename__ = "completion"
     id: Mapped[Id] = mapped_column(primary_key=True)
     actor_id: Mapped[Id] = mapped_column(ForeignKey("actor.id"), index=True)
+    project_id: Mapped[InProject]
     model: Mapped[FreeString]
     messages: Mapped[JsonList]
     """The request's messages as OpenAI's JSON."""
@@ -51,11 +67,18 @@ class ApiKey(Base):
     __tablename__ = "api_key"
     id: Mapped[Id] = mapped_column(primary_key=True)
     actor_id: Mapped[Id] = mapped_column(ForeignKey("actor.id"), index=True)
+    project_id: Mapped[InProject]
     name: Mapped[FreeString]
     sha256: Mapped[Sha] = mapped_column(unique=True)
     prefix: Mapped[Word]
     """The first characters, so that people can tell keys apart."""
+    scopes: Mapped[JsonList] = mapped_column(default=lambda: ["all"], server_default='["all"]')
+    """What it may do; see `tutee.store.actors.Keys`."""
+    requests_per_minute: Mapped[int | None]
+    tokens_per_minute: Mapped[int | None]
     created_at: Mapped[float] = mapped_column(default=now)
+    expires_at: Mapped[float | None]
+    last_used_at: Mapped[float | None]
     revoked_at: Mapped[float | None]
 
 
