@@ -28,7 +28,9 @@ def check_shape(reply: httpx.Response) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("POST", "/v1/nope", 405),
+        ("POST", "/v1/nope", 404),
+        ("GET", "/v1/chat/completions/none/messages/none", 404),
+        ("DELETE", "/v1/chat/completions", 405),
         ("GET", "/v1/nope", 404),
         ("GET", "/v1/models/none", 404),
         ("GET", "/v1/chat/completions/none", 404),

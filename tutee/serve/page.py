@@ -10,6 +10,7 @@ import mimetypes
 from pathlib import Path
 
 from fastapi import APIRouter, Request
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 
@@ -30,6 +31,15 @@ NOT_BUILT = """<!doctype html>
 TYPES = {".js": "text/javascript", ".svg": "image/svg+xml", ".woff2": "font/woff2", ".webmanifest": "application/json"}
 
 
+class PagePath(PathConvertor):
+    """Any path outside the API, where an unknown path is a 404 and a wrong method a 405: not the page's to say."""
+
+    regex = r"(?!v1/).*"
+
+
+register_url_convertor("page", PagePath())
+
+
 def page_router(folder: Path = PAGE) -> APIRouter:
     """Routes for the page in `folder`."""
     router = APIRouter()
@@ -41,7 +51,7 @@ def page_router(folder: Path = PAGE) -> APIRouter:
             return Response(NOT_BUILT, media_type="text/html")
         return FileResponse(index, media_type="text/html", headers={"cache-control": "no-cache"})
 
-    @router.get("/{path:path}", openapi_extra=PUBLIC)
+    @router.get("/{path:page}", openapi_extra=PUBLIC)
     async def file(path: str, request: Request) -> Response:
         found = find(folder, path)
         if found is None:
