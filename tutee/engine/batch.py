@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tutee.engine.blocks import SCRATCH_BLOCK
+from tutee.engine.readout import Rows
 from tutee.engine.sampler import SamplerState
 from tutee.engine.scheduler import Scheduled
 from tutee.engine.sequence import Sequence, Version
@@ -42,6 +43,15 @@ class Batch:
         """The sequences that have a marked token in this batch."""
         parts = torch.split(marked_T, [item.count for item in self.work])
         return [item.sequence for item, part in zip(self.work, parts, strict=True) if bool(part.any())]
+
+    def read(self, hidden_TD: Tensor) -> list[Rows]:
+        """The rows of those prompts that somebody reads."""
+        found = []
+        for item, hidden_ND in zip(self.work, torch.split(hidden_TD, [item.count for item in self.work]), strict=True):
+            sequence = item.sequence
+            if sequence.readout is not None and sequence.reading:
+                found.append(Rows(sequence.readout, sequence.request.prompt, sequence.computed, hidden_ND))
+        return found
 
 
 def make_batch(work: list[Scheduled], cache: KVCache, block_size: int, device: torch.device | str = "cpu") -> Batch:

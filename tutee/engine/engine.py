@@ -16,6 +16,7 @@ from collections.abc import Sequence as Seq
 from tutee.engine.blocks import BlockPool
 from tutee.engine.door import Door
 from tutee.engine.inbox import Errand, Inbox
+from tutee.engine.readout import Readout
 from tutee.engine.request import Chunk, Completion, FinishReason, Request, SamplingParams, check_prompt
 from tutee.engine.runner import NotFinite, Runner
 from tutee.engine.sampler import Sampled
@@ -130,12 +131,15 @@ class Engine:
         priority: int = 0,
         owner: str | None = None,
         on_chunk: Callable[[Chunk], None] | None = None,
+        readout: Readout | None = None,
     ) -> Request:
         """Queue a prompt and return at once. Lower `priority` numbers are served first (chat 0, background work 10);
         among equals the `owner` (any name) who has been served least.
 
         `on_chunk` is called from the engine's thread, at most once a step; it must not block. If it raises, the request
         ends with "error" and the others go on.
+
+        `readout` is filled while the prompt is computed (`readout.py`); one readout for each request.
 
         Raises:
             InvalidInput: an empty prompt, an id outside the vocabulary, or no room in the context
@@ -151,7 +155,7 @@ class Engine:
             request = Request(
                 tuple(tokens), params, version=found.name, priority=priority, owner=owner, on_chunk=on_chunk
             )
-            sequence = begin(request, found, self._model, self.context_length, next(self._arrivals))
+            sequence = begin(request, found, self._model, self.context_length, next(self._arrivals), readout)
             if not self._inbox.closed:
                 self._door.enter(priority, owner)
             self._inbox.put(sequence)

@@ -16,6 +16,7 @@ from torch import Tensor
 from tutee.engine import drawing, sampler
 from tutee.engine.batch import make_batch
 from tutee.engine.blocks import SCRATCH_BLOCK
+from tutee.engine.readout import read
 from tutee.engine.sampler import Sampled, SamplerState
 from tutee.engine.scheduler import Scheduled
 from tutee.engine.sequence import Sequence
@@ -65,13 +66,15 @@ class Runner:
         Raises:
             NotFinite: naming the sequences at fault. Nothing is sampled for the others; the same work can be run again.
         """
-        if self._graphs is not None and self._graphs.takes(work):
+        # A recorded step gives logits only: a prompt whose last piece is one token long may want its hidden states.
+        if self._graphs is not None and self._graphs.takes(work) and not any(item.sequence.reading for item in work):
             return work, self._choose(self._graphs.logits(work), [item.sequence.sampler for item in work], work)
         batch = make_batch(work, self.cache, self.cache.block_size, self._device)
         hidden_TD = self._decoder(batch.tokens, batch.layout.positions, batch.layout)
         finite_T = _finite_rows(hidden_TD)
         if not bool(finite_T.all()):
             raise NotFinite(batch.owners(~finite_T))
+        read(self._decoder, batch.read(hidden_TD))
         if not batch.sampled:
             return [], Sampled([], [], [])
         sampled_BD = _picked(hidden_TD, batch.sample_rows)

@@ -129,7 +129,7 @@ class Scheduler:
             self._preempt(last)
 
     def _fits(self, sequence: Sequence) -> bool:
-        match = self._pool.find(sequence.version.root, sequence.tokens)
+        match = self._pool.find(sequence.version.root, sequence.reusable)
         return match.next_is_coming or self._room(sequence, match)
 
     def _room(self, sequence: Sequence, match: Match) -> bool:
@@ -178,7 +178,7 @@ class Scheduler:
         for sequence in self.waiting.in_turn() if self.waiting else ():
             if len(self.running) >= self._max_batch or budget <= 0 or passed_over > self._max_batch:
                 break
-            match = self._pool.find(sequence.version.root, sequence.tokens)
+            match = self._pool.find(sequence.version.root, sequence.reusable)
             if match.next_is_coming:
                 passed_over += 1  # Somebody is computing more of this prompt: wait for it instead of doing it twice.
                 continue

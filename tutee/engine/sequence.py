@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tutee.engine.lookup import Lookup
+from tutee.engine.readout import Readout
 from tutee.engine.request import Chunk, FinishReason, Request
 from tutee.engine.sampler import Sampled, SamplerState
 from tutee.engine.text import TextStream
@@ -52,6 +53,8 @@ class Sequence:
     """Monotonic seconds of the first time that it was admitted."""
     last_token_at: float | None = None
     lookup: Lookup = field(default_factory=Lookup)
+    readout: Readout | None = None
+    """Who wants to see the rows of the prompt."""
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -62,6 +65,16 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens to compute before the next one can be sampled."""
         return len(self.tokens) - self.computed
+
+    @property
+    def reading(self) -> bool:
+        """Whether rows of the prompt are still to be seen."""
+        return self.readout is not None and self.readout.position < self.prompt_length
+
+    @property
+    def reusable(self) -> list[int]:
+        """The tokens whose keys and values may come from the cache: what is read off a row needs it computed."""
+        return self.tokens[: self.readout.position] if self.readout is not None and self.reading else self.tokens
 
     @property
     def generated(self) -> int:
@@ -102,7 +115,14 @@ class Sequence:
         return None
 
 
-def begin(request: Request, version: Version, model: Pretrained, context_length: int, arrival: int) -> Sequence:
+def begin(
+    request: Request,
+    version: Version,
+    model: Pretrained,
+    context_length: int,
+    arrival: int,
+    readout: Readout | None = None,
+) -> Sequence:
     """The sequence of a request that nothing was computed of yet."""
     params, prompt = request.params, request.prompt
     ends = model.chat_format.stop_ids
@@ -117,4 +137,5 @@ def begin(request: Request, version: Version, model: Pretrained, context_length:
         max_length=min(length, context_length),
         tokens=list(prompt),
         prompt_length=len(prompt),
+        readout=readout,
     )

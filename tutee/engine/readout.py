@@ -1,0 +1,108 @@
+"""What is read off a prompt while it is computed: the log-probs of its tokens, or the mean of its hidden states.
+
+A readout goes with one request (`Engine.submit(…, readout=…)`), is filled by the engine's thread during prefill, and
+may be read by anybody once the request is done. It sees every row of the prompt once, also when its request was
+preempted in the middle; cached prefixes are not reused beyond what it has seen. Logits are made for a bounded number of
+rows at a time and never kept. Does not know why somebody asks.
+
+Axes: N new tokens of one prompt, R rows whose logits are made, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tutee.engine.request import TopLogprobs
+from tutee.model.decoder import Decoder
+from tutee.model.logprobs import CHUNK, log_softmax
+
+
+class PromptLogprobs:
+    """The model's own log-prob of each prompt token after the first, given those before it.
+
+    Args:
+        top: how many of the most likely tokens are reported at each position, the best first.
+    """
+
+    def __init__(self, top: int = 0) -> None:
+        self.top = top
+        self.position = 0
+        """Prompt tokens whose rows were read."""
+        self.logprobs: list[float] = []
+        """Of prompt tokens 1, 2, …: the first has nothing before it."""
+        self.top_logprobs: list[TopLogprobs] = []
+        """As long as `logprobs`; empty tuples when `top` is 0."""
+
+
+class MeanHidden:
+    """The mean of the final hidden states (after the last norm) over the prompt's tokens."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self._sum_D: Tensor | None = None
+
+    @property
+    def mean(self) -> Tensor:
+        """Float64, on the model's device, [D]; valid once the request is done."""
+        assert self._sum_D is not None, "nothing was read"
+        return self._sum_D / self.position
+
+    def add(self, hidden_ND: Tensor) -> None:
+        """Rows of the prompt that are new."""
+        sum_D = hidden_ND.double().sum(0)
+        self._sum_D = sum_D if self._sum_D is None else self._sum_D + sum_D
+        self.position += len(hidden_ND)
+
+
+Readout = PromptLogprobs | MeanHidden
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """New tokens of one prompt: hidden states of `prompt[first : first + N]`, and of what was sampled behind it."""
+
+    readout: Readout
+    prompt: Sequence[int]
+    first: int
+    hidden_ND: Tensor
+
+    @property
+    def unread(self) -> Tensor:
+        """The prompt's rows that the readout has not seen."""
+        return self.hidden_ND[max(0, self.readout.position - self.first) : len(self.prompt) - self.first]
+
+
+def read(decoder: Decoder, parts: Sequence[Rows]) -> None:
+    """Give the rows of one step to those who read them."""
+    hidden: list[Tensor] = []
+    asked: list[tuple[PromptLogprobs, int]] = []
+    for rows in parts:
+        readout, unread = rows.readout, rows.unread
+        if isinstance(readout, MeanHidden):
+            readout.add(unread)
+            continue
+        following = rows.prompt[readout.position + 1 : readout.position + 1 + len(unread)]
+        readout.position += len(unread)
+        hidden.append(unread[: len(following)])
+        asked += [(readout, token) for token in following]
+    if asked:
+        _score(decoder, torch.cat(hidden), asked)
+
+
+def _score(decoder: Decoder, hidden_RD: Tensor, asked: Sequence[tuple[PromptLogprobs, int]]) -> None:
+    """Row by row the log-prob of the token that follows; the prompts of a step share their products with the head."""
+    targets_R1 = torch.tensor([[token] for _, token in asked], device=hidden_RD.device)
+    most = max(readout.top for readout, _ in asked)
+    for start in range(0, len(asked), CHUNK):
+        rows = slice(start, start + CHUNK)
+        logprob_RV = log_softmax(decoder.logits(hidden_RD[rows]))
+        values = logprob_RV.gather(1, targets_R1[rows]).squeeze(1).tolist()
+        best = logprob_RV.topk(min(most, logprob_RV.shape[1])) if most else None
+        for row, ((readout, _), value) in enumerate(zip(asked[rows], values, strict=True)):
+            readout.logprobs.append(value)
+            top = () if best is None else zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True)
+            readout.top_logprobs.append(tuple(top)[: readout.top])
