@@ -9,7 +9,7 @@ ifdef TUTEE_HOME
 export TUTEE_HOME
 endif
 
-.PHONY: serve install install-test page check test checklist learn format browser clean simulate crash soak bench-env
+.PHONY: serve install install-test page check test checklist conformance clients learn format browser clean simulate crash soak bench-env
 
 serve: install page
 	@$(BIN)/tutee serve --host $(HOST) --port $(PORT)
@@ -52,6 +52,19 @@ test: install-test page browser
 checklist: install-test
 	$(BIN)/python tests/checklist.py
 
+# OpenAI's API as the official SDK sees it: 87 cases, the slow ones too, against a server with the real model.
+conformance: install-test
+	$(BIN)/python -m tests.conformance
+
+# Strangers' clients, unmodified, against a server of ours; they live in an environment of their own.
+clients: install-test .venv-clients/installed
+	$(BIN)/python -m tests.clients
+
+.venv-clients/installed: tests/clients/requirements.txt
+	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --disable-pip-version-check -q -r $<
+	@touch $@
+
 # Does it learn? GRPO, PPO and the planted chat, five seeds each.
 learn: install
 	$(BIN)/python bench/learn.py
@@ -77,4 +90,4 @@ bench-env:
 	@PYTHON=$(PYTHON) sh bench/peers.sh
 
 clean:
-	rm -rf .venv .venv-bench web/node_modules tutee/serve/page artifacts
+	rm -rf .venv .venv-bench .venv-clients web/node_modules tutee/serve/page artifacts

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Generic, TypeVar
 
 import pytest
 from rich.console import Console
 from rich.table import Table
+
+Row = TypeVar("Row", int, str)
 
 ROWS = {
     1: "The log-prob at t scores token t+1; one temperature in sampler, policy, old policy and reference",
@@ -52,17 +56,24 @@ ROWS = {
 }
 
 
-class Checklist:
-    """A pytest plugin: keeps the tests that carry a row and remembers how each of them ended."""
+class Checklist(Generic[Row]):
+    """A pytest plugin: keeps the tests that carry a row of `rows` and remembers how each of them ended.
 
-    def __init__(self) -> None:
-        self.rows_of: dict[str, set[int]] = {}
+    Args:
+        marker: the mark whose arguments are the rows.
+        rows: what must hold, by row.
+    """
+
+    def __init__(self, marker: str, rows: Mapping[Row, str]) -> None:
+        self.marker = marker
+        self.rows = rows
+        self.rows_of: dict[str, set[Row]] = {}
         self.outcome: dict[str, str] = {}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
-            rows = {int(row) for mark in item.iter_markers("row") for row in mark.args}
-            if unknown := rows - set(ROWS):
+            rows = {row for mark in item.iter_markers(self.marker) for row in mark.args}
+            if unknown := rows - set(self.rows):
                 raise pytest.UsageError(f"{item.nodeid} is marked with rows that do not exist: {sorted(unknown)}")
             if rows:
                 self.rows_of[item.nodeid] = rows
@@ -73,7 +84,7 @@ class Checklist:
         if before == "passed":
             self.outcome[report.nodeid] = report.outcome
 
-    def verdict(self, row: int) -> tuple[str, dict[str, str]]:
+    def verdict(self, row: Row) -> tuple[str, dict[str, str]]:
         """(passed, failed or missing; test without its parameters → how its worst case ended)."""
         tests: dict[str, set[str]] = defaultdict(set)
         for nodeid, rows in self.rows_of.items():
@@ -88,30 +99,30 @@ class Checklist:
         return ("passed" if "passed" in worst.values() else "missing"), worst
 
 
-def show(checklist: Checklist) -> bool:
+def show(checklist: Checklist[Row], title: str) -> bool:
     """Print the table; whether every row has a test and every test passed."""
     colour = {"passed": "green", "failed": "red", "missing": "yellow", "skipped": "yellow", "not run": "red"}
-    table = Table(title="Correctness of post-training", show_lines=True)
+    table = Table(title=title, show_lines=True)
     for name in ("row", "what must hold", "tests", ""):
         table.add_column(name, overflow="fold")
-    verdicts = {row: checklist.verdict(row) for row in ROWS}
-    for row, text in ROWS.items():
+    verdicts = {row: checklist.verdict(row) for row in checklist.rows}
+    for row, text in checklist.rows.items():
         verdict, tests = verdicts[row]
         names = "\n".join(f"[{colour[outcome]}]{name.removeprefix('tests/')}[/]" for name, outcome in tests.items())
         table.add_row(str(row), text, names, f"[{colour[verdict]}]{verdict}[/]")
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
     wrong = [f"{row} {verdict}" for row, (verdict, _) in verdicts.items() if verdict != "passed"]
-    console.print(f"All {len(ROWS)} rows hold." if not wrong else "Not held: " + ", ".join(wrong))
+    console.print(f"All {len(checklist.rows)} rows hold." if not wrong else "Not held: " + ", ".join(wrong))
     return not wrong
 
 
-def main() -> int:
-    checklist = Checklist()
-    status = pytest.main(["tests", "-q", "--no-header", *sys.argv[1:]], plugins=[checklist])
-    held = show(checklist)
+def run(checklist: Checklist[Row], title: str, folder: str) -> int:
+    """Run the tests of `folder` that carry a row, print the table; the exit status."""
+    status = pytest.main([folder, "-q", "--no-header", *sys.argv[1:]], plugins=[checklist])
+    held = show(checklist, title)
     return 0 if held and status == pytest.ExitCode.OK else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Checklist("row", ROWS), "Correctness of post-training", "tests"))
