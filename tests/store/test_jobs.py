@@ -220,3 +220,73 @@ def test_a_lease_that_ran_out_is_a_death(store: Store) -> None:
         assert taken is not None
         assert deaths(taken) == expected
     assert deaths(store.jobs.get(job.id)) == 2
+
+
+def test_pausing_and_resuming(store: Store) -> None:
+    waiting, running = _add(store), _add(store)
+    assert store.jobs.request_pause(waiting.id).status == "paused"
+    assert store.jobs.lease("worker", 60).id == running.id  # type: ignore[union-attr]
+    assert store.jobs.request_pause(running.id).status == "running", "its worker stops at the next step"
+    assert store.jobs.pausing(running.id)
+    store.jobs.release(running.id, "worker")
+    assert store.jobs.get(running.id).status == "paused"
+    assert store.jobs.lease("worker", 60) is None
+    assert store.jobs.resume(running.id).status == "queued"
+    assert store.jobs.lease("worker", 60).id == running.id  # type: ignore[union-attr]
+    assert store.jobs.request_pause(running.id).pause_requested
+    assert not store.jobs.resume(running.id).pause_requested, "a pause that has not happened yet is taken back"
+    assert store.jobs.request_cancel(waiting.id).status == "cancelled"
+
+
+def test_a_job_whose_worker_died_is_paused_instead_of_handed_out(store: Store) -> None:
+    asked, late = _add(store), _add(store)
+    store.jobs.lease("dead", 60)
+    store.jobs.request_pause(asked.id)
+    store.jobs.renew(asked.id, "dead", -1)
+    assert store.jobs.lease("alive", 60).id == late.id  # type: ignore[union-attr]
+    assert store.jobs.get(asked.id).status == "paused"
+    store.jobs.renew(late.id, "alive", -1)
+    assert store.jobs.request_pause(late.id).status == "paused"
+
+
+def test_what_cannot_be_paused_or_resumed_says_why(store: Store) -> None:
+    job = _add(store)
+    for act, code in ((store.jobs.resume, "job_not_paused"), (store.jobs.request_pause, None),
+                      (store.jobs.request_pause, "job_paused"), (store.jobs.request_cancel, None),
+                      (store.jobs.request_pause, "job_ended"), (store.jobs.resume, "job_ended")):  # fmt: skip
+        if code is None:
+            act(job.id)
+            continue
+        with pytest.raises(InvalidInput) as refused:
+            act(job.id)
+        assert refused.value.code == code
+
+
+def test_files_are_checked_before_a_job_waits(store: Store) -> None:
+    job = _add(store, status="validating_files")
+    paused = _add(store, status="validating_files")
+    assert store.jobs.lease("worker", 60) is None
+    assert store.jobs.unvalidated().id == job.id  # type: ignore[union-attr]
+    assert store.jobs.request_pause(paused.id).status == "paused"
+    assert store.jobs.validated(paused.id, {"a": 1}).config != {"a": 1}
+    assert store.jobs.resume(paused.id).status == "validating_files"
+    assert store.jobs.validated(job.id, {"n_epochs": 3}).status == "queued"
+    taken = store.jobs.lease("worker", 60)
+    assert taken is not None
+    assert (taken.id, taken.config) == (job.id, {"n_epochs": 3})
+
+
+def test_every_change_of_status_can_be_subscribed_to(store: Store) -> None:
+    begin = store.jobs.last_change()
+    job = _add(store, status="validating_files")
+    store.jobs.validated(job.id, {})
+    store.jobs.lease("worker", 60)
+    store.jobs.event(job.id, "info", "not a change", {"step": 1})
+    store.jobs.fail(job.id, "server_error", "broken")
+    changes = store.jobs.changes(begin)
+    assert [(c.job_id, c.status) for c in changes] == [
+        (job.id, status) for status in ("validating_files", "queued", "failed")
+    ]
+    assert store.jobs.changes(changes[1].seq) == changes[2:]
+    assert store.jobs.changes(begin, limit=1) == changes[:1]
+    assert store.jobs.last_change() == changes[-1].seq

@@ -2,13 +2,19 @@
 
 A worker leases a job for some seconds and renews the lease while it works. A worker that dies stops renewing; once the
 lease has run out the next `lease()` hands the same job out again, and its folder and checkpoints say where to go on.
+
+    validating_files ─▶ queued ─▶ running ─▶ succeeded | failed | cancelled
+              ╰───────────┴── paused ──┴─▶ (resumed) queued
+
+Somebody who wants to hear of a job's changes (a webhook) reads `Jobs.changes`: every change of status is a row of the
+job's log, written in the transaction that makes it, under a sequence number that only grows.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -44,6 +50,7 @@ class Jobs(JobLog):
         seed: int = 0,
         snapshot_sha: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        status: Literal["queued", "validating_files"] = "queued",
     ) -> Job:
         """Queue a job.
 
@@ -51,13 +58,14 @@ class Jobs(JobLog):
             method: supervised, dpo, improve …; the worker knows them.
             model: name of the version or base to start from.
             config: settings of the method, as JSON.
+            status: `validating_files` when a worker shall read the files before the job waits for its turn.
         """
         with self._database.write() as session:
             job = Job(
                 id=new_id("ftjob"),
                 actor_id=actor_id,
                 method=method,
-                status="queued",
+                status=status,
                 model=model,
                 config=dict(config),
                 config_sha=hashlib.sha256(_canonical(config).encode()).hexdigest(),
@@ -73,7 +81,8 @@ class Jobs(JobLog):
             )
             session.add(job)
             session.flush()
-            add_event(session, job.id, "info", "The job is queued.")
+            said = "The job is queued." if status == "queued" else "The job was created; its files are being checked."
+            add_event(session, job.id, "info", said, status=status)
             audit.append(session, "job.add", job.id, actor_id, {"method": method, "model": model})
             return job
 
@@ -100,6 +109,8 @@ class Jobs(JobLog):
         with self._database.write(lock="jobs") as session:
             moment = now()
             held = Job.lease_expires > moment
+            for dead in session.scalars(select(Job).where(Job.status == "running", Job.pause_requested, ~held)):
+                _pause(session, dead)
             if alone and session.scalar(select(Job.id).where(Job.status == "running", held)) is not None:
                 return None
             free = or_(Job.status == "queued", (Job.status == "running") & ~held)
@@ -148,7 +159,10 @@ class Jobs(JobLog):
                     _count_death(job)
                 else:
                     job.progress = {**job.progress, "deaths": 0}
-                add_event(session, id, "info", "The worker was stopped; the job waits to go on.")
+                if job.pause_requested:
+                    _pause(session, job)
+                else:
+                    add_event(session, id, "info", "The worker was stopped; the job waits to go on.", status="queued")
 
     def finish(
         self,
@@ -188,8 +202,7 @@ class Jobs(JobLog):
         """
         with self._database.write(lock="jobs") as session:
             job = _require(session, id)
-            if job.status in ENDED:
-                raise InvalidInput(f"Job {id} has already {job.status}.", param="fine_tuning_job_id", code="job_ended")
+            _refuse_ended(job)
             job.cancel_requested = True
             alive = job.lease_expires is not None and job.lease_expires > now()
             if job.status == "running" and alive:
@@ -209,6 +222,66 @@ class Jobs(JobLog):
             if job.status not in ENDED:
                 _end(session, job, "cancelled", "info", "The job was cancelled.")
             return job
+
+    def unvalidated(self) -> Job | None:
+        """The oldest job whose files nobody has checked yet."""
+        with self._database.read() as session:
+            waiting = select(Job).where(Job.status == "validating_files").order_by(Job.created_at, Job.id)
+            return session.scalars(waiting.limit(1)).first()
+
+    def validated(self, id: str, config: Mapping[str, Any]) -> Job:
+        """The files are good: the job waits for its turn, with settings in which every `auto` is a number now. Without
+        effect when somebody cancelled or paused it meanwhile."""
+        with self._database.write(lock="jobs") as session:
+            job = _require(session, id)
+            if job.status == "validating_files":
+                job.config = dict(config)
+                job.status = "queued"
+                add_event(session, id, "info", "The files are valid; the job is queued.", status="queued")
+            return job
+
+    def request_pause(self, id: str) -> Job:
+        """Pause a waiting job now; ask the worker of a running one to let go of it (it polls `pausing`).
+
+        Raises:
+            NotFound: no such job.
+            InvalidInput: it has ended (code job_ended) or is paused already (code job_paused).
+        """
+        with self._database.write(lock="jobs") as session:
+            job = _require(session, id)
+            _refuse_ended(job)
+            if job.status == "paused":
+                raise InvalidInput(f"Job {id} is paused already.", param="fine_tuning_job_id", code="job_paused")
+            job.pause_requested = True
+            if job.status == "running" and job.lease_expires is not None and job.lease_expires > now():
+                add_event(session, id, "info", "Pausing after the step that runs now.")
+            else:
+                _pause(session, job)
+            return job
+
+    def resume(self, id: str) -> Job:
+        """Put a paused job back where it was: to its checked files and its last checkpoint. Takes back a pause that
+        has not happened yet.
+
+        Raises:
+            NotFound: no such job.
+            InvalidInput: it has ended (code job_ended), or is not paused (code job_not_paused).
+        """
+        with self._database.write(lock="jobs") as session:
+            job = _require(session, id)
+            _refuse_ended(job)
+            if not job.pause_requested:
+                message = f"Job {id} is not paused; it is {job.status}."
+                raise InvalidInput(message, param="fine_tuning_job_id", code="job_not_paused")
+            job.pause_requested = False
+            if job.status == "paused":
+                job.status = job.progress.get("paused_while", "queued")
+                add_event(session, id, "info", "The job was resumed and waits to go on.", status=job.status)
+            return job
+
+    def pausing(self, id: str) -> bool:
+        """Whether somebody asked for the job to pause."""
+        return self.get(id).pause_requested
 
     def set_config(self, id: str, config: Mapping[str, Any]) -> None:
         """Replace the settings, once the worker knows what every `auto` among them means."""
@@ -282,10 +355,26 @@ def _require(session: Session, id: str) -> Job:
     return job
 
 
+def _refuse_ended(job: Job) -> None:
+    if job.status in ENDED:
+        said = "been cancelled" if job.status == "cancelled" else job.status
+        raise InvalidInput(f"Job {job.id} has already {said}.", param="fine_tuning_job_id", code="job_ended")
+
+
+def _pause(session: Session, job: Job) -> None:
+    """Nobody works on the job from here on; its folder and checkpoints stay."""
+    unchecked = job.status == "validating_files"
+    job.progress = {**job.progress, "eta_s": None, "paused_while": "validating_files" if unchecked else "queued"}
+    job.status, job.lease_owner, job.lease_expires = "paused", None, None
+    add_event(session, job.id, "info", "The job is paused; its last checkpoint is kept.", status="paused")
+    audit.append(session, "job.paused", job.id, job.actor_id)
+
+
 def _end(session: Session, job: Job, status: str, level: str, message: str) -> None:
     job.status, job.finished_at = status, now()
+    job.pause_requested = False
     job.lease_owner = job.lease_expires = None
-    add_event(session, job.id, level, message)
+    add_event(session, job.id, level, message, status=status)
     audit.append(session, f"job.{status}", job.id, job.actor_id)
 
 

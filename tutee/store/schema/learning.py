@@ -69,7 +69,8 @@ class SnapshotRow(Base):
 
 
 class Job(Base):
-    """One training run: `ftjob-…`. Statuses are OpenAI's: queued, running, succeeded, failed, cancelled, …"""
+    """One training run: `ftjob-…`. Statuses are OpenAI's: validating_files, queued, running, paused, succeeded, failed,
+    cancelled."""
 
     __tablename__ = "job"
     __table_args__ = (Index("job_status", "status", "id"),)
@@ -105,6 +106,7 @@ class Job(Base):
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    pause_requested: Mapped[bool] = mapped_column(default=False)
     lease_owner: Mapped[FreeString | None]
     lease_expires: Mapped[float | None]
     attempts: Mapped[int] = mapped_column(default=0)
