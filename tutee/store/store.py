@@ -20,6 +20,7 @@ from tutee.store.files import Files
 from tutee.store.generations import Generations
 from tutee.store.jobs import Jobs
 from tutee.store.messages import Messages
+from tutee.store.model_aliases import ModelAliases
 from tutee.store.presentations import Presentations
 from tutee.store.promotions import Promotions
 from tutee.store.snapshots import Snapshots
@@ -47,6 +48,7 @@ class Store:
         self.presentations = Presentations(database)
         self.feedback = FeedbackEvents(database)
         self.versions = Versions(database)
+        self.model_aliases = ModelAliases(database)
         self.jobs = Jobs(database)
         self.snapshots = Snapshots(database)
         self.evaluations = Evaluations(database)

@@ -181,6 +181,17 @@ class Alias(Base):
     updated_at: Mapped[float] = mapped_column(default=now)
 
 
+class ModelAlias(Base):
+    """Another name for a model, or a pattern of names; whom it means is looked up by name each time."""
+
+    __tablename__ = "model_alias"
+    pattern: Mapped[FreeString] = mapped_column(primary_key=True)
+    target: Mapped[FreeString]
+    """A version's name, id or number, or `chat`."""
+    actor_id: Mapped[Id | None] = mapped_column(ForeignKey("actor.id"))
+    created_at: Mapped[float] = mapped_column(default=now)
+
+
 class EvalSuite(Base):
     """A named set of items and the way to score it. `gate_role`: block, warn or info."""
 
