@@ -7,7 +7,7 @@ it (`model/chat_format.py`) nor where it is stored (`store/`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from tutee.errors import InvalidInput
@@ -25,8 +25,25 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Function:
+    """A tool that the assistant may ask to be called; `parameters` is the JSON Schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+    strict: bool = False
+    """Whether arguments must fit the schema even where the model decides by itself to call."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tool as OpenAI's JSON, as chat templates expect it."""
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `weight` (0 or 1, assistant only) says whether training learns from it."""
+    """One turn. `weight` (0 or 1, assistant only) says whether training learns from it; `reasoning` (assistant only) is
+    what was thought before it."""
 
     role: Role
     content: str
@@ -34,6 +51,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     weight: float | None = None
+    reasoning: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The message as OpenAI's JSON, without absent fields."""
@@ -49,6 +67,8 @@ class Message:
             out["tool_call_id"] = self.tool_call_id
         if self.weight is not None:
             out["weight"] = self.weight
+        if self.reasoning is not None:
+            out["reasoning_content"] = self.reasoning
         return out
 
 
@@ -96,7 +116,14 @@ def parse_message(raw: object, param: str) -> Message:
         tool_calls=tool_calls,
         tool_call_id=_optional_string(raw, "tool_call_id", param),
         weight=None if weight is None else float(weight),
+        reasoning=_parse_reasoning(raw, param) if role == "assistant" else None,
     )
+
+
+def _parse_reasoning(raw: Mapping[str, Any], param: str) -> str | None:
+    """Servers name it `reasoning` or `reasoning_content`, and clients send back what they were given."""
+    found = _optional_string(raw, "reasoning_content", param)
+    return found if found is not None else _optional_string(raw, "reasoning", param)
 
 
 def _parse_content(raw: object, param: str, optional: bool) -> str:

@@ -43,6 +43,7 @@ class Tokenizer:
         self.eos_id = self._named(settings, "eos_token")
         self.pad_id = self._named(settings, "pad_token")
         added = self._backend.get_added_tokens_decoder()
+        self._added_ids = frozenset(added)
         self.special_ids = frozenset(id for id, token in added.items() if token.special)
         self.special_tokens = {added[id].content: id for id in self.special_ids}
         self.chat_template = _chat_template(folder, settings)
@@ -58,6 +59,11 @@ class Tokenizer:
         """Ids of `text`. With `special`, special tokens written in it become their ids; else they are plain text."""
         return list((self._backend if special else self._plain).encode(text, add_special_tokens=False).ids)
 
+    def encode_document(self, text: str) -> list[int]:
+        """Ids of a text that stands alone, as transformers encodes it: special tokens written in it become their ids,
+        and the tokenizer puts around it what it puts around every text (a beginning-of-text token, if anything)."""
+        return list(self._backend.encode(text, add_special_tokens=True).ids)
+
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special))
@@ -71,7 +77,7 @@ class Tokenizer:
         token = self._backend.id_to_token(id)
         if token is None:
             return b""
-        if id in self._backend.get_added_tokens_decoder():
+        if id in self._added_ids:
             return token.encode()
         if self._byte_level:
             return b"".join(BYTE_OF_CHARACTER.get(character, character.encode()) for character in token)

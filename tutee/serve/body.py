@@ -140,6 +140,16 @@ class Fields:
         self._children.append(child)
         return child
 
+    def objects(self, name: str, *, most: int) -> list[Fields]:
+        """A list of at most `most` objects; none when it is absent."""
+        found = []
+        for i, value in enumerate(self.array(name, most=most) or ()):
+            if not isinstance(value, dict):
+                self.refuse(f"{name}[{i}]", f"must be an object, not {_kind(value)}", "invalid_type")
+            found.append(Fields(value, f"{self.at(name)}[{i}]"))
+        self._children += found
+        return found
+
     def metadata(self, name: str = "metadata") -> dict[str, str] | None:
         """OpenAI's metadata: at most 16 pairs of short strings."""
         value = self.take(name)
