@@ -78,7 +78,7 @@ def read_chat_request(body: Fields) -> ChatRequest:
     if top is not None and not logprobs:
         body.refuse("top_logprobs", "needs 'logprobs': true", "invalid_value")
     n = body.integer("n", 1, MOST_CHOICES)
-    include_usage = _stream_options(body, stream)
+    include_usage = read_include_usage(body, stream)
     body.unsupported(NOT_SERVED)
     for name in LABELS:
         body.string(name, most=512)
@@ -96,7 +96,8 @@ def read_chat_request(body: Fields) -> ChatRequest:
     )
 
 
-def _stream_options(body: Fields, stream: bool) -> bool:
+def read_include_usage(body: Fields, stream: bool) -> bool:
+    """`stream_options`: whether the token counts follow the last choice."""
     options = body.object("stream_options")
     if options is None:
         return False
@@ -106,8 +107,12 @@ def _stream_options(body: Fields, stream: bool) -> bool:
     return options.boolean("include_usage") or False
 
 
-def read_sampling(body: Fields, *, logprobs: int | None, default_max_tokens: int | None = None) -> SamplingParams:
-    """Sampling parameters, with OpenAI's names and ranges; `top_k`, `min_p` and the like as vLLM spells them."""
+def read_sampling(body: Fields, *, logprobs: int | None, max_tokens: int | None = None) -> SamplingParams:
+    """Sampling parameters, with OpenAI's names and ranges; `top_k`, `min_p` and the like as vLLM spells them.
+
+    Args:
+        max_tokens: where the caller has read it under the name that its route has for it.
+    """
     given: dict[str, Any] = {
         "temperature": body.number("temperature", 0, 2),
         "top_p": body.number("top_p", 0, 1),
@@ -119,7 +124,7 @@ def read_sampling(body: Fields, *, logprobs: int | None, default_max_tokens: int
         "seed": body.integer("seed"),
         "min_tokens": body.integer("min_tokens", 0, INT32),
         "ignore_eos": body.boolean("ignore_eos"),
-        "max_tokens": _max_tokens(body) or default_max_tokens,
+        "max_tokens": _max_tokens(body) if max_tokens is None else max_tokens,
         "stop": _stop(body),
         "logit_bias": _logit_bias(body),
         "logprobs": logprobs,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tutee.conversation import Message
 from tutee.engine.engine import Engine
+from tutee.engine.readout import Readout
 from tutee.engine.request import Chunk, Request, SamplingParams
 from tutee.engine.upstream import Upstream
 from tutee.errors import InvalidInput
@@ -89,9 +90,14 @@ class Served:
         priority: int = 0,
         owner: str | None = None,
         on_chunk: Callable[[Chunk], None] | None = None,
+        readout: Readout | None = None,
     ) -> Request:
-        """`Engine.submit` or `Upstream.submit`, whichever answers."""
+        """`Engine.submit` or `Upstream.submit`, whichever answers; a `readout` needs a model of ours."""
         name = self.version.id
+        if readout is not None:
+            return self.engine.submit(
+                prompt.ids, params, version=name, priority=priority, owner=owner, on_chunk=on_chunk, readout=readout
+            )
         if isinstance(self.source, Upstream):
             return self.source.submit(
                 prompt.messages, params, version=name, priority=priority, owner=owner, on_chunk=on_chunk

@@ -20,6 +20,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tutee.engine.readout import Readout
 from tutee.engine.request import Chunk, Request, SamplingParams
 from tutee.serve.served import Prompt, Served
 
@@ -109,15 +110,32 @@ class Tap:
         self._news = News()
         self._chunks: deque[tuple[int, Chunk]] = deque()
         self._whole = whole
+        self._running = 0
         self.requests: list[Request] = []
 
-    def submit(self, served: Served, prompt: Prompt, params: Sequence[SamplingParams], owner: str) -> None:
-        """Start one request for each of `params`; if one is refused, the others are stopped and its error is raised."""
+    def submit(
+        self,
+        served: Served,
+        prompt: Prompt,
+        params: Sequence[SamplingParams],
+        owner: str,
+        readout: Readout | None = None,
+    ) -> None:
+        """Start one request for each of `params`; if one is refused, the others are stopped and its error is raised.
+
+        May be called again, also while the chunks are being read. `readout` goes with the first of these requests.
+        """
+        before = len(self.requests)
         try:
-            for index, each in enumerate(params):
-                self.requests.append(served.submit(prompt, each, owner=owner, on_chunk=self._listener(index)))
+            for each in params:
+                listener = self._listener(len(self.requests))
+                request = served.submit(prompt, each, owner=owner, on_chunk=listener, readout=readout)
+                self.requests.append(request)
+                self._running += 1
+                readout = None
         except BaseException:
-            self.abort()
+            for request in self.requests[before:]:
+                request.abort()
             raise
 
     def _listener(self, index: int) -> Callable[[Chunk], None]:
@@ -136,11 +154,10 @@ class Tap:
 
     async def __aiter__(self) -> AsyncIterator[list[tuple[int, Chunk]]]:
         """All (request, chunk) pairs that have come since the last time, usually those of one step."""
-        running = len(self.requests)
-        while running:
+        while self._running:
             await self._news.wait()
             batch = [self._chunks.popleft() for _ in range(len(self._chunks))]
-            running -= sum(chunk.finish_reason is not None for _, chunk in batch)
+            self._running -= sum(chunk.finish_reason is not None for _, chunk in batch)
             if batch:
                 yield batch
 
