@@ -1,5 +1,13 @@
 """Every table, as SQLAlchemy 2 declarative classes; `Base.metadata` is what the newest migration makes."""
 
+from tutee.store.schema.background import (
+    Batch,
+    BatchLine,
+    Upload,
+    UploadPart,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
 from tutee.store.schema.base import DEFAULT_PROJECT, Base, InProject, now, table
 from tutee.store.schema.conversations import (
     Actor,
@@ -42,6 +50,8 @@ __all__ = [
     "ApiKey",
     "Audit",
     "Base",
+    "Batch",
+    "BatchLine",
     "Blob",
     "Completion",
     "CompletionTag",
@@ -73,6 +83,10 @@ __all__ = [
     "Scrub",
     "Snapshot",
     "SnapshotRow",
+    "Upload",
+    "UploadPart",
+    "WebhookDelivery",
+    "WebhookEndpoint",
     "now",
     "table",
 ]
