@@ -29,6 +29,9 @@ class Settings:
     """Name of the base model in `home/models` (the default one is fetched on first use), or an absolute folder."""
     dtype: str = "bfloat16"
     """Compute precision of the matrices: `bfloat16` (fast) or `float32` (exact: company never changes a number)."""
+    precision: str = ""
+    """Of the weights that answers are computed with: empty (as `dtype`), `int8` or `int4` (faster for few streams, a
+    little worse; training, scoring and evaluations keep `dtype`)."""
     threads: int = 0
     """CPU threads for the model; 0 means one a core."""
     max_batch: int = 32
@@ -43,6 +46,9 @@ class Settings:
     """What the upstream calls the model."""
     upstream_key_env: str = ""
     """Name of the environment variable that holds the upstream's key; empty: it needs none."""
+    python_graders: str = "isolated"
+    """People's Python graders: `isolated` (refused where no sandbox can be built), `unisolated` (the operator vouches
+    for who may send them: limits, but they see this user's files) or `off`."""
     admin_key: str = ""
     """Key with all rights; required before a host other than loopback is served."""
     max_body_bytes: int = 64 * 1024 * 1024
@@ -50,6 +56,14 @@ class Settings:
     def __post_init__(self) -> None:
         if self.dtype not in ("bfloat16", "float32"):
             raise InvalidInput(f"TUTEE_DTYPE is {self.dtype!r}; it must be bfloat16 or float32.", param="TUTEE_DTYPE")
+        if self.precision not in ("", "bfloat16", "int8", "int4") or (self.precision and self.dtype != "bfloat16"):
+            message = (
+                f"TUTEE_PRECISION is {self.precision!r}; it must be int8 or int4, with TUTEE_DTYPE bfloat16, or empty."
+            )
+            raise InvalidInput(message, param="TUTEE_PRECISION")
+        if self.python_graders not in ("isolated", "unisolated", "off"):
+            message = f"TUTEE_PYTHON_GRADERS is {self.python_graders!r}; it must be isolated, unisolated or off."
+            raise InvalidInput(message, param="TUTEE_PYTHON_GRADERS")
         for given, needed in (("upstream", "upstream_model"), ("upstream_model", "upstream")):
             if getattr(self, given) and not getattr(self, needed):
                 name = f"TUTEE_{needed.upper()}"
