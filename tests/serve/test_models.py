@@ -60,3 +60,25 @@ def test_the_base_and_the_live_version_cannot_be_deleted(sdk: openai.OpenAI) -> 
         with pytest.raises(openai.BadRequestError) as caught:
             sdk.models.delete(name)
         assert caught.value.code == "model_in_use"
+
+
+def test_an_alias_answers_wherever_a_model_is_named_and_the_reply_says_who(server: Running, sdk: openai.OpenAI) -> None:
+    aliases = server.services.store.model_aliases
+    aliases.set("gpt-4.1-nano", "tiny")
+    aliases.set("gpt-4o*", "chat")
+    try:
+        assert "gpt-4.1-nano" in [model.id for model in sdk.models.list()]
+        assert sdk.models.retrieve("gpt-4o-mini").id == "gpt-4o-mini"
+        for name in ("gpt-4.1-nano", "gpt-4o-mini"):
+            answer = sdk.chat.completions.create(model=name, messages=HELLO, max_tokens=1)
+            assert answer.model == "tiny"
+            chunks = sdk.chat.completions.create(model=name, messages=HELLO, max_tokens=1, stream=True)
+            assert {chunk.model for chunk in chunks} == {"tiny"}
+        with pytest.raises(openai.BadRequestError) as caught:
+            sdk.models.delete("gpt-4.1-nano")
+        assert caught.value.code == "model_is_alias"
+    finally:
+        aliases.remove("gpt-4.1-nano")
+        aliases.remove("gpt-4o*")
+    with pytest.raises(openai.NotFoundError):
+        sdk.models.retrieve("gpt-4o-mini")

@@ -9,9 +9,10 @@ import typer
 
 from tutee.cli.output import bar, out, show_json, show_table
 from tutee.cli.place import find_version, open_store, settings_of
+from tutee.errors import InvalidInput
 from tutee.settings import Settings
 
-models = typer.Typer(help="Base models: list, pull, import, export.", no_args_is_help=True)
+models = typer.Typer(help="Models: list, pull, import, export, other names.", no_args_is_help=True)
 
 
 def fetch(spec: str, models_dir: Path) -> Path:
@@ -53,6 +54,37 @@ def import_(
 ) -> None:
     """Take a model from this disk: a Hugging Face folder (safetensors) or a GGUF file."""
     out.print(str(fetch(str(path.resolve()), settings_of(context).home / "models")))
+
+
+@models.command("alias")
+def alias(
+    context: typer.Context,
+    pattern: Annotated[
+        str | None, typer.Argument(help="The other name, or a pattern: gpt-4.1-nano, 'gpt-4*'. None: list them.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Argument(help="Who answers: a version's name, id or number, or `chat` (the live one).")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Forget the alias.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Let a model answer to other names, so that scripts which name another server's models run as they are."""
+    if remove != (pattern is not None and target is None):
+        raise InvalidInput("Say `alias PATTERN TARGET`, `alias PATTERN --remove`, or `alias` alone to list them.")
+    with open_store(settings_of(context)) as store:
+        owner = store.actors.get_or_create("owner").id
+        if pattern is None:
+            rows = store.model_aliases.list()
+            if json:
+                show_json([{"pattern": row.pattern, "target": row.target} for row in rows])
+            else:
+                show_table("Aliases", ["name", "answered by"], [(row.pattern, row.target) for row in rows])
+        elif target is None:
+            store.model_aliases.remove(pattern, owner)
+            out.print(f"{pattern} means nothing now")
+        else:
+            store.model_aliases.set(pattern, target, owner)
+            out.print(f"{pattern} → {target}")
 
 
 @models.command("export")

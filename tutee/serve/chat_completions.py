@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -24,6 +24,7 @@ from tutee.serve.auth import MEMBER, CallerDep
 from tutee.serve.body import Body
 from tutee.serve.chat_events import ChatEvents, Event
 from tutee.serve.chat_request import ChatRequest, merge_system_messages, read_chat_request
+from tutee.serve.live import answering_name
 from tutee.serve.logprobs import LogprobEntries
 from tutee.serve.replies import error_body, reply
 from tutee.serve.served import Prompt, Served
@@ -95,6 +96,7 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
     """Answer a list of messages."""
     asked = read_chat_request(body)
     served, prompt = await run_in_threadpool(_prepare, services, asked)
+    asked = replace(asked, model=answering_name(asked.model, served.version))
     tap = Tap(whole=not asked.stream)
     tap.submit(served, prompt, asked.params_by_choice, caller.id)
     answering = Answering(asked, served, tap, new_id("chatcmpl"), int(time.time()))

@@ -33,6 +33,12 @@ UPSTREAM = "upstream:"
 """Before an upstream's name for its model, where other versions have the hash of their weights."""
 
 
+def answering_name(asked: str, version: ModelVersion) -> str:
+    """What a reply says under `model`: the name that was asked for, or the version's own when that was an alias."""
+    own = (ALIAS, version.name, version.id, str(version.number))
+    return asked if asked in own else version.name
+
+
 class Live:
     """Resolves names to versions with running engines. All methods may be called from any thread."""
 
@@ -95,7 +101,7 @@ class Live:
         return list(self._engines.values())
 
     def resolve(self, name: str) -> Served:
-        """The version called `name`: `chat`, a version's name, id or number, or the base's name.
+        """The version called `name`: `chat`, a version's name, id or number, or an alias of one.
 
         Loads what is not loaded yet, which can take seconds.
 
@@ -110,7 +116,7 @@ class Live:
         """The row of a name, without loading anything. Raises as `resolve`."""
         unknown = NotFound(f"The model '{name}' does not exist.", param="model", code="model_not_found")
         try:
-            version = self.store.versions.get(name)
+            version = self.store.model_aliases.version(name)
         except NotFound:
             raise unknown from None
         if version.state == "revoked":
@@ -220,5 +226,6 @@ class Live:
             max_batch=self.settings.max_batch,
             cache_tokens=self.settings.cache_tokens,
             max_waiting=self.settings.max_waiting,
+            precision=self.settings.precision,
             version=version_id,
         )

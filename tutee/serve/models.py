@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from tutee.errors import InvalidInput
+from tutee.errors import InvalidInput, NotFound
 from tutee.serve.auth import MEMBER, OPERATOR, CallerDep
-from tutee.serve.live import ALIAS
+from tutee.serve.live import ALIAS, answering_name
 from tutee.serve.replies import reply
 from tutee.serve.services import ServicesDep
 from tutee.store.schema import ModelVersion
@@ -19,9 +20,13 @@ router = APIRouter(prefix="/v1/models")
 
 @router.get("", openapi_extra=MEMBER)
 def list_models(services: ServicesDep) -> Response:
-    """The alias `chat` first, then every version, newest first."""
+    """`chat` first, then every version, newest first, then the aliases that are whole names."""
     versions = [version for version in services.store.versions.list() if version.state != "revoked"]
     data = [_view(services.live.chat.version, ALIAS)] + [_view(version) for version in reversed(versions)]
+    for alias in services.store.model_aliases.list():
+        if "*" not in alias.pattern:
+            with suppress(NotFound):  # its target is gone
+                data.append(_view(services.live.find(alias.pattern), alias.pattern))
     return reply({"object": "list", "data": data})
 
 
@@ -36,6 +41,9 @@ def retrieve(model: str, services: ServicesDep) -> Response:
 def delete(model: str, caller: CallerDep, services: ServicesDep) -> Response:
     """Revoke a version: it answers no more and can never go live; its row and its lineage stay."""
     version = services.live.find(model)
+    if answering_name(model, version) != model:
+        message = f"'{model}' is an alias of '{version.name}'; remove it with `tutee models alias --remove`."
+        raise InvalidInput(message, param="model", code="model_is_alias")
     if version.kind == "base" or version.state == "live":
         raise InvalidInput(
             f"'{model}' is the base or the live version; roll back first.", param="model", code="model_in_use"

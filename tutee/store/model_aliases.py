@@ -19,7 +19,7 @@ from tutee.errors import InvalidInput, NotFound
 from tutee.store import audit
 from tutee.store.database import Database
 from tutee.store.schema import ModelAlias, ModelVersion, now
-from tutee.store.versions import find_version
+from tutee.store.versions import CHAT, find_version
 
 PATTERN = re.compile(r"[A-Za-z0-9*][A-Za-z0-9_.:/*@+-]{0,199}")
 
@@ -44,7 +44,8 @@ class ModelAliases:
             if _exists(session, pattern):
                 message = f"A model here is called {pattern!r} already, and a name that exists is never looked up."
                 raise InvalidInput(message, param="pattern", code="name_taken")
-            find_version(session, target, param="target")
+            if target != CHAT:  # which every home has as soon as it is served
+                find_version(session, target, param="target")
             row = session.merge(ModelAlias(pattern=pattern, target=target, actor_id=actor_id, created_at=now()))
             audit.append(session, "model.alias", pattern, actor_id, {"target": target})
             return row
