@@ -51,7 +51,7 @@ class FixedData:
     groups: Callable[[Pretrained, Sequence[Any], Any], Encoded]
     reference: bool = False
     before_step: Callable[[Any, Trainer], Callable[[list[Group]], list[Group]]] = lambda config, trainer: list
-    trainer: Callable[[Task], Trainer] = lambda task: Trainer(task.base, task.chosen[TrainerConfig])
+    trainer: Callable[[Task], Trainer] = lambda task: Trainer(task.base, task.chosen[TrainerConfig], task.start)
     after_save: Callable[[Trainer, list[Group], Path], None] = lambda trainer, groups, folder: None
 
     def __call__(self, task: Task) -> Trained:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from tutee.data.openai_format import read_preferences, read_supervised
 from tutee.data.training_files import read_asked, read_rankings, read_texts, read_thumbs
 from tutee.errors import InvalidInput
+from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained, load_pretrained
 from tutee.model.value_head import ValueHead
 from tutee.train import parallel
@@ -37,6 +38,7 @@ from tutee.train.reinforcement import (
     Reinforced,
     RewardSettings,
     TeacherSettings,
+    ValidationSettings,
     WatchSettings,
     best_of_n,
     distillation_learner,
@@ -45,6 +47,7 @@ from tutee.train.reinforcement import (
 )
 from tutee.train.reward import RewardConfig, reward_groups
 from tutee.train.reward_model import RewardModel, gather_evidence
+from tutee.train.rewards import Term
 from tutee.train.rollout import RolloutConfig
 from tutee.train.sft import SftConfig, sft_groups
 from tutee.train.task import Chosen, Method, Task, Trained, choose, describe
@@ -98,7 +101,7 @@ class VariantSettings:
 def reward_trainer(task: Task) -> Trainer:
     """A trainer of a reward model: with a fresh head."""
     head = ValueHead(task.base.config.hidden_size, task.seed)
-    return Trainer(task.base, task.chosen[TrainerConfig], head=head)
+    return Trainer(task.base, task.chosen[TrainerConfig], task.start, head)
 
 
 def keep_evidence(trainer: Trainer, groups: list[Group], folder: Path) -> None:
@@ -149,7 +152,7 @@ def _ppo_line(chosen: Chosen) -> str:
 
 FIXED = (TrainerConfig, LoopConfig)
 SAMPLED = (TrainerConfig, RolloutConfig, RewardSettings)
-LOOPED = (*SAMPLED, ReinforceConfig, WatchSettings)
+LOOPED = (*SAMPLED, ReinforceConfig, ValidationSettings, WatchSettings)
 CHAT = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}'
 PAIR = '{"input": {"messages": […]}, "preferred_output": [{…}], "non_preferred_output": [{…}]}'
 QUESTION = '{"prompt": "What is 2 + 3?", "answer": "5"}'
@@ -308,12 +311,15 @@ def run(
     validation: Sequence[Any] = (),
     seed: int = 0,
     report: Report = silent,
+    terms: Sequence[Term] = (),
+    start: Lora | None = None,
 ) -> Trained:
     """Train in `folder`, from the start or from where a broken-off run of the same settings was.
 
     Args:
         examples, validation: rows as `method.read` makes them.
         settings: by name, over the method's defaults (`task.choose`).
+        terms, start: see `Task`.
 
     Raises:
         InvalidInput: a wrong setting, data that teaches nothing, a run that does not fit into memory, or checkpoints of
@@ -324,10 +330,10 @@ def run(
         message = f"{method.name} draws answers, which one process does: start it without torchrun."
         raise InvalidInput(message, param="method", code="not_parallel")
     if not parallel.current().first:
-        return method.run(Task(model, examples, chosen, folder, validation, seed, silent))
+        return method.run(Task(model, examples, chosen, folder, validation, seed))
     recorder = Recorder(folder, report)
     try:
-        return method.run(Task(model, examples, chosen, folder, validation, seed, recorder))
+        return method.run(Task(model, examples, chosen, folder, validation, seed, recorder, terms, start))
     finally:
         recorder.close()
 

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from tutee.data.openai_format import read_supervised
@@ -76,6 +77,20 @@ class RewardSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ValidationSettings:
+    """How the questions of a validation file are put to the policy."""
+
+    eval_interval: int = 10
+    """Steps between two validations; the policy is saved as a version at each. The first step and the last have one."""
+    eval_samples: int = 1
+    """Answers to each question, drawn with the same random numbers every time."""
+
+    def __post_init__(self) -> None:
+        require(self.eval_interval >= 1, "eval_interval", "'eval_interval' must be at least 1.")
+        require(1 <= self.eval_samples <= 64, "eval_samples", "'eval_samples' must be between 1 and 64.")
+
+
+@dataclass(frozen=True, slots=True)
 class WatchSettings:
     """When a run is stopped before it spoils the policy (`health.py`)."""
 
@@ -127,13 +142,15 @@ class Reinforced:
         """Run to the end, or go on; the last policy is the result, or after a tripwire the last good checkpoint."""
         if (task.folder / "result.json").exists():
             return read_result(task.folder)
-        trainer = Trainer(task.base, task.chosen[TrainerConfig])
+        trainer = Trainer(task.base, task.chosen[TrainerConfig], task.start)
         folder, run, notes = task.folder / "checkpoints", task.chosen[ReinforceConfig], []
         with collecting(task, trainer) as (collector, judge):
             learner = self.learner(task, trainer, judge)
             limits, report = task.chosen[WatchSettings].limits(), with_samples(task.report, folder)
+            look = partial(validate, task, trainer, collector) if task.validation else None
             try:
-                steps = reinforce(learner, collector, run, folder, limits=limits, report=report).steps
+                done = reinforce(learner, collector, run, folder, limits=limits, report=report, after_step=look)
+                steps = done.steps
             except Tripped as tripped:
                 steps = go_back(trainer, folder, tripped)
                 notes.append(tripped.message)
@@ -143,11 +160,28 @@ class Reinforced:
         trainer.save(version_folder(task.folder, steps))
         if trainer.ranks.first:
             said = {"steps": steps, "trained_tokens": int(sum(values.get("tokens", 0) for values in history))}
-            versions = {str(steps): history[-1] if history else {}}
+            saved = sorted(int(path.name.removeprefix("step-")) for path in (task.folder / "versions").glob("step-*"))
+            versions = {str(step): history[step - 1] for step in saved if step <= len(history)}
             write_json(task.folder / "result.json", {**said, "too_long": [], "notes": notes, "versions": versions})
             shutil.rmtree(folder, ignore_errors=True)
         trainer.ranks.wait()
         return read_result(task.folder)
+
+
+def validate(task: Task, trainer: Trainer, collector: Collector, step: int) -> dict[str, float]:
+    """What the policy's answers to the validation questions earn, as `valid_…`, and a version of it; at most steps
+    nothing. A function of the weights, so a resumed run says the same."""
+    settings, last = task.chosen[ValidationSettings], task.chosen[ReinforceConfig].steps
+    if step not in (1, last) and step % settings.eval_interval:
+        return {}
+    if step != 1:
+        folder = version_folder(task.folder, step)
+        shutil.rmtree(folder, ignore_errors=True)
+        trainer.save(folder)
+    rows = [Question(row.messages, row.item) for row in task.validation]
+    judged_by = task.chosen[RewardSettings].judged_by
+    drawn = collector.elsewhere(QuestionList(rows, task.seed, judged_by), len(rows), settings.eval_samples)
+    return {f"valid_{name}": value for name, value in drawn.metrics.items() if name in ("reward", "length", "finished")}
 
 
 def go_back(trainer: Trainer, folder: Path, tripped: Tripped) -> int:
@@ -168,6 +202,7 @@ def collecting(task: Task, trainer: Trainer) -> Iterator[tuple[Collector, Reward
         environment = environment_of(task)
         judge = None
         terms: list[tuple[float, Term]] = []
+        terms += [(1.0, term) for term in task.terms]
         if settings.gym is not None or settings.judged_by != "none":
             terms.append((1.0, TaskReward(environment)))
         if settings.grader is not None:
@@ -237,7 +272,7 @@ def with_samples(report: Report, folder: Path) -> Report:
 
 
 def grpo_learner(task: Task, trainer: Trainer, judge: RewardModel | None) -> Learner:
-    return Grpo(trainer, task.chosen[GrpoConfig], Reference(trainer))
+    return Grpo(trainer, task.chosen[GrpoConfig], Reference(trainer, task.start))
 
 
 def ppo_learner(task: Task, trainer: Trainer, judge: RewardModel | None) -> Learner:
@@ -257,7 +292,7 @@ def ppo_learner(task: Task, trainer: Trainer, judge: RewardModel | None) -> Lear
         require(config.ptx > 0, "settings.ptx", "'ptx_data' is given but 'ptx' is 0.")
         with Path(mix.ptx_data).open("rb") as stream:
             rows = list(sft_groups(task.base, list(read_supervised(stream, "settings.ptx_data"))).groups)
-    return Ppo(trainer, critic, config, Reference(trainer), rows)
+    return Ppo(trainer, critic, config, Reference(trainer, task.start), rows)
 
 
 def distillation_learner(task: Task, trainer: Trainer, judge: RewardModel | None) -> Learner:
@@ -269,7 +304,7 @@ def best_of_n(task: Task) -> Trained:
     """Sample, keep the best, imitate it."""
     if (task.folder / "result.json").exists():
         return read_result(task.folder)
-    config, trainer = task.chosen[BestOfNConfig], Trainer(task.base, task.chosen[TrainerConfig])
+    config, trainer = task.chosen[BestOfNConfig], Trainer(task.base, task.chosen[TrainerConfig], task.start)
 
     def on_round(number: int, values: dict[str, float]) -> None:
         task.report(Progress("candidates", number, config.rounds, values))

@@ -169,6 +169,13 @@ class Collector:
             metrics |= {} if self.config.temperature != 1.0 else {"sampler_gap": gap}
         return Collected(tuple(kept), next_question, metrics)
 
+    def elsewhere(self, environment: Environment, prompts: int, group: int) -> Collected:
+        """The policy's answers to the first `prompts` questions of another environment, rewarded the same way and
+        always drawn with the same random numbers: validation."""
+        config = replace(self.config, prompts=prompts, group=group, resample=0, recompute=False)
+        drawn = Collector(self._trainer, self._engine, environment, self._rewards, config)
+        return drawn.collect(0, 0)
+
     def _questions(self, start: int, count: int) -> tuple[list[tuple[int, Question, list[int]]], int, int]:
         """(number, question, rendered prompt) of the next questions that fit; the number after them; how many did not.
 

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from tutee.errors import InvalidInput
+from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained
 from tutee.train.options import read_options
 from tutee.train.progress import Report, silent
+from tutee.train.rewards import Term
 
 Part = TypeVar("Part")
 
@@ -79,6 +81,8 @@ class Task:
         model: what to start from; None for a method that makes its own.
         examples, validation: rows as the method's reader made them.
         folder: the run's own: checkpoints, metrics, versions.
+        terms: judges of sampled answers that no setting can name, beside those that the settings do.
+        start: the adapter over `model` that training goes on from; a fresh one when None.
     """
 
     model: Pretrained | None
@@ -88,6 +92,8 @@ class Task:
     validation: Sequence[Any] = ()
     seed: int = 0
     report: Report = silent
+    terms: Sequence[Term] = ()
+    start: Lora | None = None
 
     @property
     def base(self) -> Pretrained:
