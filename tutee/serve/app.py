@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from tutee.lock import only_one
 from tutee.serve import (
     chat_completions,
+    completions,
     conversations,
     feedback,
     files,
@@ -45,6 +46,7 @@ from tutee.store import Store
 ROUTERS: tuple[APIRouter, ...] = (
     status.router,
     chat_completions.router,
+    completions.router,
     stored_completions.router,
     models.router,
     files.router,

@@ -42,13 +42,11 @@ def read_prompts(body: Fields, name: str, *, most: int) -> list[Bare]:
     """
     body.need(name)
     value = body.take(name)
-    if isinstance(value, str):
-        value = [value]
-    if not isinstance(value, list):
+    if not isinstance(value, str | list):
         body.refuse(name, "must be a string, a list of strings, token ids, or a list of lists of those", "invalid_type")
     if not value:
         body.refuse(name, "must not be empty", "invalid_value")
-    if all(_is_id(item) for item in value):
+    if isinstance(value, str) or all(_is_id(item) for item in value):
         return [value]
     if len(value) > most:
         body.refuse(name, f"has {len(value)} items; at most {most} are allowed", "array_above_max_length")
@@ -83,8 +81,8 @@ def encode_prompts(served: Served, prompts: Sequence[Bare], params: SamplingPara
         try:
             check_prompt(ids, params, model.config.vocab_size, limit)
         except InvalidInput as error:
-            of_prompt = error.param in ("prompt", "messages")
-            raise InvalidInput(error.message, param=at if of_prompt else error.param, code=error.code) from None
+            where = at if error.param in ("prompt", "messages") else error.param
+            raise InvalidInput(error.message, param=where, code=error.code or "invalid_value") from None
         if len(ids) + (params.max_tokens or 0) > limit:
             raise InvalidInput(
                 f"This model's maximum context length is {limit} tokens, but {len(ids)} are in the prompt and "
