@@ -18,6 +18,8 @@ def test_flags_win_over_the_environment_which_wins_over_defaults(tmp_path: Path)
         ({"TUTEE_PROT": "1"}, "TUTEE_PROT"),
         ({"TUTEE_PORT": "x"}, "TUTEE_PORT"),
         ({"TUTEE_DTYPE": "int3"}, "TUTEE_DTYPE"),
+        ({"TUTEE_PRECISION": "int3"}, "TUTEE_PRECISION"),
+        ({"TUTEE_PRECISION": "int8", "TUTEE_DTYPE": "float32"}, "TUTEE_PRECISION"),
     ],
 )
 def test_a_wrong_setting_is_named(environment: dict[str, str], names: str) -> None:

@@ -56,7 +56,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.dtype not in ("bfloat16", "float32"):
             raise InvalidInput(f"TUTEE_DTYPE is {self.dtype!r}; it must be bfloat16 or float32.", param="TUTEE_DTYPE")
-        if self.precision not in ("", "bfloat16", "int8", "int4") or (self.precision and self.dtype != "bfloat16"):
+        if self.precision not in ("", "int8", "int4") or (self.precision and self.dtype != "bfloat16"):
             message = (
                 f"TUTEE_PRECISION is {self.precision!r}; it must be int8 or int4, with TUTEE_DTYPE bfloat16, or empty."
             )

@@ -43,9 +43,13 @@ def bench(
         fetch(settings.model, settings.home / "models")
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     model = load_pretrained(settings.base_folder, settings.dtype, name=settings.base_folder.name)
-    engine = Engine(model, max_batch=max(STREAMS), cache_tokens=32 * 1024)
+    engine = Engine(model, max_batch=max(STREAMS), cache_tokens=32 * 1024, precision=settings.precision)
     try:
-        found: dict[str, Any] = {"model": model.name, "dtype": settings.dtype, "threads": torch.get_num_threads()}
+        found: dict[str, Any] = {
+            "model": model.name,
+            "dtype": settings.precision or settings.dtype,
+            "threads": torch.get_num_threads(),
+        }
         found["first_token_ms"] = round(first_token_s(engine, model.config.vocab_size) * 1000, 1)
         found["prompt_tok_s"] = round(prompt_speed(engine, model.config.vocab_size))
         for streams in STREAMS:

@@ -19,6 +19,9 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
     model: Annotated[str | None, typer.Option(help="Base model: a name in TUTEE_HOME/models or a folder.")] = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16 (fast) or float32 (exact).")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="int8 or int4: weights as integers for answers; faster, a little worse.")
+    ] = None,
     upstream: Annotated[
         str | None, typer.Option(help="Let an OpenAI-compatible server answer: its base URL, http://host:port/v1.")
     ] = None,
@@ -36,6 +39,7 @@ def serve(
         "port": port,
         "model": model,
         "dtype": dtype,
+        "precision": precision,
         "threads": threads,
         "upstream": upstream,
         "upstream_model": upstream_model,

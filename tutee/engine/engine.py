@@ -15,7 +15,9 @@ from collections.abc import Sequence as Seq
 
 from tutee.engine.blocks import BlockPool
 from tutee.engine.door import Door
+from tutee.engine.grammar import Grammar, Matcher, Vocabulary
 from tutee.engine.inbox import Errand, Inbox
+from tutee.engine.masks import Stuck
 from tutee.engine.readout import Readout
 from tutee.engine.request import Chunk, Completion, FinishReason, Request, SamplingParams, check_prompt
 from tutee.engine.runner import NotFinite, Runner
@@ -27,6 +29,7 @@ from tutee.engine.stats import Counters, EngineStats
 from tutee.engine.tally import Tally
 from tutee.engine.versions import Source, Versions
 from tutee.errors import InvalidInput, Unavailable
+from tutee.model.integers import check_precision
 from tutee.model.pretrained import Pretrained
 
 _log = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ class Engine:
         max_adapters: adapters kept in memory of those that can be loaded again (`add_version`).
         speculation: whether likely next tokens are computed ahead (`Speculation`); the answers are the same.
         block_size: tokens in a block of the cache; prefixes are shared in whole blocks.
+        precision: of the weights that it multiplies with, a copy: "int8" or "int4"; empty: the model's own.
         autostart: start the thread; otherwise the caller drives `step()` (and `generate` does so itself).
     """
 
@@ -61,11 +65,14 @@ class Engine:
         max_adapters: int = 16,
         speculation: Mode = "auto",
         block_size: int = 16,
+        precision: str = "",
         autostart: bool = True,
     ) -> None:
         self._model = model
+        self._vocabulary = _vocabulary_of(model)
         num_blocks = -(-cache_tokens // block_size) + 1
-        self._runner = Runner(model, num_blocks, block_size)
+        self._precision = check_precision(precision, model.dtype)
+        self._runner = Runner(model, num_blocks, block_size, self._precision)
         self._pool = BlockPool(num_blocks, block_size)
         self._door = Door(max_waiting)
         self._speculation = Speculation(speculation)
@@ -142,20 +149,25 @@ class Engine:
         `readout` is filled while the prompt is computed (`readout.py`); one readout for each request.
 
         Raises:
-            InvalidInput: an empty prompt, an id outside the vocabulary, or no room in the context
-            (`context_length_exceeded`). NotFound: no such version. What loading it raises.
+            InvalidInput: an empty prompt, an id outside the vocabulary, no room in the context
+            (`context_length_exceeded`), or a grammar that cannot be used. NotFound: no such version. What loading it
+            raises.
             Busy: the queue is full, or too full of this owner's requests; says when to come back.
             Unavailable: the engine is closed.
         """
         tokens = [int(token) for token in prompt]
         self._versions.use(version)  # A load must not hold up the engine's thread, which needs the lock below.
+        vocabulary = self._vocabulary
+        matcher = _matcher(vocabulary, params)  # So must no grammar.
         with self._inbox.lock:
+            if vocabulary is not self._vocabulary:
+                matcher = _matcher(self._vocabulary, params)
             check_prompt(tokens, params, self._model.config.vocab_size, self.context_length)
             found = self._versions.use(version)
             request = Request(
                 tuple(tokens), params, version=found.name, priority=priority, owner=owner, on_chunk=on_chunk
             )
-            sequence = begin(request, found, self._model, self.context_length, next(self._arrivals), readout)
+            sequence = begin(request, found, self._model, self.context_length, next(self._arrivals), readout, matcher)
             if not self._inbox.closed:
                 self._door.enter(priority, owner)
             self._inbox.put(sequence)
@@ -217,6 +229,14 @@ class Engine:
         """Load a version now, so that the next `submit` need not. Raises as `submit`, and what loading raises."""
         self._versions.use(version)
 
+    def prepare_grammar(self, grammar: Grammar) -> None:
+        """Compile a grammar now, so that the next `submit` need not wait for it.
+
+        Raises:
+            InvalidInput: it is wrong, or too complex from its first token on.
+        """
+        self._vocabulary.matcher(grammar)
+
     def remove_version(self, version: str) -> None:
         """Take no new requests for an adapter; those that it has finish on it, then its memory is freed.
 
@@ -239,7 +259,7 @@ class Engine:
         def swap() -> None:
             del self._runner  # Its cache makes room for the next one's.
             try:
-                self._runner = Runner(model, self._pool.capacity + 1, self._pool.block_size)
+                self._runner = Runner(model, self._pool.capacity + 1, self._pool.block_size, self._precision)
             except BaseException:
                 self._inbox.close()
                 raise
@@ -249,6 +269,7 @@ class Engine:
         with self._inbox.lock:
             self._inbox.put(errand)
             self._model = model
+            self._vocabulary = _vocabulary_of(model)
             self._versions = Versions(Version(version, None, self._pool.new_root()), self._max_adapters)
         self._wait(errand)
 
@@ -284,6 +305,10 @@ class Engine:
             for sequence in error.sequences:
                 self._runner.clear(sequence)
                 self._fail(sequence, Unavailable(error.message))
+            return True
+        except Stuck as stuck:
+            for stopped, problem in stuck.found:
+                self._fail(stopped, problem)
             return True
         except Exception as error:
             _log.exception("A step of %d requests failed", len(work))
@@ -397,3 +422,12 @@ class Engine:
                 self._scheduler.add(news)
         for sequence in self._unfinished:
             self._end(sequence, "abort")
+
+
+def _matcher(vocabulary: Vocabulary, params: SamplingParams) -> Matcher | None:
+    return None if params.grammar is None else vocabulary.matcher(params.grammar)
+
+
+def _vocabulary_of(model: Pretrained) -> Vocabulary:
+    """What grammars need to know of a model."""
+    return Vocabulary(model.tokenizer, model.config.vocab_size, model.chat_format.stop_ids)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from tutee.engine.request import TopLogprobs
-from tutee.model.decoder import Decoder
 from tutee.model.logprobs import CHUNK, log_softmax
+from tutee.model.served import Served
 
 
 class PromptLogprobs:
@@ -76,7 +76,7 @@ class Rows:
         return self.hidden_ND[max(0, self.readout.position - self.first) : len(self.prompt) - self.first]
 
 
-def read(decoder: Decoder, parts: Sequence[Rows]) -> None:
+def read(served: Served, parts: Sequence[Rows]) -> None:
     """Give the rows of one step to those who read them."""
     hidden: list[Tensor] = []
     asked: list[tuple[PromptLogprobs, int]] = []
@@ -90,16 +90,16 @@ def read(decoder: Decoder, parts: Sequence[Rows]) -> None:
         hidden.append(unread[: len(following)])
         asked += [(readout, token) for token in following]
     if asked:
-        _score(decoder, torch.cat(hidden), asked)
+        _score(served, torch.cat(hidden), asked)
 
 
-def _score(decoder: Decoder, hidden_RD: Tensor, asked: Sequence[tuple[PromptLogprobs, int]]) -> None:
+def _score(served: Served, hidden_RD: Tensor, asked: Sequence[tuple[PromptLogprobs, int]]) -> None:
     """Row by row the log-prob of the token that follows; the prompts of a step share their products with the head."""
     targets_R1 = torch.tensor([[token] for _, token in asked], device=hidden_RD.device)
     most = max(readout.top for readout, _ in asked)
     for start in range(0, len(asked), CHUNK):
         rows = slice(start, start + CHUNK)
-        logprob_RV = log_softmax(decoder.logits(hidden_RD[rows]))
+        logprob_RV = log_softmax(served.logits(hidden_RD[rows]))
         values = logprob_RV.gather(1, targets_R1[rows]).squeeze(1).tolist()
         best = logprob_RV.topk(min(most, logprob_RV.shape[1])) if most else None
         for row, ((readout, _), value) in enumerate(zip(asked[rows], values, strict=True)):

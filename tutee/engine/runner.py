@@ -16,15 +16,17 @@ from torch import Tensor
 from tutee.engine import drawing, sampler
 from tutee.engine.batch import make_batch
 from tutee.engine.blocks import SCRATCH_BLOCK
+from tutee.engine.masks import MaskThread, Pending
 from tutee.engine.readout import read
 from tutee.engine.sampler import Sampled, SamplerState
 from tutee.engine.scheduler import Scheduled
 from tutee.engine.sequence import Sequence
 from tutee.errors import Unavailable
 from tutee.model.decoder import Decoder
-from tutee.model.kv_cache import KVCache, TiledCache
-from tutee.model.matrix_unit import ROWS
+from tutee.model.integers import Precision
+from tutee.model.kv_cache import KVCache
 from tutee.model.pretrained import Pretrained
+from tutee.model.served import Served
 
 if TYPE_CHECKING:
     from tutee.engine.cuda_graphs import DecodeGraphs
@@ -40,19 +42,13 @@ class NotFinite(Unavailable):
 
 
 class Runner:
-    """A decoder with its paged cache of `num_blocks` blocks."""
+    """A decoder with its paged cache of `num_blocks` blocks, in a serving precision."""
 
-    def __init__(self, model: Pretrained, num_blocks: int, block_size: int) -> None:
-        self._decoder = model.decoder
-        self._device = next(model.decoder.parameters()).device
-        self._native = model.decoder.native is not None
-        """Whether steps run in C; then log-probs are close to what the trainer recomputes, not the same bits."""
-        self.cache = (
-            TiledCache(model.config, num_blocks, block_size)
-            if self._native and block_size % ROWS == 0
-            else KVCache(model.config, num_blocks, block_size, model.decoder.dtype, self._device)
-        )
-        self._graphs = _decode_graphs(model.decoder, self.cache)
+    def __init__(self, model: Pretrained, num_blocks: int, block_size: int, precision: Precision = "bfloat16") -> None:
+        self._served = Served(model.decoder, precision, num_blocks, block_size)
+        self.cache = self._served.cache
+        self._graphs = _decode_graphs(model.decoder, self.cache) if precision == "bfloat16" else None
+        self._masks = MaskThread()
         self._logits = torch.empty(0, model.config.vocab_size)
 
     @torch.no_grad()  # Not inference mode: a trainer may share these weights, and what they are prepared into.
@@ -64,36 +60,40 @@ class Runner:
             its last true token, the others as if the guessed tokens before them were true.
 
         Raises:
-            NotFinite: naming the sequences at fault. Nothing is sampled for the others; the same work can be run again.
+            NotFinite, Stuck: naming the sequences at fault. Nothing is sampled for the others; the same work can be run
+            again.
         """
         # A recorded step gives logits only: a prompt whose last piece is one token long may want its hidden states.
         if self._graphs is not None and self._graphs.takes(work) and not any(item.sequence.reading for item in work):
-            return work, self._choose(self._graphs.logits(work), [item.sequence.sampler for item in work], work)
-        batch = make_batch(work, self.cache, self.cache.block_size, self._device)
-        hidden_TD = self._decoder(batch.tokens, batch.layout.positions, batch.layout)
+            states = [item.sequence.sampler for item in work]
+            masks = self._masks.begin(states)
+            return work, self._choose(self._graphs.logits(work), states, work, masks)
+        batch = make_batch(work, self.cache, self.cache.block_size, self._served.device)
+        masks = self._masks.begin(batch.states)
+        hidden_TD = self._served.forward(batch.tokens, batch.layout)
         finite_T = _finite_rows(hidden_TD)
         if not bool(finite_T.all()):
             raise NotFinite(batch.owners(~finite_T))
-        read(self._decoder, batch.read(hidden_TD))
+        read(self._served, batch.read(hidden_TD))
         if not batch.sampled:
             return [], Sampled([], [], [])
         sampled_BD = _picked(hidden_TD, batch.sample_rows)
-        logits_BV = self._decoder.logits(sampled_BD, self._room(len(sampled_BD)))
-        return batch.sampled, self._choose(logits_BV, batch.states, batch.sampled)
+        logits_BV = self._served.logits(sampled_BD, self._room(len(sampled_BD)))
+        return batch.sampled, self._choose(logits_BV, batch.states, batch.sampled, masks)
 
-    def _choose(self, logits_BV: Tensor, states: Seq[SamplerState], items: Seq[Scheduled]) -> Sampled:
-        choice: Sampled = (drawing if self._native else sampler).sample(logits_BV, states)
+    def _choose(self, logits_BV: Tensor, states: Seq[SamplerState], items: Seq[Scheduled], masks: Pending) -> Sampled:
+        rows = [item.sequence for item in items for _ in range(1 + len(item.draft))]
+        choice: Sampled = (drawing if self._served.native else sampler).sample(logits_BV, states, masks.result(rows))
         if -1 in choice.tokens:
-            rows = [item.sequence for item in items for _ in range(1 + len(item.draft))]
             bad = [sequence for sequence, token in zip(rows, choice.tokens, strict=True) if token < 0]
             raise NotFinite(list(dict.fromkeys(bad)))
         return choice
 
     def _room(self, rows: int) -> Tensor | None:
         """Memory for logits, kept from step to step where it saves time: fresh pages cost as much as the sampler."""
-        if self._native and len(self._logits) < rows:
+        if self._served.native and len(self._logits) < rows:
             self._logits = torch.empty(rows, self._logits.shape[1])
-        return self._logits if self._native else None
+        return self._logits if self._served.native else None
 
     def clear(self, sequence: Sequence) -> None:
         """Wipe what a sequence may have written, before its blocks get another owner: masked reads multiply what they

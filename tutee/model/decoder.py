@@ -17,6 +17,7 @@ from tutee.model.adapted import Matrices
 from tutee.model.attention import attend
 from tutee.model.config import DecoderConfig
 from tutee.model.head import MAX_WIDTH, NativeHead
+from tutee.model.integers import Precision
 from tutee.model.kernels import NativeDecoder, available
 from tutee.model.kv_cache import TiledCache
 from tutee.model.layout import Layout
@@ -198,12 +199,14 @@ class Decoder(nn.Module):
         if self.dtype != torch.bfloat16 or self.head_weight.device.type != "cpu" or not available(self.config):
             return None
         if self._native is None:
-            weights = [block.weights() for block in self.model.layers if isinstance(block, Block)]
-            rope = (self.rope_cos, self.rope_sin)
-            self._native = NativeDecoder(
-                self.config, weights, self.model.embed_tokens.weight, self.model.norm.weight, rope
-            )
+            self._native = self.packed("bfloat16")
         return self._native
+
+    def packed(self, precision: Precision) -> NativeDecoder:
+        """These weights for the C code, in a serving precision; only where `native` is not None."""
+        weights = [block.weights() for block in self.model.layers if isinstance(block, Block)]
+        floats = (self.model.embed_tokens.weight, self.model.norm.weight, (self.rope_cos, self.rope_sin))
+        return NativeDecoder(self.config, weights, *floats, precision)
 
     @property
     def head_weight(self) -> nn.Parameter:

@@ -1,6 +1,7 @@
-/* The head: next-token logits in integers, as good as float32 for a choice between tokens, at two bytes a weight.
+/* The head: next-token logits in integers. With two digits a weight they are as good as float32 for a choice between
+tokens; with one they belong to blocks whose weights are integers.
 
-A row of the head is 16-bit integers and one scale, a hidden state 24-bit integers and one scale; both are split into
+A row of the head is 16-bit (or 8-bit) integers and one scale, a hidden state 24-bit integers and one scale; both are split into
 signed 8-bit digits, and products of digits add up exactly in 32 bits. Columns are balanced first (a weight is
 multiplied by what its hidden number is divided by), because the error of a sum is least when its parts are alike. */
 
@@ -10,10 +11,10 @@ multiplied by what its hidden number is divided by), because the error of a sum 
 enum { WEIGHT_MAX = 127 * 256 + 127, STATE_MAX = 127 * 65536 + 127 * 256 + 127, DIGITS = 3, TOKENS_PER_CHUNK = 512 };
 
 typedef struct {
-    byte *tiles;           /* [V to 16][D to 64]: 1 KB of high digits, 1 KB of low ones */
+    byte *tiles;           /* [V to 16][D to 64]: 1 KB of high digits, 1 KB of low ones if there are two */
     float *scale;          /* [V to 16] */
     const float *balance;  /* [D] */
-    i64 vocabulary, width, threads;
+    i64 vocabulary, width, planes, threads; /* planes: digits of a weight */
 } Head;
 
 typedef struct {
@@ -54,18 +55,19 @@ static void pack_tokens(Job *job, i64 phase, i64 chunk, i64 worker) {
     const Logits *l = (const Logits *)job;
     const Head *h = l->head;
     int32_t numbers[MAX_WIDTH];
-    byte *tile = h->tiles + chunk * l->steps * STEP;
-    memset(tile, 0, l->steps * STEP);
+    i64 step = h->planes * TILE;
+    byte *tile = h->tiles + chunk * l->steps * step;
+    memset(tile, 0, l->steps * step);
     for (i64 n = 0; n < ROWS; n++) {
         i64 token = chunk * ROWS + n;
         h->scale[token] = 0;
         if (token >= h->vocabulary) continue;
-        h->scale[token] = to_integers(l->from + token * h->width, h->balance, 1, h->width, WEIGHT_MAX, numbers);
+        h->scale[token] = to_integers(l->from + token * h->width, h->balance, 1, h->width, h->planes == 2 ? WEIGHT_MAX : 127, numbers);
         for (i64 d = 0; d < h->width; d++) {
             int8_t low = (int8_t)numbers[d], high = (int8_t)((numbers[d] - low) >> 8);
-            byte *to = tile + d / 64 * STEP + d % 64 / 4 * LANE + n * 4 + d % 4;
-            to[0] = high;
-            to[TILE] = low;
+            byte *to = tile + d / 64 * step + d % 64 / 4 * LANE + n * 4 + d % 4;
+            to[0] = h->planes == 2 ? high : low;
+            if (h->planes == 2) to[TILE] = low;
         }
     }
 }
@@ -94,41 +96,50 @@ static void split_row(const Logits *l, i64 row) {
     }
 }
 
-/* Sums of digit products in tiles 0 (of weight 2^24), 1 (2^16) and 2 (2^8); low times lowest is left out. */
-static inline __attribute__((always_inline)) void logit_tile(const Logits *l, const byte *w, i64 row, const int fetch) {
-    const byte *panel = w + l->steps * STEP;
+/* Sums of digit products in tiles 0, 1 and 2, each of a weight 256 times the next one's; low times lowest is left out. */
+static inline __attribute__((always_inline)) void logit_tile(const Logits *l, const int planes, const byte *w, i64 row, const int fetch) {
+    const i64 step = planes * TILE;
+    const byte *panel = w + l->steps * step;
     i64 stride = l->steps * 64, plane = (l->rows + ROWS) * stride;
     const int8_t *digits = l->digits + row * stride;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
-    for (i64 k = 0; k < l->steps; k++, w += STEP) {
-        for (int line = 0; fetch && line < STEP; line += LANE)
+    for (i64 k = 0; k < l->steps; k++, w += step) {
+        for (int line = 0; fetch && line < step; line += LANE)
             if (fetch == SOON) _mm_prefetch(w + AHEAD + line, _MM_HINT_T0);
-            else _mm_prefetch(panel + k * STEP + line, _MM_HINT_T1);
+            else _mm_prefetch(panel + k * step + line, _MM_HINT_T1);
         _tile_loadd(3, digits + k * 64, stride);
         _tile_loadd(4, digits + plane + k * 64, stride);
         _tile_loadd(5, digits + 2 * plane + k * 64, stride);
         _tile_loadd(6, w, 64);
-        _tile_loadd(7, w + TILE, 64);
         _tile_dpbssd(0, 3, 6);
         _tile_dpbssd(1, 4, 6);
-        _tile_dpbssd(1, 3, 7);
         _tile_dpbssd(2, 5, 6);
-        _tile_dpbssd(2, 4, 7);
+        if (planes == 2) {
+            _tile_loadd(7, w + TILE, 64);
+            _tile_dpbssd(1, 3, 7);
+            _tile_dpbssd(2, 4, 7);
+        }
     }
+}
+
+static void logit_sums(const Logits *l, const byte *w, i64 row) {
+    int fetch = row == 0 ? SOON : row == ROWS ? LATER : NOTHING;
+    if (l->head->planes == 1) logit_tile(l, 1, w, row, row == 0 ? SOON : NOTHING);
+    else if (fetch == SOON) logit_tile(l, 2, w, row, SOON);
+    else if (fetch == LATER) logit_tile(l, 2, w, row, LATER);
+    else logit_tile(l, 2, w, row, NOTHING);
 }
 
 static void logit_chunk(const Logits *l, i64 chunk) {
     const Head *h = l->head;
     int32_t sums[3][ROWS][16] __attribute__((aligned(64)));
     for (i64 token = chunk * TOKENS_PER_CHUNK; token < least(h->vocabulary, (chunk + 1) * TOKENS_PER_CHUNK); token += ROWS) {
-        const byte *w = h->tiles + token / ROWS * l->steps * STEP;
-        __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(h->scale + token), _mm512_set1_ps(256.0f));
+        const byte *w = h->tiles + token / ROWS * l->steps * h->planes * TILE;
+        __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(h->scale + token), _mm512_set1_ps(h->planes == 2 ? 256.0f : 1.0f));
         for (i64 row = 0; row < l->rows; row += ROWS) {
-            if (row == 0) logit_tile(l, w, row, SOON);
-            else if (row == ROWS) logit_tile(l, w, row, LATER);
-            else logit_tile(l, w, row, NOTHING);
+            logit_sums(l, w, row);
             _tile_stored(0, sums[0], 64);
             _tile_stored(1, sums[1], 64);
             _tile_stored(2, sums[2], 64);

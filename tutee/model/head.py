@@ -1,4 +1,5 @@
-"""Next-token logits in C (`head.h`): a 16-bit copy of the head, exact enough for a choice between tokens.
+"""Next-token logits in C (`head.h`): a 16-bit copy of the head, exact enough for a choice between tokens; or one of 8
+bits, for blocks whose weights are integers.
 
 Largest error of a logit against float64 on the default model 2e-3, where the logits' range is 38 and what bfloat16 in
 the blocks before it changes is a hundred times as much; a row's logits never depend on the other rows.
@@ -15,7 +16,7 @@ from ctypes import Structure, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from tutee.model.matrix_unit import ROWS, Tiles, library
+from tutee.model.matrix_unit import ROWS, STEP, Tiles, library
 
 MAX_WIDTH = 16384
 DIGITS = 3
@@ -24,7 +25,7 @@ DIGITS = 3
 class _Head(Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("tiles", "scale", "balance")),
-        *((name, c_int64) for name in ("vocabulary", "width", "threads")),
+        *((name, c_int64) for name in ("vocabulary", "width", "planes", "threads")),
     )
 
 
@@ -34,16 +35,17 @@ class NativeHead:
     Args:
         weight: float32.
         norm: weights of the norm before it: how large each hidden number is on average.
+        planes: bytes of a weight, 2 or 1.
     """
 
-    def __init__(self, weight: Tensor, norm: Tensor) -> None:
+    def __init__(self, weight: Tensor, norm: Tensor, planes: int = 2) -> None:
         self._weight, self._norm = weight, norm
         vocabulary, width = weight.shape
         self._width = -(-width // 64) * 64
-        self._tiles = Tiles(-(-vocabulary // ROWS) * self._width // 64)
+        self._tiles = Tiles(-(-vocabulary // ROWS) * self._width // 64, planes * STEP // 2)
         self._scale = torch.zeros(-(-vocabulary // ROWS) * ROWS)
         self._balance = torch.ones(width)
-        self._head = _Head(vocabulary=vocabulary, width=width)
+        self._head = _Head(vocabulary=vocabulary, width=width, planes=planes)
         self._stamp: tuple[int, int] | None = None
         self._lock = threading.Lock()
 
@@ -69,10 +71,16 @@ class NativeHead:
             return
         with torch.no_grad():
             weight_VD = self._weight.detach().float().contiguous()
-            spread_D = weight_VD.square().mean(0).sqrt_()
-            self._balance = (self._norm.detach().float().abs() / spread_D).sqrt_().nan_to_num_(1.0, 1.0, 1.0)
-            self._balance[self._balance == 0] = 1.0
+            self._balance = balance(weight_VD, self._norm.detach())
         self._head.tiles, self._head.scale = self._tiles.address, self._scale.data_ptr()
         self._head.balance = self._balance.data_ptr()
         lib.pack_head(ctypes.byref(self._head), c_void_p(weight_VD.data_ptr()))
         self._stamp = stamp
+
+
+def balance(weight_VD: Tensor, norm_D: Tensor) -> Tensor:
+    """By what each column of a head is multiplied before it is rounded, and its hidden number divided: [D]."""
+    spread_D = weight_VD.float().square().mean(0).sqrt_()
+    balance_D = (norm_D.float().abs() / spread_D).sqrt_().nan_to_num_(1.0, 1.0, 1.0)
+    balance_D[balance_D == 0] = 1.0
+    return balance_D

@@ -24,7 +24,7 @@ static void norm_tile(const Forward *f, i64 layer, int which, i64 t, float *c) {
             store_half(f->normed + row * f->normed_stride + d, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + d), by), w));
         }
     }
-    lower(f, layer, which, f->normed, f->normed_stride, t, c);
+    lower(f, layer, which, t, c);
 }
 
 static void norm_out(const Forward *f, i64 t) {
@@ -50,7 +50,7 @@ static i64 forward_chunks(Job *job, i64 phase) {
     case INNER: return product_chunks(f, GLU);
     case ADD_DOWN: return product_chunks(f, DOWN);
     case LOWER_OUT:
-    case LOWER_DOWN: return f->step->cap_rank && f->step->spans ? f->tiles : 0;
+    case LOWER_DOWN: return f->step->cap_rank || f->model->bits < 16 ? f->tiles : 0;
     default: return f->tiles;
     }
 }
@@ -68,11 +68,11 @@ static void forward_run(Job *job, i64 phase, i64 chunk, i64 worker) {
     case NORM_IN: norm_tile(f, layer, QKV, chunk, c); break;
     case HEADS: product_chunk(f, layer, QKV, chunk, c); break;
     case ATTEND: attend(f, layer, chunk, scratch); break;
-    case LOWER_OUT: lower(f, layer, OUT, f->attended, f->attended_stride, chunk, c); break;
+    case LOWER_OUT: lower(f, layer, OUT, chunk, c); break;
     case ADD_OUT: product_chunk(f, layer, OUT, chunk, c); break;
     case NORM_MID: norm_tile(f, layer, GLU, chunk, c); break;
     case INNER: product_chunk(f, layer, GLU, chunk, c); break;
-    case LOWER_DOWN: lower(f, layer, DOWN, f->inner, f->inner_stride, chunk, c); break;
+    case LOWER_DOWN: lower(f, layer, DOWN, chunk, c); break;
     case ADD_DOWN: product_chunk(f, layer, DOWN, chunk, c); break;
     }
 }

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from tutee.model.config import DecoderConfig
+from tutee.model.integers import BITS, DEPTH, PAIR_BYTES, Precision, tiles, to_integers
 from tutee.model.kv_cache import TiledCache
 from tutee.model.layout import Layout
 from tutee.model.lora import Lora
-from tutee.model.matrix_unit import ROWS, STEP, Matrix, Tiles, library, stamp_of, steps_of, zeros
+from tutee.model.matrix_unit import ROWS, Matrix, Tiles, library, stamp_of, zeros
 from tutee.model.packing import MATRICES, BlockWeights, PackedAdapter, Shape
 
 MAX_HEAD = 256
@@ -39,7 +40,7 @@ class _Layer(Structure):
 
 class _Model(Structure):
     _fields_ = (
-        *((name, c_int64) for name in ("layers", "width", "heads", "groups", "head", "inner", "window")),
+        *((name, c_int64) for name in ("layers", "width", "heads", "groups", "head", "inner", "window", "bits")),
         ("eps", c_double),
         *((name, c_void_p) for name in ("embedding", "cos", "sin", "norm", "layer")),
     )
@@ -74,8 +75,10 @@ class NativeDecoder:
         embedding: Tensor,
         norm: Tensor,
         rope: tuple[Tensor, Tensor],
+        precision: Precision = "bfloat16",
     ) -> None:
         self._config = config
+        self._precision = precision
         self._blocks = list(blocks)
         self._shape = Shape(config)
         self._rope = rope
@@ -99,6 +102,7 @@ class NativeDecoder:
             head=config.head_dim,
             inner=config.intermediate_size,
             window=config.sliding_window or 0,
+            bits=BITS[precision],
             eps=config.rms_norm_eps,
             layer=ctypes.addressof(self._layers),
         )
@@ -184,23 +188,35 @@ class NativeDecoder:
         if stamp == self._stamp:
             return
         first = self._blocks[0].projections
-        steps = {which: steps_of(first[which][0].weight.shape[1]) for which in MATRICES}
+        depth = 32 if self._precision == "bfloat16" else DEPTH
+        steps = {which: -(-first[which][0].weight.shape[1] // depth) for which in MATRICES}
+        size = {which: PAIR_BYTES[self._precision] * self._shape.pairs[which] * steps[which] for which in MATRICES}
         if self._tiles is None:
-            self._tiles = Tiles(len(self._blocks) * sum(self._shape.pairs[which] * steps[which] for which in MATRICES))
+            self._tiles = Tiles(len(self._blocks), sum(size.values()))
         at = self._tiles.address
         self._kept.clear()
         for layer, block in zip(self._layers, self._blocks, strict=True):
             for i, which in enumerate(MATRICES):
-                projections = block.projections[which]
-                bias = self._shape.bias(which, projections)
-                self._shape.pack(which, at, steps[which], [p.weight for p in projections])
-                layer.matrix[i] = Matrix(at, self._float(bias), self._shape.pairs[which], steps[which])
-                at += STEP * self._shape.pairs[which] * steps[which]
+                layer.matrix[i] = self._matrix(which, block, at, steps[which])
+                at += size[which]
             layer.norm_in, layer.norm_mid = self._float(block.norm_in), self._float(block.norm_mid)
             layer.q_norm, layer.k_norm = self._float(block.q_norm), self._float(block.k_norm)
         embedding, norm, cos, sin = (self._float(tensor) for tensor in self._floats)
         self._model.embedding, self._model.norm, self._model.cos, self._model.sin = embedding, norm, cos, sin
         self._stamp = stamp
+
+    def _matrix(self, which: str, block: BlockWeights, at: int, steps: int) -> Matrix:
+        """A matrix of a block, packed at an address."""
+        projections = block.projections[which]
+        weights = [p.weight for p in projections]
+        bias, pairs = self._float(self._shape.bias(which, projections)), self._shape.pairs[which]
+        if self._precision == "bfloat16":
+            self._shape.pack(which, at, steps, weights)
+            return Matrix(at, bias, None, pairs, steps, 16)
+        integers = to_integers(self._shape.put_together(which, weights), self._precision)
+        packed = tiles(integers)
+        ctypes.memmove(at, packed.data_ptr(), packed.numel())
+        return Matrix(at, bias, self._float(integers.scale_O.contiguous()), pairs, steps, BITS[self._precision])
 
     def _float(self, tensor: Tensor | None) -> int | None:
         if tensor is None:

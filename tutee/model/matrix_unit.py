@@ -32,7 +32,10 @@ LARGE = 1 << 21
 class Matrix(Structure):
     """A packed matrix, as `tiles.h` knows it."""
 
-    _fields_ = (("tiles", c_void_p), ("bias", c_void_p), ("pairs", c_int64), ("steps", c_int64))
+    _fields_ = (
+        *((name, c_void_p) for name in ("tiles", "bias", "scale")),
+        *((name, c_int64) for name in ("pairs", "steps", "bits")),
+    )
 
 
 @functools.cache
@@ -62,9 +65,9 @@ def zeros(size: int) -> Tensor:
 class Tiles:
     """Zeroed memory for pairs of tiles."""
 
-    def __init__(self, pairs: int) -> None:
-        self._memory = zeros(STEP * (pairs + STEPS_AHEAD))
-        self.address = self._memory.data_ptr()
+    def __init__(self, pairs: int, pair_bytes: int = STEP) -> None:
+        self.memory = zeros(pair_bytes * pairs + STEP * STEPS_AHEAD)
+        self.address = self.memory.data_ptr()
 
 
 def pack(tiles: int, steps: int, first: int, stride: int, weight: Tensor, group: int, group_tiles: int) -> None:

@@ -97,6 +97,19 @@ class Shape:
                 first, stride, group, group_tiles = 0, 1, len(weight), self.width_tiles
             pack(tiles, steps, first, stride, weight, group, group_tiles)
 
+    def put_together(self, which: str, weights: Sequence[Tensor]) -> Tensor:
+        """The matrices one below the other as `pack` puts them: rows [32 * pairs, width], zeros where there is none."""
+        width = weights[0].shape[1]
+        if which == "qkv":
+            groups, rows = [w.view(-1, self.head, width) for w in weights], self.head_tiles * ROWS
+        else:
+            tiles = self.inner_tiles if which == "glu" else self.width_tiles
+            groups, rows = [w.unsqueeze(0) for w in weights], tiles * ROWS
+        padded = [nn.functional.pad(w, (0, 0, 0, rows - w.shape[1])) for w in groups]
+        if which == "glu":  # a gate's tile and its partner's make a pair
+            return torch.stack([w.view(-1, ROWS, width) for w in padded], dim=1).view(-1, width)
+        return torch.cat(padded).view(-1, width)
+
     def bias(self, which: str, projections: Sequence[Projection]) -> Tensor | None:
         """float32, in the order of the tiles."""
         biases = [p.bias for p in projections]
@@ -141,4 +154,5 @@ class PackedAdapter:
         self._tiles += [a, b]
         pack(a.address, steps, 0, 1, a_rD, len(a_rD), 2 * ranks)
         shape.pack(which, b.address, ranks, torch.split(b_Or, widths))
-        to.a, to.b = Matrix(a.address, None, ranks, steps), Matrix(b.address, None, pairs, ranks)
+        to.a = Matrix(a.address, None, None, ranks, steps, 16)
+        to.b = Matrix(b.address, None, None, pairs, ranks, 16)

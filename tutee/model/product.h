@@ -1,7 +1,7 @@
 /* Products of a step's rows with one matrix and its adapters, and what becomes of the results. */
 
 #pragma once
-#include "step.h"
+#include "integers.h"
 
 /* What adapters add to tile t of the rows. Its results so far are in `c`, for 32 outputs; each span goes on from there
 with its own adapter and keeps its own rows: the same sums as in a tile that is all its own, and no row ever meets
@@ -39,39 +39,61 @@ static int fetch_adapters(const Forward *f, i64 layer, int which, i64 t, i64 pai
     return found;
 }
 
-/* `c` [32, 32 * pairs] gets rows of tiles t (and t + 1, if both) times output pairs from … of a matrix, with adapters. */
-static void product(const Forward *f, const Matrix *w, i64 layer, int which, const half *a, i64 stride, i64 t, int both,
-                    int fetch, i64 from, i64 pairs, float *c) {
+static const half *rows_of(const Forward *f, int which, i64 *stride) {
+    *stride = which == OUT ? f->attended_stride : which == DOWN ? f->inner_stride : f->normed_stride;
+    return which == OUT ? f->attended : which == DOWN ? f->inner : f->normed;
+}
+
+/* Rows of tiles t (and t + 1, if both) times one pair of output tiles, which lies at `w`, into `c`. */
+static void multiply_floats(const Forward *f, const Matrix *m, int which, i64 t, int both, const byte *w, const byte *later,
+                            int fetch, float *c, i64 c_bytes) {
+    i64 stride;
+    const half *a = rows_of(f, which, &stride);
     const byte *a0 = (const byte *)(a + f->tile[t].row * stride), *a1 = a0 + ROWS * 2 * stride;
-    i64 bytes = 2 * stride, c_bytes = pairs * 128;
-    for (i64 p = 0; p < pairs; p++, c += 32) {
-        const byte *tiles = w->tiles + (from + p) * w->steps * STEP;
-        const byte *later = tiles + pairs * w->steps * STEP; /* this thread's next chunk */
+    i64 bytes = 2 * stride;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    if (both && fetch == SOON) multiply(1, SOON, a0, a1, bytes, w, m->steps, later);
+    else if (both && fetch == LATER) multiply(1, LATER, a0, a1, bytes, w, m->steps, later);
+    else if (both) multiply(1, NOTHING, a0, a1, bytes, w, m->steps, later);
+    else if (fetch == SOON) multiply(0, SOON, a0, a0, bytes, w, m->steps, later);
+    else multiply(0, NOTHING, a0, a0, bytes, w, m->steps, later);
+    _tile_stored(0, c, c_bytes);
+    _tile_stored(1, c + 16, c_bytes);
+    if (both) {
+        _tile_stored(2, c + 4 * c_bytes, c_bytes);
+        _tile_stored(3, c + 4 * c_bytes + 16, c_bytes);
+    }
+}
+
+/* `c` [32, 32 * pairs] gets rows of tiles t (and t + 1, if both) times output pairs `from` … of a matrix, which lie at `w`,
+with adapters. */
+static void product(const Forward *f, const Matrix *m, i64 layer, int which, i64 t, int both, int fetch, i64 from, i64 pairs,
+                    const byte *w, float *c) {
+    i64 c_bytes = pairs * 128, panel = m->steps * STEP;
+    for (i64 p = 0; p < pairs; p++, c += 32, w += panel) {
         int adapted = fetch_adapters(f, layer, which, t, from + p);
         int second_adapted = both && fetch_adapters(f, layer, which, t + 1, from + p);
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        if (both && fetch == SOON) multiply(1, SOON, a0, a1, bytes, tiles, w->steps, later);
-        else if (both && fetch == LATER) multiply(1, LATER, a0, a1, bytes, tiles, w->steps, later);
-        else if (both) multiply(1, NOTHING, a0, a1, bytes, tiles, w->steps, later);
-        else if (fetch == SOON) multiply(0, SOON, a0, a0, bytes, tiles, w->steps, later);
-        else multiply(0, NOTHING, a0, a0, bytes, tiles, w->steps, later);
-        _tile_stored(0, c, c_bytes);
-        _tile_stored(1, c + 16, c_bytes);
-        if (both) {
-            _tile_stored(2, c + 4 * c_bytes, c_bytes);
-            _tile_stored(3, c + 4 * c_bytes + 16, c_bytes);
+        if (m->bits == 16) {
+            multiply_floats(f, m, which, t, both, w, w + pairs * panel, fetch, c, c_bytes);
+        } else {
+            multiply_integers(f, m, t, from + p, w, m->bits == 8 && fetch == SOON, c, c_bytes);
+            if (both) multiply_integers(f, m, t + 1, from + p, w, 0, c + 4 * c_bytes, c_bytes);
         }
         if (adapted) add_adapters(f, layer, which, t, from + p, c, c_bytes);
         if (second_adapted) add_adapters(f, layer, which, t + 1, from + p, c + 4 * c_bytes, c_bytes);
     }
 }
 
-/* The adapters' first half for one tile of rows: low = a A^T. */
-static void lower(const Forward *f, i64 layer, int which, const half *a, i64 stride, i64 t, float *c) {
+/* What a product needs of one tile of rows besides the rows: their digits, and the adapters' first half, low = a A^T. */
+static void lower(const Forward *f, i64 layer, int which, i64 t, float *c) {
     const RowTile *tile = &f->tile[t];
+    const Model *m = f->model;
+    i64 stride;
+    const half *a = rows_of(f, which, &stride);
+    if (m->bits < 16) split_tile(f, a, stride, which == OUT ? m->heads * m->head : which == DOWN ? m->inner : m->width, t);
     for (i64 i = tile->first; i <= tile->last; i++) {
         const Adapter *adapter = adapter_of(f, i, layer, which);
         i64 begin = most(f->step->span[i].begin - tile->row, 0);
@@ -142,7 +164,7 @@ static void place_head(const Forward *f, i64 layer, i64 row, i64 head, float *c)
 
 enum { TILES_PER_CHUNK = 16 }; /* of rows: 256 rows of activations stay in the second cache */
 
-static i64 pairs_per_chunk(const Forward *f, int which) { return which == QKV ? f->padded_head / 32 : 1; }
+static i64 pairs_per_chunk(const Forward *f, int which) { return which == QKV ? panel_pairs(f->model) : 1; }
 
 static i64 product_chunks(const Forward *f, int which) {
     return f->model->layer[0].matrix[which].pairs / pairs_per_chunk(f, which) * parts(f->tiles, TILES_PER_CHUNK);
@@ -152,12 +174,16 @@ static void product_chunk(const Forward *f, i64 layer, int which, i64 chunk, flo
     const Matrix *w = &f->model->layer[layer].matrix[which];
     i64 pairs = pairs_per_chunk(f, which), columns = w->pairs / pairs, from = chunk % columns * pairs;
     i64 begin = chunk / columns * TILES_PER_CHUNK, end = least(begin + TILES_PER_CHUNK, f->tiles);
-    const half *a = which == OUT ? f->attended : which == DOWN ? f->inner : f->normed;
-    i64 stride = which == OUT ? f->attended_stride : which == DOWN ? f->inner_stride : f->normed_stride;
+    const byte *tiles = w->tiles + from * w->steps * (w->bits == 4 ? 2 * PACKED_TILE : STEP);
+    if (w->bits == 4) {
+        byte *unpacked = (byte *)c + RESULTS;
+        unpack(tiles, pairs * w->steps * 2, unpacked);
+        tiles = unpacked;
+    }
     int fetch = SOON;
     for (i64 t = begin; t < end; t += 2) {
         int both = t + 1 < end;
-        product(f, w, layer, which, a, stride, t, both, fetch, from, pairs, c);
+        product(f, w, layer, which, t, both, fetch, from, pairs, tiles, c);
         fetch = fetch == SOON ? LATER : NOTHING;
         for (i64 u = t; u < t + 1 + both; u++)
             for (i64 r = 0; r < f->tile[u].count; r++) {

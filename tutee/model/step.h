@@ -17,6 +17,7 @@ typedef struct {
 
 typedef struct {
     i64 layers, width, heads, groups, head, inner, window; /* window 0: all */
+    i64 bits;                                              /* of a weight: 16 (bfloat16), 8, 4 */
     double eps;
     const float *embedding, *cos, *sin, *norm;
     const Layer *layer;
@@ -51,6 +52,9 @@ typedef struct {
     float *x;                    /* [T, x_stride]: the residual stream */
     half *normed, *q, *attended, *inner, *low;
     i64 x_stride, normed_stride, q_stride, attended_stride, inner_stride, low_stride; /* in numbers */
+    int8_t *digits;     /* rows as integers: [2][T + 16, digit_stride], the high digits first; one matrix's at a time */
+    float *digit_scale; /* [T + 16] */
+    i64 digit_stride, digit_plane;
     RowTile *tile;
     Queries *queries;
     i64 tiles, tasks;
@@ -72,6 +76,17 @@ static void *carve(byte **from, i64 bytes) {
     return out;
 }
 
+/* Of one matrix: what a chunk of a product multiplies at a time. */
+static i64 panel_pairs(const Model *m) { return parts(m->head, 32); }
+
+static i64 most_steps(const Model *m) {
+    i64 steps = 0;
+    for (int which = 0; which < MATRICES; which++) steps = most(steps, m->layer[0].matrix[which].steps);
+    return steps;
+}
+
+enum { RESULTS = 32 * MAX_HEAD * 4 }; /* bytes of a product's results; behind them its weights, where they are unpacked */
+
 /* Where everything lies in the workspace; returns its size. */
 static i64 lay_out(Forward *f, const Model *m, const Step *s) {
     i64 rows = s->cap_tokens + ROWS; /* a tile is read whole */
@@ -92,10 +107,17 @@ static i64 lay_out(Forward *f, const Model *m, const Step *s) {
     f->attended = carve(&at, rows * f->attended_stride * 2);
     f->inner = carve(&at, rows * f->inner_stride * 2);
     f->low = carve(&at, rows * f->low_stride * 2);
+    if (m->bits < 16) {
+        f->digit_stride = 2 * stride_of(most(most(m->width, m->inner), m->heads * m->head) / 2 + 32);
+        f->digit_plane = rows * f->digit_stride;
+        f->digits = carve(&at, 2 * f->digit_plane);
+        f->digit_scale = carve(&at, rows * 4);
+    }
     f->tile = carve(&at, s->cap_tokens * sizeof(RowTile));
     f->queries = carve(&at, s->cap_tokens * sizeof(Queries));
     i64 attention = MAX_HEAD * 96 + (s->cap_context + 128) * (64 + 32 + 1);
-    f->scratch_bytes = parts(most(32 * MAX_HEAD * 4, attention), 4096) * 4096 + 256; /* not in the same sets */
+    i64 product = RESULTS + (m->bits == 4 ? panel_pairs(m) * most_steps(m) * STEP : 0);
+    f->scratch_bytes = parts(most(product, attention), 4096) * 4096 + 256; /* not in the same sets */
     f->scratch = carve(&at, s->cap_threads * f->scratch_bytes);
     return at - s->workspace;
 }

@@ -13,8 +13,10 @@ enum { TILE = 1024, STEP = 2 * TILE, ROWS = 16, LANE = 64 };
 
 typedef struct {
     const byte *tiles;
-    const float *bias; /* in the order of the packed outputs, or NULL */
-    i64 pairs, steps;  /* of 32 outputs; of 32 inputs */
+    const float *bias;  /* in the order of the packed outputs, or NULL */
+    const float *scale; /* of each packed output, where its weights are integers */
+    i64 pairs, steps;   /* of 32 outputs; of 32 inputs, or of 64 where they are integers */
+    i64 bits;           /* of a weight: 16 (bfloat16), 8, 4 */
 } Matrix;
 
 /* Rows of `from` [rows, width] become output tiles first_tile, first_tile + stride, …; every `group` rows begin a new
@@ -44,6 +46,7 @@ static void set_tiles(int key_bytes, int pairs) {
         shape.bytes[i] = i == 4 || i == 5 ? key_bytes : 64;
         shape.rows[i] = i >= 6 ? pairs : 16;
     }
+    __asm__ volatile("" : : "r"(&shape) : "memory"); /* or gcc 12 drops the stores: it believes 8 bytes are read */
     _tile_loadconfig(&shape);
 }
 
