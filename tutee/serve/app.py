@@ -18,6 +18,7 @@ from tutee.serve import (
     chat_completions,
     completions,
     conversations,
+    embeddings,
     feedback,
     files,
     fine_tuning,
@@ -27,6 +28,7 @@ from tutee.serve import (
     models,
     status,
     stored_completions,
+    tokens,
     versions,
 )
 from tutee.serve.answers import Answers
@@ -47,6 +49,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     status.router,
     chat_completions.router,
     completions.router,
+    embeddings.router,
+    tokens.router,
     stored_completions.router,
     models.router,
     files.router,
