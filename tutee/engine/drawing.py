@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tutee.engine.request import TopLogprobs
-from tutee.engine.sampler import Sampled, SamplerState, adjust
+from tutee.engine.sampler import Masks, Sampled, SamplerState, adjust
 from tutee.model.matrix_unit import library
 
 
@@ -26,13 +26,16 @@ class _Sampling(Structure):
         ("logits", c_void_p),
         *((name, c_int64) for name in ("rows", "vocabulary", "threads")),
         *((name, c_void_p) for name in ("temperature", "floor_weight", "floor_logit", "top_p", "key", "drawn")),
-        *((name, c_void_p) for name in ("workspace", "tokens", "normaliser")),
+        *((name, c_void_p) for name in ("workspace", "tokens", "normaliser", "allowed")),
     )
 
 
 @torch.no_grad()
-def sample(logits_BV: Tensor, states: Sequence[SamplerState]) -> Sampled:
-    """As `sampler.sample`: choose one token a row. `logits_BV` (float32, contiguous) is overwritten."""
+def sample(logits_BV: Tensor, states: Sequence[SamplerState], masks: Masks | None = None) -> Sampled:
+    """As `sampler.sample`: choose one token a row, of those that `masks` allow.
+
+    `logits_BV` (float32, contiguous) is overwritten.
+    """
     reported = [row for row, state in enumerate(states) if state.params.logprobs is not None]
     normaliser_B = _normalisers(logits_BV) if reported else None
     # A reported log-prob is the model's own: of the logits before penalties and biases.
@@ -47,6 +50,8 @@ def sample(logits_BV: Tensor, states: Sequence[SamplerState]) -> Sampled:
                 values = (best.values.double() - normaliser_B[row]).tolist()
                 top[row] = tuple(zip(best.indices.tolist(), values, strict=True))
     adjust(logits_BV, states)
+    if masks is not None:
+        _forbid(logits_BV, masks)
     tokens_B = _draw(logits_BV, states)
     if normaliser_B is not None:
         chosen_B = logits_BV.gather(1, tokens_B.clamp_min(0).unsqueeze(1)).squeeze(1)
@@ -72,6 +77,22 @@ def _normalisers(logits_BV: Tensor) -> Tensor:
     assert lib is not None
     lib.normalise(ctypes.byref(call))
     return normaliser_B
+
+
+def _forbid(logits_BV: Tensor, masks: Masks) -> None:
+    """Minus infinity for what the masks do not allow."""
+    allowed = np.zeros(len(logits_BV), dtype=np.uint64)
+    allowed[masks.rows] = masks.allowed_RW.ctypes.data + masks.allowed_RW.strides[0] * np.arange(len(masks.rows))
+    call = _Sampling(
+        logits=logits_BV.data_ptr(),
+        rows=len(logits_BV),
+        vocabulary=logits_BV.shape[1],
+        threads=torch.get_num_threads(),
+        allowed=allowed.ctypes.data,
+    )
+    lib = library()
+    assert lib is not None
+    lib.forbid(ctypes.byref(call))
 
 
 def _draw(logits_BV: Tensor, states: Sequence[SamplerState]) -> Tensor:

@@ -22,7 +22,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
-from tutee.errors import InvalidInput, Unavailable
+from tutee.errors import InvalidInput
 from tutee.model.tokenizer import Tokenizer
 
 Mask = NDArray[np.int32]
@@ -56,7 +56,7 @@ class Grammar:
     """The field of the request that asked for it: errors name it."""
 
 
-class GrammarExhausted(Unavailable):
+class GrammarExhausted(InvalidInput):
     """A grammar went over its budget in mid-answer, or has no way on."""
 
 
@@ -126,26 +126,26 @@ class Matcher:
     def __init__(self, matcher: LLMatcher, param: str, words: int) -> None:
         self._matcher = matcher
         self._param = param
-        self._words = words
+        self.words = words
+        """Words of a mask."""
 
     def copy(self) -> Matcher:
         """One that goes its own way from here."""
-        return Matcher(self._matcher.deep_copy(), self._param, self._words)
+        return Matcher(self._matcher.deep_copy(), self._param, self.words)
 
     def fill(self, mask: Mask) -> None:
         """Write which tokens may come next, a contiguous row of int32 words; other Python threads run meanwhile."""
         assert mask.flags.c_contiguous
-        assert mask.size == self._words
+        assert mask.size == self.words
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
 
     def accept(self, token: int) -> None:
         """The token came."""
         self._matcher.consume_token(token)
 
-    @property
-    def problem(self) -> GrammarExhausted | None:
-        """Why it cannot go on, if it cannot."""
-        if not self._matcher.is_error():
+    def problem(self, mask: Mask) -> GrammarExhausted | None:
+        """Why it cannot go on, if it cannot; `mask` is what `fill` wrote."""
+        if mask.any() and not self._matcher.is_error():
             return None
         return GrammarExhausted(
             f"The form asked for in '{self._param}' became too complex in the middle of this answer; simplify it.",

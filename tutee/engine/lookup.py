@@ -50,3 +50,11 @@ class Lookup:
         # Only the first wrong token was tried; nothing is known of those behind it.
         self._right = self._right * kept + right
         self._tried = self._tried * kept + min(right + 1, guessed)
+
+
+class Unguessed(Lookup):
+    """Of a sequence that has a grammar: what that allows after a guess is not known yet, so nothing is guessed."""
+
+    def guess(self, tokens: Sequence[int], most: int) -> tuple[int, ...]:
+        """Nothing."""
+        return ()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from tutee.engine.grammar import Grammar
 from tutee.errors import InvalidInput
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -31,9 +32,9 @@ MAX_TOP_LOGPROBS = 100
 class SamplingParams:
     """How the next token is chosen, and when to stop. A value out of range raises `InvalidInput` naming the parameter.
 
-    The distribution is built in this order: repetition penalty, presence and frequency penalties, logit bias,
-    temperature, top-k and min-p, then top-p over what those left. Ties at a cut stay in, so a cut never depends on the
-    order of the vocabulary.
+    The distribution is built in this order: repetition penalty, presence and frequency penalties, logit bias, what the
+    grammar forbids, temperature, top-k and min-p, then top-p over what those left. Ties at a cut stay in, so a cut
+    never depends on the order of the vocabulary.
     """
 
     temperature: float = 1.0
@@ -64,6 +65,8 @@ class SamplingParams:
     """Go on after an end token (for benchmarks of fixed length)."""
     logprobs: int | None = None
     """None: no log-probs. 0: of the sampled tokens. k: also of the k most likely tokens at each position."""
+    grammar: Grammar | None = None
+    """The form that the answer must have; None lets it say anything."""
 
     def __post_init__(self) -> None:
         _check_number("temperature", self.temperature, 0.0, 2.0)
@@ -90,6 +93,11 @@ class SamplingParams:
             _check_whole("logit_bias", token, 0)
             _check_number("logit_bias", bias, -100.0, 100.0)
         self._check_stop()
+        if self.grammar is not None:
+            for name, value in (("ignore_eos", self.ignore_eos), ("min_tokens", self.min_tokens)):
+                if value:
+                    message = f"'{name}' cannot be combined with '{self.grammar.param}', which says where answers end."
+                    raise InvalidInput(message, param=name, code="invalid_value")
 
     def _check_stop(self) -> None:
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tutee.engine.grammar import Matcher
 from tutee.engine.request import SamplingParams, TopLogprobs
 from tutee.model.logprobs import log_softmax
 
@@ -35,9 +36,16 @@ class SamplerState:
     """What one answer's sampler carries from token to token."""
 
     def __init__(
-        self, params: SamplingParams, seed: int, prompt: Sequence[int] = (), end_ids: Iterable[int] = ()
+        self,
+        params: SamplingParams,
+        seed: int,
+        prompt: Sequence[int] = (),
+        end_ids: Iterable[int] = (),
+        matcher: Matcher | None = None,
     ) -> None:
         self.params = params
+        self.matcher = matcher
+        """Where the answer stands in its grammar, if it has one."""
         self.drawn = 0
         self.key = int(_mix(np.array([seed & (2**64 - 1)], dtype=np.uint64))[0])
         self.bias_ids = np.fromiter(params.logit_bias.keys(), dtype=np.int64)
@@ -62,9 +70,11 @@ class SamplerState:
         return self._seen_ids[: len(self._places)], self._counts[: len(self._places)]
 
     def after(self, tokens: Sequence[int]) -> SamplerState:
-        """A state as it will be once `tokens` are accepted; this one stays as it is."""
+        """A state as it will be once `tokens` are accepted; this one stays as it is. Not for one with a grammar, whose
+        answers are not guessed."""
         if not tokens:
             return self
+        assert self.matcher is None
         ahead = copy(self)
         if self.penalised:
             ahead._places = dict(self._places)
@@ -76,6 +86,8 @@ class SamplerState:
     def accept(self, token: int) -> None:
         """The token was chosen."""
         self.drawn += 1
+        if self.matcher is not None:
+            self.matcher.accept(token)
         if not self.penalised:
             return
         place = self._places.setdefault(token, len(self._places))
@@ -100,12 +112,22 @@ class Sampled:
         return Sampled(self.tokens[begin:end], self.logprobs[begin:end], self.top_logprobs[begin:end])
 
 
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """What grammars allow: of each of `rows` a bit a token, int32 [R, W], token t in bit t % 32 of word t // 32."""
+
+    rows: list[int]
+    allowed_RW: NDArray[np.int32]
+
+
 @torch.no_grad()
-def sample(logits_BV: Tensor, states: Sequence[SamplerState]) -> Sampled:
-    """Choose one token a row. `logits_BV` (float32) is overwritten."""
+def sample(logits_BV: Tensor, states: Sequence[SamplerState], masks: Masks | None = None) -> Sampled:
+    """Choose one token a row, of those that `masks` allow. `logits_BV` (float32) is overwritten."""
     reported = [row for row, state in enumerate(states) if state.params.logprobs is not None]
     own_RV = log_softmax(_rows(logits_BV, reported)) if reported else None
     adjust(logits_BV, states)
+    if masks is not None:
+        _forbid(logits_BV, masks)
     greedy = [row for row, state in enumerate(states) if state.params.temperature == 0.0]
     random = [row for row, state in enumerate(states) if state.params.temperature != 0.0]
     tokens_B = torch.empty(len(states), dtype=torch.int64, device=logits_BV.device)
@@ -158,6 +180,12 @@ def adjust(logits_BV: Tensor, states: Sequence[SamplerState]) -> None:
     unfinished = [(row, state.end_ids) for row, state in enumerate(states) if state.drawn < state.params.min_tokens]
     if unfinished:
         logits_BV[_places(logits_BV, unfinished)] = -torch.inf
+
+
+def _forbid(logits_BV: Tensor, masks: Masks) -> None:
+    allowed_RV = np.unpackbits(masks.allowed_RW.view(np.uint8), axis=1, count=logits_BV.shape[1], bitorder="little")
+    for row, allowed_V in zip(masks.rows, torch.from_numpy(allowed_RV), strict=True):
+        logits_BV[row].masked_fill_(allowed_V.to(logits_BV.device) == 0, -torch.inf)
 
 
 def _penalise(logits_BV: Tensor, penalised: list[tuple[int, SamplerState]]) -> None:

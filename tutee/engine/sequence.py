@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tutee.engine.lookup import Lookup
+from tutee.engine.grammar import Matcher
+from tutee.engine.lookup import Lookup, Unguessed
 from tutee.engine.readout import Readout
 from tutee.engine.request import Chunk, FinishReason, Request
 from tutee.engine.sampler import Sampled, SamplerState
@@ -122,15 +123,16 @@ def begin(
     context_length: int,
     arrival: int,
     readout: Readout | None = None,
+    matcher: Matcher | None = None,
 ) -> Sequence:
-    """The sequence of a request that nothing was computed of yet."""
+    """The sequence of a request that nothing was computed of yet; `matcher` at the beginning of its grammar."""
     params, prompt = request.params, request.prompt
     ends = model.chat_format.stop_ids
     length = context_length if params.max_tokens is None else len(prompt) + params.max_tokens
     return Sequence(
         request=request,
         version=version,
-        sampler=SamplerState(params, request.seed, prompt, ends),
+        sampler=SamplerState(params, request.seed, prompt, ends, matcher),
         text=TextStream(Detokenizer(model.tokenizer), params.stop),
         arrival=arrival,
         stop_ids=frozenset() if params.ignore_eos else ends,
@@ -138,4 +140,5 @@ def begin(
         tokens=list(prompt),
         prompt_length=len(prompt),
         readout=readout,
+        lookup=Lookup() if matcher is None else Unguessed(),
     )

@@ -8,19 +8,24 @@ prompt ids as what was served.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tutee.conversation import Message
+from tutee.conversation import Function, Message
 from tutee.errors import InvalidInput
 from tutee.model.chat_template import Template, TemplateRefusedError
+from tutee.model.said import THINK
 from tutee.model.tokenizer import Tokenizer
+from tutee.model.tool_format import in_turns
 
 BREAK = "\uf8f5"
 """A private-use character that cuts special tokens apart in people's text while the template runs."""
 PROBE = "Qxz"
+SPARING = ("none", "minimal")
+"""Reasoning efforts at which a model that can leave thinking out does so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,17 @@ class Piece:
 
     text: str
     turn: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A conversation as the template is given it."""
+
+    messages: list[Message]
+    guarded: list[dict[str, Any]]
+    """The same as JSON, special tokens in people's text cut apart."""
+    tools: list[dict[str, Any]]
+    options: Mapping[str, Any]
 
 
 class ChatFormat:
@@ -54,21 +70,49 @@ class ChatFormat:
         tokens = sorted(tokenizer.special_tokens, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, tokens))) if tokens else None
         self._knows_developer = "developer" in template
+        self.takes_tools = "tools" in self._compiled.variables
+        """Whether the template says by itself what tools there are; else `tool_format` does."""
+        self.thinks = THINK in template
+        """Whether the model was made to think between `<think>` tags before it answers."""
+        self.takes_effort = bool({"enable_thinking", "reasoning_effort"} & self._compiled.variables)
+        """Whether `effort` changes anything."""
         eos = set(eos_ids) | ({tokenizer.eos_id} if tokenizer.eos_id is not None else set())
         self.stop_ids = frozenset(eos | self._end_of_turn())
         """Tokens that end an assistant turn: the model's eos ids and the template's own end-of-turn token."""
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+    def render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        functions: Sequence[Function] = (),
+        effort: str | None = None,
+    ) -> list[int]:
         """Prompt ids.
+
+        Args:
+            functions: what the assistant may call.
+            effort: how much it should think, where the template has a way to say so (`takes_effort`).
 
         Raises:
             InvalidInput: the template refuses these messages, throws, or goes over its budget.
         """
-        adapted, text = self._accepted(messages, add_generation_prompt)
-        pieces = self._cut(adapted, text)
+        form, text = self._accepted(messages, add_generation_prompt, functions, self._options(effort))
+        pieces = self._cut(form, text)
         return self._encode(text) if pieces is None else [id for piece in pieces for id in self._encode(piece.text)]
 
-    def render_training(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+    def ends_thinking(self, ids: Sequence[int]) -> bool:
+        """Whether a prompt ends with `<think>`, so that the answer begins inside its thoughts."""
+        return self.thinks and self._tokenizer.decode(ids[-8:], skip_special=False).rstrip().endswith(THINK)
+
+    def _options(self, effort: str | None) -> dict[str, Any]:
+        if effort is None:
+            return {}
+        options = {"enable_thinking": effort not in SPARING, "reasoning_effort": effort}
+        return {name: value for name, value in options.items() if name in self._compiled.variables}
+
+    def render_training(
+        self, messages: Sequence[Message], functions: Sequence[Function] = ()
+    ) -> tuple[list[int], list[int]]:
         """(ids, mask): mask is 1 on each token that an assistant turn of weight ≠ 0 says, end-of-turn token included.
 
         The ids before an assistant turn are what `render` gives for the messages before it.
@@ -76,8 +120,8 @@ class ChatFormat:
         Raises:
             InvalidInput: as `render`; or the template rewrites earlier turns so that a mask cannot be placed.
         """
-        adapted, text = self._accepted(messages, False)
-        pieces = self._cut(adapted, text)
+        form, text = self._accepted(messages, False, functions)
+        pieces = self._cut(form, text)
         if pieces is None:
             raise InvalidInput(
                 "The model's chat template drops or rewrites earlier assistant turns, so what to learn cannot be "
@@ -91,52 +135,72 @@ class ChatFormat:
         for piece in pieces:
             piece_ids = self._encode(piece.text)
             ids += piece_ids
-            learned = piece.turn is not None and adapted[piece.turn].weight != 0
+            learned = piece.turn is not None and form.messages[piece.turn].weight != 0
             mask += [int(learned)] * len(piece_ids)
         return ids, mask
 
-    def render_answer(self, prompt: Sequence[Message], answer: Message) -> tuple[list[int], list[int]]:
+    def render_answer(
+        self, prompt: Sequence[Message], answer: Message, functions: Sequence[Function] = ()
+    ) -> tuple[list[int], list[int]]:
         """(prompt ids, ids of `answer` with its end-of-turn token): the prompt is what `render` gives, whatever the
         template does to earlier turns.
 
         Raises:
             InvalidInput: as `render`; or the template rewrites even its last turn.
         """
-        adapted, text = self._accepted([*prompt, answer], False)
-        span = self._turn([self._guarded(message) for message in adapted], len(adapted) - 1, text)
+        form, text = self._accepted([*prompt, answer], False, functions)
+        span = self._turn(form, len(form.messages) - 1, text)
         if span is None:
             raise InvalidInput(
                 "The model's chat template rewrites the last assistant turn, so what to learn cannot be marked.",
                 param="messages",
                 code="invalid_template",
             )
-        return self.render(prompt), self._encode(text[span[0] : span[1]])
+        return self.render(prompt, functions=functions), self._encode(text[span[0] : span[1]])
 
-    def _accepted(self, messages: Sequence[Message], prompt: bool) -> tuple[list[Message], str]:
+    def _accepted(
+        self,
+        messages: Sequence[Message],
+        prompt: bool,
+        functions: Sequence[Function] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[_Form, str]:
         """The messages in the form that the template takes, and its text for them.
 
-        `developer` becomes `system` where the template does not know it. When the template refuses, system messages are
-        merged into one at the front, and if it refuses that, put before the first user message.
+        Tools that the template does not know become text (`tool_format`), and `developer` becomes `system` where it is
+        not known. When the template refuses, system messages are merged into one at the front, and if it refuses that,
+        put before the first user message.
         """
         form = list(messages)
+        if not self.takes_tools:
+            form, functions = in_turns(form, functions), ()
         if not self._knows_developer:
             form = [replace(m, role="system") if m.role == "developer" else m for m in form]
         refusal = ""
         for candidate in (form, _system_first(form), _system_in_user(form)):
+            accepted = self._form(candidate, functions, options or {})
             try:
-                return candidate, self._text(candidate, prompt)
+                return accepted, self._text(accepted, len(candidate), prompt)
             except TemplateRefusedError as error:
                 refusal = refusal or str(error)
         raise InvalidInput(
             f"The model's chat template refuses these messages: {refusal}", param="messages", code="invalid_value"
         )
 
-    def _text(self, messages: Sequence[Message], prompt: bool) -> str:
-        return self._compiled.render([self._guarded(message) for message in messages], prompt)
+    def _form(self, messages: list[Message], functions: Sequence[Function], options: Mapping[str, Any]) -> _Form:
+        tools: list[dict[str, Any]] = [self._guard(function.to_dict()) for function in functions]
+        return _Form(messages, [self._guarded(message) for message in messages], tools, options)
+
+    def _text(self, form: _Form, count: int, prompt: bool) -> str:
+        """The template's text for the first `count` messages."""
+        return self._compiled.render(form.guarded[:count], prompt, form.tools, form.options)
 
     def _guarded(self, message: Message) -> dict[str, Any]:
         """The message for the template, special tokens in its text cut apart."""
-        return {key: self._guard(value) for key, value in message.to_dict().items() if key != "weight"}
+        raw = message.to_dict()
+        for call in raw.get("tool_calls", ()):  # Templates write the arguments as JSON themselves.
+            call["function"]["arguments"] = _object(call["function"]["arguments"])
+        return {key: self._guard(value) for key, value in raw.items() if key != "weight"}
 
     def _guard(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -144,7 +208,9 @@ class ChatFormat:
             return text if self._special is None else self._special.sub(lambda m: m[0][0] + BREAK + m[0][1:], text)
         if isinstance(value, list):
             return [self._guard(item) for item in value]
-        return {key: self._guard(item) for key, item in value.items()} if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            return {self._guard(key): self._guard(item) for key, item in value.items()}
+        return value
 
     def _encode(self, text: str) -> list[int]:
         if BREAK not in text or self._special is None:
@@ -157,25 +223,25 @@ class ChatFormat:
             position = match.end()
         return ids + self._tokenizer.encode(text[position:].replace(BREAK, ""))
 
-    def _cut(self, messages: list[Message], text: str) -> list[Piece] | None:
+    def _cut(self, form: _Form, text: str) -> list[Piece] | None:
         """The text cut where assistant turns begin and end; None if the template does not let us find them."""
         pieces: list[Piece] = []
         position = 0
-        guarded = [self._guarded(message) for message in messages]
-        for i, message in enumerate(messages):
+        for i, message in enumerate(form.messages):
             if message.role != "assistant":
                 continue
-            span = self._turn(guarded, i, text)
+            span = self._turn(form, i, text)
             if span is None or span[0] < position:
                 return None
             pieces += [Piece(text[position : span[0]], None), Piece(text[span[0] : span[1]], i)]
             position = span[1]
         return [piece for piece in (*pieces, Piece(text[position:], None)) if piece.text]
 
-    def _turn(self, messages: list[dict[str, Any]], i: int, text: str) -> tuple[int, int] | None:
+    def _turn(self, form: _Form, i: int, text: str) -> tuple[int, int] | None:
         """Where assistant message `i` begins and ends in `text`, its end-of-turn token included."""
+        messages = form.guarded
         try:
-            before = self._compiled.render(messages[:i], True)
+            before = self._text(form, i, True)
         except TemplateRefusedError:
             return None
         if not text.startswith(before):
@@ -195,12 +261,21 @@ class ChatFormat:
         """The special token that the template writes after an assistant's text, if it writes one."""
         messages = [Message("user", PROBE), Message("assistant", PROBE + PROBE)]
         try:
-            text = self._text(messages, False)
+            text = self._text(self._form(messages, (), {}), len(messages), False)
         except TemplateRefusedError:
             return set()
         after = text.rpartition(PROBE + PROBE)[2]
         ids = self._tokenizer.encode(after.strip(), special=True)
         return {ids[0]} & self._tokenizer.special_ids if ids else set()
+
+
+def _object(text: str) -> Any:
+    """The arguments of a call as an object; a text that is none stays one."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, dict) else text
 
 
 def _system_first(messages: list[Message]) -> list[Message]:

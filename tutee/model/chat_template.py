@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import wraps
 from typing import Any, cast
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -102,11 +102,23 @@ class Template:
         self._special_tokens = dict(special_tokens)
         try:
             self._template = environment.from_string(source)
+            self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
+            """Names that the template reads from outside."""
         except (TemplateError, RecursionError) as error:
             raise _invalid(f"it does not compile: {error}") from None
 
-    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
         """The text of a conversation.
+
+        Args:
+            tools: as OpenAI's JSON; templates test whether there are any.
+            options: further variables.
 
         Raises:
             TemplateRefusedError: the template does not render these messages.
@@ -117,7 +129,11 @@ class Template:
             pieces: list[str] = []
             room = MAX_CHARACTERS
             for piece in self._template.generate(
-                messages=messages, add_generation_prompt=add_generation_prompt, tools=None, **self._special_tokens
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                tools=list(tools) or None,
+                **self._special_tokens,
+                **(options or {}),
             ):
                 pieces.append(piece)
                 room -= len(piece)

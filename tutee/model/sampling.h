@@ -7,7 +7,7 @@ second cache. Sums run in a fixed order, in double across runs of 256 tokens. */
 enum { RUN = 256 };
 
 typedef struct {
-    const float *logits; /* [R, V] */
+    float *logits; /* [R, V] */
     i64 rows, vocabulary, threads;
     /* of each row: */
     const float *temperature, *floor_weight, *floor_logit, *top_p; /* temperature 0: the most likely token */
@@ -15,6 +15,7 @@ typedef struct {
     float *workspace;                                              /* [threads][V to 256 + V / 256 doubles] */
     i64 *tokens;                                                   /* out; -1: not finite */
     double *normaliser;                                            /* out: log of the sum of exp(logit) */
+    const uint16_t *const *allowed;                                /* a bit a token, or NULL: all of them */
 } Sampling;
 
 typedef struct { Job job; const Sampling *s; } Draw;
@@ -165,6 +166,16 @@ static void normalise_row(Job *job, i64 phase, i64 row, i64 worker) {
     s->normaliser[row] = log(total) + _mm512_cvtss_f32(shift);
 }
 
+static void forbid_row(Job *job, i64 phase, i64 row, i64 worker) {
+    (void)phase, (void)worker;
+    const Sampling *s = ((Draw *)job)->s;
+    const uint16_t *allowed = s->allowed[row];
+    float *x = s->logits + row * s->vocabulary;
+    if (!allowed) return;
+    for (i64 i = 0; i < s->vocabulary; i += 16)
+        _mm512_mask_storeu_ps(x + i, first(s->vocabulary - i) & (__mmask16)~allowed[i / 16], _mm512_set1_ps(-INFINITY));
+}
+
 static i64 sampling_chunks(Job *job, i64 phase) {
     (void)phase;
     return ((Draw *)job)->s->rows;
@@ -172,6 +183,11 @@ static i64 sampling_chunks(Job *job, i64 phase) {
 
 void draw(const Sampling *s) {
     Draw d = {.job = {1, sampling_chunks, draw_row}, .s = s};
+    run(&d.job, s->threads);
+}
+
+void forbid(const Sampling *s) {
+    Draw d = {.job = {1, sampling_chunks, forbid_row}, .s = s};
     run(&d.job, s->threads);
 }
 

@@ -14,7 +14,6 @@ from typing import Literal
 
 from tutee.conversation import Function
 from tutee.engine.grammar import Grammar, compose, json_rule
-from tutee.errors import InvalidInput
 from tutee.model.tool_format import CALL, END_CALL
 from tutee.serve.body import Fields
 
@@ -195,15 +194,6 @@ def _call_rules(tools: Tools) -> dict[str, str]:
         rules["free"] = "TEXT"
         rules["TEXT"] = "/(?s:.*)/"
     return rules
-
-
-def need_no_other(body: Fields, tools: Tools) -> None:
-    """Refuse settings that could make a required form impossible."""
-    for name in ("ignore_eos", "min_tokens"):
-        if body.raw.get(name):
-            raise InvalidInput(
-                f"'{name}' cannot be combined with an answer of a given form.", param=name, code="invalid_value"
-            )
 
 
 __all__ = ["NO_TOOLS", "Tools", "answer_grammar", "choose", "need_function_type", "read_chat_tools", "read_function"]
