@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tutee import __version__
+from tutee.cli.access import keys, projects
 from tutee.cli.bench import bench
 from tutee.cli.chat import chat
 from tutee.cli.feedback import feedback
@@ -17,7 +18,7 @@ from tutee.cli.models import models
 from tutee.cli.output import errors_in_one_line, out
 from tutee.cli.serving import serve, worker
 from tutee.cli.training import train
-from tutee.cli.upkeep import backup, doctor, keys, restore, upgrade
+from tutee.cli.upkeep import backup, doctor, restore, upgrade
 from tutee.cli.versions import promote, reject, rollback, trace, versions
 from tutee.settings import load_settings
 
@@ -83,6 +84,7 @@ app.command()(trace)
 app.add_typer(feedback, name="feedback")
 app.add_typer(models, name="models")
 app.add_typer(keys, name="keys")
+app.add_typer(projects, name="projects")
 app.command()(backup)
 app.command()(restore)
 app.command()(upgrade)

@@ -1,4 +1,4 @@
-"""`tutee backup`, `restore`, `upgrade`, `doctor` and `keys`: keeping a home healthy and its door shut."""
+"""`tutee backup`, `restore`, `upgrade` and `doctor`: keeping a home healthy."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tutee.cli.output import out, show_json, show_table, when
+from tutee.cli.output import out, show_json, show_table
 from tutee.cli.place import open_store, settings_of
-
-keys = typer.Typer(help="API keys, for servers that others can reach.", no_args_is_help=True)
 
 
 def backup(
@@ -68,37 +66,3 @@ def doctor(context: typer.Context, json: Annotated[bool, typer.Option("--json", 
         show_table("Findings", ["level", "check", "message"], [(f.level, f.check, f.message) for f in findings])
     if any(f.level == "error" for f in findings):
         raise typer.Exit(1)
-
-
-@keys.command("add")
-def add_key(
-    context: typer.Context, person: Annotated[str, typer.Argument(help="Whose key it is.")], name: str = "key"
-) -> None:
-    """Make a key for a person; it is shown once and stored as a hash."""
-    with open_store(settings_of(context)) as store:
-        text, row = store.keys.add(store.actors.get_or_create(person).id, name)
-    out.print(f"{row.id}\n[bold]{text}[/]")
-
-
-@keys.command("list")
-def list_keys(
-    context: typer.Context, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
-) -> None:
-    """All keys, without their secrets."""
-    with open_store(settings_of(context)) as store:
-        people = {actor.id: actor.handle for actor in store.actors.list()}
-        rows = [key for actor in people for key in store.keys.list(actor)]
-    if json:
-        fields = ("id", "actor_id", "name", "prefix", "created_at", "revoked_at")
-        show_json([{field: getattr(row, field) for field in fields} for row in rows])
-        return
-    cells = [(r.id, people[r.actor_id], r.name, r.prefix, when(r.created_at), when(r.revoked_at)) for r in rows]
-    show_table("Keys", ["id", "person", "name", "begins", "made", "revoked"], cells)
-
-
-@keys.command("revoke")
-def revoke_key(context: typer.Context, key_id: str) -> None:
-    """Make a key useless at once."""
-    with open_store(settings_of(context)) as store:
-        store.keys.revoke(key_id)
-    out.print(f"{key_id} is revoked")

@@ -81,7 +81,10 @@ class Edge:
                 headers["x-request-id"] = request_id
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
                 headers["openai-version"] = "2020-10-01"
-                fields = scope.get("state", {}).get("fields")
+                state = scope.get("state", {})
+                if (account := state.get("account")) is not None:
+                    headers.update(account.headers())
+                fields = state.get("fields")
                 if fields is not None and (unknown := fields.unknown()):
                     headers["x-ignored-params"] = _header_list(unknown)
             await send(message)

@@ -105,7 +105,8 @@ def jobs_of(
 
 def may_see(job: Job, caller: Caller) -> bool:
     """A job belongs to who started it; one that a command started belongs to whoever runs the server."""
-    return job.actor_id == caller.id or (job.actor_id is None and caller.operator)
+    commanded = job.actor_id is None and job.project_id == caller.project_id
+    return job.actor_id == caller.id or (commanded and caller.operator)
 
 
 def job_of(id: str, caller: Caller, services: Services, methods: tuple[str, ...] | None = None) -> Job:

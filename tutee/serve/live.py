@@ -20,6 +20,7 @@ from tutee.errors import InvalidInput, NotFound, TuteeError, Unavailable
 from tutee.evaluate.gate import judge
 from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained, load_pretrained
+from tutee.serve.acting import acting
 from tutee.serve.served import Served as Served
 from tutee.settings import Settings
 from tutee.store import Store
@@ -113,13 +114,14 @@ class Live:
         return self.serve(self.find(name))
 
     def find(self, name: str) -> ModelVersion:
-        """The row of a name, without loading anything. Raises as `resolve`."""
+        """The row of a name, without loading anything; one that another project made does not exist. Raises as
+        `resolve`."""
         unknown = NotFound(f"The model '{name}' does not exist.", param="model", code="model_not_found")
         try:
             version = self.store.model_aliases.version(name)
         except NotFound:
             raise unknown from None
-        if version.state == "revoked":
+        if version.state == "revoked" or not acting.get().sees(version):
             raise unknown
         return version
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from tutee.errors import InvalidInput, NotFound
+from tutee.serve.acting import acting
 from tutee.serve.auth import MEMBER, OPERATOR, CallerDep
 from tutee.serve.live import ALIAS, answering_name
 from tutee.serve.replies import reply
@@ -21,7 +22,8 @@ router = APIRouter(prefix="/v1/models")
 @router.get("", openapi_extra=MEMBER)
 def list_models(services: ServicesDep) -> Response:
     """`chat` first, then every version, newest first, then the aliases that are whole names."""
-    versions = [version for version in services.store.versions.list() if version.state != "revoked"]
+    sees = acting.get().sees
+    versions = [each for each in services.store.versions.list() if each.state != "revoked" and sees(each)]
     data = [_view(services.live.chat.version, ALIAS)] + [_view(version) for version in reversed(versions)]
     for alias in services.store.model_aliases.list():
         if "*" not in alias.pattern:

@@ -16,6 +16,7 @@ from tutee.engine.request import Chunk, Request, SamplingParams
 from tutee.engine.upstream import Upstream
 from tutee.errors import InvalidInput
 from tutee.model.pretrained import Pretrained
+from tutee.serve.acting import acting
 from tutee.store.schema import ModelVersion
 
 
@@ -92,8 +93,14 @@ class Served:
         on_chunk: Callable[[Chunk], None] | None = None,
         readout: Readout | None = None,
     ) -> Request:
-        """`Engine.submit` or `Upstream.submit`, whichever answers; a `readout` needs a model of ours."""
+        """`Engine.submit` or `Upstream.submit`, whichever answers; a `readout` needs a model of ours.
+
+        Whoever this is done for (`acting`) may lower the priority, and is charged the tokens.
+        """
         name = self.version.id
+        work = acting.get()
+        priority = max(priority, work.priority)
+        on_chunk = work.metered(len(prompt.ids), on_chunk)
         if readout is not None:
             return self.engine.submit(
                 prompt.ids, params, version=name, priority=priority, owner=owner, on_chunk=on_chunk, readout=readout

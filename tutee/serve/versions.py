@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from tutee.errors import InvalidInput
+from tutee.errors import InvalidInput, NotFound
 from tutee.evaluate.gate import judge
+from tutee.serve.acting import acting
 from tutee.serve.auth import MEMBER, OPERATOR, Caller, CallerDep, owned
 from tutee.serve.body import Body
 from tutee.serve.feedback import with_use
@@ -25,8 +26,9 @@ LONGEST_REASON = 2000
 
 @router.get("/versions", openapi_extra=MEMBER)
 def list_versions(services: ServicesDep) -> Response:
-    """Every version, newest first."""
-    return page_of(version_views(services, services.store.versions.list()[::-1]), False)
+    """Every version that the caller's project may use, newest first."""
+    rows = [version for version in services.store.versions.list()[::-1] if acting.get().sees(version)]
+    return page_of(version_views(services, rows), False)
 
 
 @router.get("/versions/{name}", openapi_extra=MEMBER)
@@ -110,8 +112,11 @@ def sees_all(caller: Caller) -> bool:
 
 
 def named(services: Services, name: str) -> ModelVersion:
-    """The version that a path names, whatever its state; NotFound otherwise."""
-    return services.store.versions.get(name)
+    """The version that a path names, whatever its state; NotFound otherwise, also when it is another project's."""
+    version = services.store.versions.get(name)
+    if not acting.get().sees(version):
+        raise NotFound(f"There is no version {name!r}.", param="model", code="model_not_found")
+    return version
 
 
 def version_views(services: Services, versions: Sequence[ModelVersion]) -> list[dict[str, Any]]:

@@ -1,22 +1,19 @@
-"""People (and simulated people, and judges), what they agreed to, and their API keys."""
+"""People (and simulated people, judges and service accounts) and what they agreed to."""
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-
-from sqlalchemy import exists, select, update
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session, aliased
 
 from tutee.errors import InvalidInput, NotFound
 from tutee.ids import new_id
 from tutee.store import audit
-from tutee.store.database import Database, affected
-from tutee.store.schema import DEFAULT_PROJECT, Actor, ApiKey, Consent, now
+from tutee.store.database import Database
+from tutee.store.schema import DEFAULT_PROJECT, Actor, Consent
 
 OWNER = "owner"
 """Handle of the person whose machine this is."""
-KINDS = ("user", "trainer", "admin", "sim", "judge")
+KINDS = ("user", "trainer", "admin", "sim", "judge", "service")
 SCOPES = ("store", "eval", "train", "share")
 
 
@@ -134,50 +131,6 @@ class Consents:
             }
 
 
-class Keys:
-    """API keys. Only the sha256 is kept; the text is shown once, when the key is made."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def add(self, actor_id: str, name: str) -> tuple[str, ApiKey]:
-        """A fresh key and its row.
-
-        Raises:
-            NotFound: no such actor.
-        """
-        text = f"tutee-{secrets.token_urlsafe(32)}"
-        with self._database.write() as session:
-            require_actor(session, actor_id)
-            row = ApiKey(id=new_id("key"), actor_id=actor_id, name=name, sha256=_hash(text), prefix=text[:10])
-            session.add(row)
-            session.flush()
-            audit.append(session, "key.add", row.id, actor_id)
-            return text, row
-
-    def find(self, text: str) -> ApiKey | None:
-        """The row of this key, None when it is unknown or revoked."""
-        with self._database.read() as session:
-            return session.scalar(select(ApiKey).where(ApiKey.sha256 == _hash(text), ApiKey.revoked_at.is_(None)))
-
-    def list(self, actor_id: str) -> list[ApiKey]:
-        """The actor's keys, revoked ones too, oldest first."""
-        with self._database.read() as session:
-            return list(session.scalars(select(ApiKey).where(ApiKey.actor_id == actor_id).order_by(ApiKey.created_at)))
-
-    def revoke(self, id: str) -> None:
-        """Make a key worthless, now and for good.
-
-        Raises:
-            NotFound: no such key, or revoked already.
-        """
-        with self._database.write() as session:
-            statement = update(ApiKey).where(ApiKey.id == id, ApiKey.revoked_at.is_(None)).values(revoked_at=now())
-            if affected(session, statement) == 0:
-                raise NotFound(f"There is no key {id!r}.", param="id")
-            audit.append(session, "key.revoke", id)
-
-
 def require_actor(session: Session, id: str) -> Actor:
     """The actor, or NotFound."""
     actor = session.get(Actor, id)
@@ -193,7 +146,3 @@ def _check_scope(scope: str) -> None:
 
 def _default(scope: str, handle: str) -> bool:
     return scope == "store" or (handle == OWNER and scope in ("eval", "train"))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

@@ -8,20 +8,23 @@ from typing import Self
 
 from tutee.errors import Unavailable
 from tutee.store import migrate
-from tutee.store.actors import Actors, Consents, Keys
+from tutee.store.actors import Actors, Consents
 from tutee.store.answers import Answers
 from tutee.store.audit import AuditLog
 from tutee.store.completions import Completions
 from tutee.store.conversations import Conversations
 from tutee.store.database import Database
+from tutee.store.evals import EvalRuns, Evals, GateEvals
 from tutee.store.evaluations import Evaluations, Gates
 from tutee.store.feedback import FeedbackEvents
 from tutee.store.files import Files
 from tutee.store.generations import Generations
 from tutee.store.jobs import Jobs
+from tutee.store.keys import Keys
 from tutee.store.messages import Messages
 from tutee.store.model_aliases import ModelAliases
 from tutee.store.presentations import Presentations
+from tutee.store.projects import Projects
 from tutee.store.promotions import Promotions
 from tutee.store.snapshots import Snapshots
 from tutee.store.versions import Versions
@@ -40,6 +43,7 @@ class Store:
         self.home = home
         self.actors = Actors(database)
         self.consents = Consents(database)
+        self.projects = Projects(database)
         self.keys = Keys(database)
         self.conversations = Conversations(database)
         self.messages = Messages(database)
@@ -53,6 +57,9 @@ class Store:
         self.snapshots = Snapshots(database)
         self.evaluations = Evaluations(database)
         self.gates = Gates(database)
+        self.evals = Evals(database)
+        self.eval_runs = EvalRuns(database)
+        self.gate_evals = GateEvals(database)
         self.promotions = Promotions(database)
         self.files = Files(database, home)
         self.completions = Completions(database)

@@ -13,7 +13,7 @@ from tutee.store.schema.base import DEFAULT_PROJECT, Base, FreeString, Id, InPro
 
 
 class Actor(Base):
-    """Somebody who talks or judges, in one project: `actor-…`. Kinds: user, trainer, admin, sim, judge.
+    """Somebody who talks or judges, in one project: `actor-…`. Kinds: user, trainer, admin, sim, judge, service.
 
     The same person in another project is another actor, with a handle that begins with the project's id: what belongs
     to an actor belongs to a project, and no query can mix two projects up.

@@ -73,7 +73,7 @@ class ApiKey(Base):
     prefix: Mapped[Word]
     """The first characters, so that people can tell keys apart."""
     scopes: Mapped[JsonList] = mapped_column(default=lambda: ["all"], server_default='["all"]')
-    """What it may do; see `tutee.store.actors.Keys`."""
+    """What it may do; see `tutee.store.keys`."""
     requests_per_minute: Mapped[int | None]
     tokens_per_minute: Mapped[int | None]
     created_at: Mapped[float] = mapped_column(default=now)

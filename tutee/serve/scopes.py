@@ -1,0 +1,45 @@
+"""Which scope of a key opens which route: one table, read from the top; the first row that fits counts.
+
+A key that carries no fitting scope is answered 403. A route that no row knows answers nobody but keys with all rights,
+and a test fails until it has one. What scopes there are, and which includes which, is `store/keys.py`'s to say.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+READING = frozenset({"GET", "HEAD"})
+
+TABLE: tuple[tuple[str, str], ...] = (
+    (r"/health|/version|/|/\{.*|/v1/\{.*", ""),
+    (r"/v1/organization/.*", ""),
+    (r"POST /v1/(chat/completions|completions|embeddings|moderations)", "model.request"),
+    (r"POST /v1/responses(/input_tokens)?", "model.request"),
+    (r"POST /(v1/)?(tokenize|detokenize)", "model.request"),
+    (r"/v1/models.*|/(v1/)?(tokenizer_info|tokenize|detokenize)", "model"),
+    (r"/v1/(chat/completions|responses|conversations)(/.*)?", "responses"),
+    (r"/v1/(files|uploads)(/.*)?", "files"),
+    (r"/v1/fine_tuning/.*", "fine_tuning"),
+    (r"/v1/evals(/.*)?", "evals"),
+    (r"/v1/batches(/.*)?", "batches"),
+    (r"/v1/webhook_(endpoints|event_types)(/.*)?", "webhooks"),
+    (r"/v1/tutee/.*|/metrics", "tutee"),
+)
+"""(METHOD and) path → scope, or a group of scopes, whose `read` or `write` is needed; "" for none: these routes are
+public, or the operator's."""
+
+
+@cache
+def scope_of(method: str, path: str) -> str | None:
+    """The scope that a route needs ("" for none), None when the table does not know it.
+
+    Args:
+        path: the route's template, such as `/v1/files/{id}`.
+    """
+    for pattern, scope in TABLE:
+        if re.fullmatch(pattern, f"{method} {path}" if pattern.startswith("POST ") else path):
+            if not scope or "." in scope:
+                return scope
+            return f"{scope}.{'read' if method in READING else 'write'}"
+    return None
