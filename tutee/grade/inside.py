@@ -147,7 +147,7 @@ def serve(lines: Iterable[str], out: TextIO) -> None:
         try:
             if grade is None:
                 grade = load(asked["source"])
-                answer = {"ready": True}
+                answer: dict[str, Any] = {"ready": True}
             else:
                 answer = {"call": asked["call"], "reward": call(grade, asked["sample"], asked["item"])}
         except BaseException as error:  # also SystemExit and KeyboardInterrupt: a person's code may raise anything

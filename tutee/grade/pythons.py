@@ -16,9 +16,17 @@ from typing import Any, Self
 from tutee.grade.grader_process import GraderProcess, NotIsolated
 from tutee.grade.isolation import DOCUMENTATION, How, Limits, plan, ways
 from tutee.grade.result import Failure
+from tutee.settings import Settings
 
 TRIVIAL = "def grade(sample, item):\n    return 1.0\n"
 WAIT_S = 60.0
+
+
+def open_pythons(settings: Settings) -> Pythons | None:
+    """What the settings allow; None where Python graders are off. The home is hidden from every grader."""
+    if settings.python_graders == "off":
+        return None
+    return Pythons(unisolated=settings.python_graders == "unisolated", hidden=[settings.home])
 
 
 class Pythons:

@@ -61,6 +61,17 @@ evaluations    add(version_id, baseline_id, suite, n, estimate, ci_lo, ci_hi, me
                list(version_id) -> [Evaluation] · for_versions(ids) -> {id: [Evaluation]}
 gates          add(candidate_id, baseline_id, verdict, reasons, *, checks=(), e_value=None, policy_sha=None) -> Gate
                latest(version_id) -> Gate|None · latest_for(ids) -> {id: Gate} · get(id)
+evals          add(actor_id, name, data_source_config, testing_criteria, metadata=None) -> Eval · get(id, actor_id=None)
+               list(actor_id, limit=20, after=None, order="asc", by_update=False) -> Page · delete(id, actor_id)
+               update(id, actor_id, *, name=, metadata=) -> Eval
+eval_runs      add(eval_id, actor_id, name, data_source, data_sha, *, model=, version_id=, runner="server", metadata=)
+               get(id, actor_id=None, eval_id=None) · list(eval_id, limit=20, after=None, order="asc", status=None)
+               next(runner="server", but=()) -> EvalRun|None · begin(id, version_id) · cancelled(id) -> bool
+               save(id, [GradedRow], usage) -> bool · positions(id) -> {done} · finish(id, status, error=None)
+               request_cancel(id, actor_id) · delete(id, actor_id) · items(id, …) -> Page · item(run_id, id)
+               newest(eval_id, data_sha, version_id) -> EvalRun|None · verdicts(id) -> {position: status}
+gate_evals     set(eval_id, actor_id, data_source, data_sha, role, margin) -> GateEval · delete(eval_id)
+               list() -> [(GateEval, Eval)]
 promotions     promote(version_id, actor_id, why=None, override=False, gate_id=None) -> Promotion (code gate_not_passed)
                rollback(actor_id, why=None) -> Promotion (code nothing_to_roll_back) · list() newest first
 files          add(content: bytes | binary stream, filename, purpose, actor_id, max_bytes=None) -> File

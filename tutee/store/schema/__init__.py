@@ -23,6 +23,7 @@ from tutee.store.schema.conversations import (
     PresentationItem,
     Review,
 )
+from tutee.store.schema.evals import Eval, EvalItem, EvalRun, GateEval
 from tutee.store.schema.learning import (
     Alias,
     EvalSuite,
@@ -58,12 +59,16 @@ __all__ = [
     "Consent",
     "Conversation",
     "Erasure",
+    "Eval",
+    "EvalItem",
+    "EvalRun",
     "EvalSuite",
     "Evaluation",
     "Experiment",
     "Feedback",
     "File",
     "Gate",
+    "GateEval",
     "Generation",
     "GenerationChunk",
     "InProject",
