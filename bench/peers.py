@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -51,11 +50,12 @@ class Ours:
 
     name = "tutee"
 
-    def __init__(self, model: Pretrained, streams: int, length: int, adapters: Sequence[str] = ()) -> None:
+    def __init__(self, model: Pretrained, streams: int, length: int, precision: str = "") -> None:
         self.engine = Engine(
             model,
             max_batch=streams,
             cache_tokens=streams * (length + 32),
+            precision=precision,
             speculation="never",  # random prompts are answered in circles, which guessing would make too easy
         )
         self.last: list[Completion] = []

@@ -27,7 +27,6 @@ from tutee.model.pretrained import load_pretrained
 from tutee.settings import load_settings
 
 PEERS = ("llama.cpp", "openvino", "transformers")
-NOT_BUILT = {"one_int8": "no int8 precision of our own yet", "one_4bit": "no 4-bit precision of our own yet"}
 
 
 def main() -> None:
@@ -52,7 +51,7 @@ def main() -> None:
         "torch": torch.__version__,
         "quick": options.quick,
     }
-    print(json.dumps(facts | {"rows": rows, "missing": bench.said, "not_built": NOT_BUILT}))
+    print(json.dumps(facts | {"rows": rows, "missing": bench.said}))
 
 
 def parse() -> argparse.Namespace:

@@ -56,23 +56,18 @@ static inline __attribute__((always_inline)) void unpack_tile(const byte *from, 
     }
 }
 
-static void unpack(const byte *from, i64 tiles, byte *to) {
-    for (i64 t = 0; t < tiles; t++, from += PACKED_TILE, to += TILE) {
-        for (i64 line = 0; line < PACKED_TILE; line += LANE) _mm_prefetch(from + 4 * PACKED_TILE + line, _MM_HINT_T0);
-        unpack_tile(from, to);
-    }
-}
-
-/* Rows of tile t times one pair of output tiles from `pair` on, which lie at `w`, into `c`. */
-static void multiply_integers(const Forward *f, const Matrix *m, i64 t, i64 pair, const byte *w, int fetch, float *c, i64 c_bytes) {
+/* Rows of tile t times one pair of output tiles, which lie at `w`, into `c`. Meanwhile `ahead` bytes a step from `next` on
+come nearer: what will be read after this. */
+static void multiply_integers(const Forward *f, const Matrix *m, i64 t, i64 pair, const byte *w, const byte *next, i64 ahead,
+                              float *c, i64 c_bytes) {
     int32_t sums[4][ROWS][16] __attribute__((aligned(64)));
     const int8_t *high = f->digits + f->tile[t].row * f->digit_stride, *low = high + f->digit_plane;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (i64 k = 0; k < m->steps; k++, w += STEP) {
-        for (int line = 0; fetch && line < STEP; line += LANE) _mm_prefetch(w + AHEAD + line, _MM_HINT_T0);
+    for (i64 k = 0; k < m->steps; k++, w += STEP, next += ahead) {
+        for (i64 line = 0; line < ahead; line += LANE) _mm_prefetch(next + line, _MM_HINT_T0);
         _tile_loadd(6, w, 64);
         _tile_loadd(7, w + TILE, 64);
         _tile_loadd(4, high + k * 64, f->digit_stride);

@@ -42,13 +42,13 @@ def check_precision(name: str, dtype: torch.dtype) -> Precision:
     """
     if name == "":
         return "bfloat16"
-    if name != "int8" and name != "int4":
+    if name not in ("int8", "int4"):
         message = f"precision is {name!r}; it must be int8 or int4, or empty."
         raise InvalidInput(message, param="precision", code="invalid_value")
     if dtype != torch.bfloat16:
         message = f"precision {name} needs dtype bfloat16: float32 is exact, and integers are not."
         raise InvalidInput(message, param="precision", code="invalid_value")
-    return name
+    return "int8" if name == "int8" else "int4"
 
 
 @dataclass(frozen=True, slots=True)

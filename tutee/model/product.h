@@ -69,9 +69,9 @@ static void multiply_floats(const Forward *f, const Matrix *m, int which, i64 t,
 }
 
 /* `c` [32, 32 * pairs] gets rows of tiles t (and t + 1, if both) times output pairs `from` … of a matrix, which lie at `w`,
-with adapters. */
+with adapters; `next` is what this thread will read after them. */
 static void product(const Forward *f, const Matrix *m, i64 layer, int which, i64 t, int both, int fetch, i64 from, i64 pairs,
-                    const byte *w, float *c) {
+                    const byte *w, const byte *next, float *c) {
     i64 c_bytes = pairs * 128, panel = m->steps * STEP;
     for (i64 p = 0; p < pairs; p++, c += 32, w += panel) {
         int adapted = fetch_adapters(f, layer, which, t, from + p);
@@ -79,8 +79,10 @@ static void product(const Forward *f, const Matrix *m, i64 layer, int which, i64
         if (m->bits == 16) {
             multiply_floats(f, m, which, t, both, w, w + pairs * panel, fetch, c, c_bytes);
         } else {
-            multiply_integers(f, m, t, from + p, w, m->bits == 8 && fetch == SOON, c, c_bytes);
-            if (both) multiply_integers(f, m, t + 1, from + p, w, 0, c + 4 * c_bytes, c_bytes);
+            i64 step = m->bits == 4 ? 2 * PACKED_TILE : STEP;
+            const byte *ahead = m->bits == 4 ? next + p * m->steps * step : w + AHEAD;
+            multiply_integers(f, m, t, from + p, w, ahead, fetch == SOON ? step : 0, c, c_bytes);
+            if (both) multiply_integers(f, m, t + 1, from + p, w, ahead, 0, c + 4 * c_bytes, c_bytes);
         }
         if (adapted) add_adapters(f, layer, which, t, from + p, c, c_bytes);
         if (second_adapted) add_adapters(f, layer, which, t + 1, from + p, c + 4 * c_bytes, c_bytes);
@@ -175,15 +177,16 @@ static void product_chunk(const Forward *f, i64 layer, int which, i64 chunk, flo
     i64 pairs = pairs_per_chunk(f, which), columns = w->pairs / pairs, from = chunk % columns * pairs;
     i64 begin = chunk / columns * TILES_PER_CHUNK, end = least(begin + TILES_PER_CHUNK, f->tiles);
     const byte *tiles = w->tiles + from * w->steps * (w->bits == 4 ? 2 * PACKED_TILE : STEP);
+    const byte *next = tiles + pairs * w->steps * 2 * PACKED_TILE;
     if (w->bits == 4) {
         byte *unpacked = (byte *)c + RESULTS;
-        unpack(tiles, pairs * w->steps * 2, unpacked);
+        for (i64 i = 0; i < pairs * w->steps * 2; i++) unpack_tile(tiles + i * PACKED_TILE, unpacked + i * TILE);
         tiles = unpacked;
     }
     int fetch = SOON;
     for (i64 t = begin; t < end; t += 2) {
         int both = t + 1 < end;
-        product(f, w, layer, which, t, both, fetch, from, pairs, tiles, c);
+        product(f, w, layer, which, t, both, fetch, from, pairs, tiles, next, c);
         fetch = fetch == SOON ? LATER : NOTHING;
         for (i64 u = t; u < t + 1 + both; u++)
             for (i64 r = 0; r < f->tile[u].count; r++) {
