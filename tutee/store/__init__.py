@@ -80,6 +80,13 @@ files          add(content: bytes | binary stream, filename, purpose, actor_id, 
 completions    add(id, actor_id, model, messages, response, metadata=None) -> Completion · get(id, actor_id)
                list(actor_id, model=None, metadata=None, limit=20, after=None, order="asc") -> Page
                update(id, actor_id, metadata) · delete(id, actor_id)
+responses      add(actor_id, body, items, *, previous_id=None, conversation_id=None) -> Response · get(id, actor_id)
+               finish(id, body) -> bool · delete(id, actor_id) · input_items(id, actor_id, limit, after, order) -> Page
+               thread(id, actor_id) -> [item] from the thread's first response on · find_item(id, actor_id) -> item|None
+               interrupted(error) -> int
+openai_conversations  add(actor_id, metadata, items=()) -> OpenAIConversation · get · update(id, actor_id, metadata)
+               delete · add_items(id, actor_id, items) · items(id, actor_id, limit, after, order) -> Page
+               said(id, actor_id) -> [item] · item / delete_item(id, item_id, actor_id) · find_item(id, actor_id)
 audit          add(action, object, actor_id=None, detail=None, before_sha=None, after_sha=None) · list()
                verify() -> int|None
 keys           add(actor_id, name) -> (key text, ApiKey) · find(key text) -> ApiKey|None · list(actor_id) · revoke(id)

@@ -22,8 +22,10 @@ from tutee.store.schema import (
     GenerationChunk,
     Message,
     ModelVersion,
+    OpenAIConversation,
     Presentation,
     PresentationItem,
+    Response,
     SnapshotRow,
 )
 
@@ -152,8 +154,9 @@ def versions_from(session: Session, snapshots: set[str]) -> list[str]:
 
 
 def erase_actor(session: Session, actor_id: str) -> Erasure:
-    """Delete the actor's conversations, feedback on anything, and stored completions."""
+    """Delete the actor's conversations, feedback on anything, stored completions and responses."""
     conversations = list(session.scalars(select(Conversation.id).where(Conversation.actor_id == actor_id)))
     feedback = list(session.scalars(select(Feedback.id).where(Feedback.actor_id == actor_id)))
-    session.execute(delete(Completion).where(Completion.actor_id == actor_id))
+    for kept in (Completion, Response, OpenAIConversation):
+        session.execute(delete(kept).where(kept.actor_id == actor_id))
     return erase_conversations(session, conversations, actor_id, feedback)

@@ -23,15 +23,18 @@ from tutee.store.jobs import Jobs
 from tutee.store.keys import Keys
 from tutee.store.messages import Messages
 from tutee.store.model_aliases import ModelAliases
+from tutee.store.openai_conversations import OpenAIConversations
 from tutee.store.presentations import Presentations
 from tutee.store.projects import Projects
 from tutee.store.promotions import Promotions
+from tutee.store.responses import Responses
 from tutee.store.snapshots import Snapshots
+from tutee.store.uploads import Uploads
 from tutee.store.versions import Versions
 
 UNFINISHED_RESTORE = "restore.unfinished"
 """A file of this name in the home says that a restore was killed while it swapped."""
-FOLDERS = ("models", "versions", "files", "jobs", "backups")
+FOLDERS = ("models", "versions", "files", "uploads", "jobs", "backups")
 
 
 class Store:
@@ -62,7 +65,10 @@ class Store:
         self.gate_evals = GateEvals(database)
         self.promotions = Promotions(database)
         self.files = Files(database, home)
+        self.uploads = Uploads(database, home, self.files)
         self.completions = Completions(database)
+        self.responses = Responses(database)
+        self.openai_conversations = OpenAIConversations(database)
         self.audit = AuditLog(database)
 
     @classmethod

@@ -42,6 +42,12 @@ from tutee.store.schema.learning import (
     Snapshot,
     SnapshotRow,
 )
+from tutee.store.schema.responses import (
+    OpenAIConversation,
+    OpenAIConversationItem,
+    Response,
+    ResponseItem,
+)
 from tutee.store.schema.serving import ApiKey, Audit, Completion, CompletionTag, File, Project
 
 __all__ = [
@@ -79,11 +85,15 @@ __all__ = [
     "Message",
     "ModelAlias",
     "ModelVersion",
+    "OpenAIConversation",
+    "OpenAIConversationItem",
     "PreferencePair",
     "Presentation",
     "PresentationItem",
     "Project",
     "Promotion",
+    "Response",
+    "ResponseItem",
     "Review",
     "Scrub",
     "Snapshot",

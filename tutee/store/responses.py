@@ -1,0 +1,179 @@
+"""OpenAI's responses that are kept, with their items, and the thread that leads from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from tutee.errors import InvalidInput, NotFound
+from tutee.store import openai_conversations
+from tutee.store.actors import require_actor
+from tutee.store.database import Database
+from tutee.store.paging import Order, paginate
+from tutee.store.records import Page
+from tutee.store.schema import Response, ResponseItem
+
+Item = Mapping[str, Any]
+"""As OpenAI's JSON, with its id."""
+UNFINISHED = ("queued", "in_progress")
+LONGEST_THREAD = 1000
+"""Responses that one can build upon; far more than any context here holds."""
+
+
+class Responses:
+    """Kept responses."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(
+        self,
+        actor_id: str,
+        body: Mapping[str, Any],
+        items: Sequence[Item],
+        *,
+        previous_id: str | None = None,
+        conversation_id: str | None = None,
+    ) -> Response:
+        """Keep a response that has begun, with what was said to it.
+
+        Args:
+            body: the response object; `id`, `model` and `status` are taken from it.
+
+        Raises:
+            NotFound: no such actor.
+        """
+        with self._database.write() as session:
+            require_actor(session, actor_id)
+            row = Response(
+                id=body["id"],
+                actor_id=actor_id,
+                previous_id=previous_id,
+                conversation_id=conversation_id,
+                model=body["model"],
+                status=body["status"],
+                body=dict(body),
+                created_at=float(body["created_at"]),
+            )
+            session.add(row)
+            session.flush()
+            _add_items(session, row.id, "input", items, first=0)
+            return row
+
+    def finish(self, id: str, body: Mapping[str, Any]) -> bool:
+        """Keep how it ended, with its output; what was said goes to its conversation too, if it has one.
+
+        Returns:
+            Whether it is still there.
+        """
+        with self._database.write(lock="openai_conversation") as session:
+            row = session.get(Response, id)
+            if row is None:
+                return False
+            row.status, row.body = body["status"], dict(body)
+            said = _said(session, id)
+            _add_items(session, id, "output", body["output"], first=len(said))
+            if row.conversation_id is not None and body["status"] != "failed":
+                items = [*(each.item for each in said), *body["output"]]
+                openai_conversations.append(session, row.conversation_id, items)
+            return True
+
+    def get(self, id: str, actor_id: str | None) -> Response:
+        """The response.
+
+        Raises:
+            NotFound: no such response, or somebody else's.
+        """
+        with self._database.read() as session:
+            return _require(session, id, actor_id)
+
+    def delete(self, id: str, actor_id: str | None) -> None:
+        """Forget a response with its items; what it said in a conversation stays there.
+
+        Raises:
+            NotFound: no such response, or somebody else's.
+        """
+        with self._database.write() as session:
+            _require(session, id, actor_id)
+            session.execute(delete(Response).where(Response.id == id))
+
+    def input_items(
+        self, id: str, actor_id: str | None, limit: int = 20, after: str | None = None, order: Order = "desc"
+    ) -> Page[ResponseItem]:
+        """What was said to a response itself, without what came before it.
+
+        Raises:
+            NotFound: no such response, or somebody else's. InvalidInput: as `paginate`.
+        """
+        with self._database.read() as session:
+            _require(session, id, actor_id)
+            statement = _items(id).where(ResponseItem.kind == "input")
+            return paginate(
+                session, statement, ResponseItem.place, ResponseItem.id, limit=limit, after=after, order=order
+            )
+
+    def thread(self, id: str, actor_id: str | None) -> list[dict[str, Any]]:
+        """All items up to and with a response's output, from the first response of its thread on.
+
+        Raises:
+            InvalidInput: it, or one before it, is not there, is somebody else's, or has not ended (code
+                previous_response_not_found); the thread is too long.
+        """
+        with self._database.read() as session:
+            ids: list[str] = []
+            current: str | None = id
+            while current is not None:
+                row = session.get(Response, current)
+                if row is None or actor_id not in (None, row.actor_id):
+                    raise _missing_link(f"Previous response with id '{current}' not found.")
+                if row.status in UNFINISHED:
+                    raise _missing_link(f"The response '{current}' has not ended yet.")
+                if len(ids) == LONGEST_THREAD:
+                    raise _missing_link(f"More than {LONGEST_THREAD} responses lead to this one.")
+                ids.append(current)
+                current = row.previous_id
+            return [each.item for one in reversed(ids) for each in _said(session, one)]
+
+    def find_item(self, id: str, actor_id: str) -> dict[str, Any] | None:
+        """An item of any of the actor's responses, by its id."""
+        with self._database.read() as session:
+            statement = select(ResponseItem).join(Response).where(ResponseItem.id == id, Response.actor_id == actor_id)
+            found = session.scalars(statement.limit(1)).first()
+            return None if found is None else found.item
+
+    def interrupted(self, error: Mapping[str, Any]) -> int:
+        """Mark those that nobody is working on any more as failed with `error`; how many there were."""
+        with self._database.write() as session:
+            rows = list(session.scalars(select(Response).where(Response.status.in_(UNFINISHED))))
+            for row in rows:
+                row.status, row.body = "failed", row.body | {"status": "failed", "error": dict(error)}
+            return len(rows)
+
+
+def _items(response_id: str) -> Any:
+    return select(ResponseItem).where(ResponseItem.response_id == response_id)
+
+
+def _said(session: Session, response_id: str) -> list[ResponseItem]:
+    return list(session.scalars(_items(response_id).order_by(ResponseItem.place)))
+
+
+def _add_items(session: Session, response_id: str, kind: str, items: Sequence[Item], first: int) -> None:
+    session.add_all(
+        ResponseItem(response_id=response_id, place=first + i, id=item["id"], kind=kind, item=dict(item))
+        for i, item in enumerate(items)
+    )
+
+
+def _require(session: Session, id: str, actor_id: str | None) -> Response:
+    row = session.get(Response, id)
+    if row is None or actor_id not in (None, row.actor_id):
+        raise NotFound(f"Response with id '{id}' not found.", param="response_id", code="response_not_found")
+    return row
+
+
+def _missing_link(message: str) -> InvalidInput:
+    return InvalidInput(message, param="previous_response_id", code="previous_response_not_found")
