@@ -6,7 +6,6 @@ Reads `{"row", "model", "threads", "steps", "work"}` from standard input; the la
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from bench.train_work import Work
+from bench.train_work import Work, peak_gib
 from tutee.engine.engine import Engine
 from tutee.engine.request import SamplingParams
 from tutee.model.pretrained import Pretrained, load_pretrained
@@ -122,9 +121,8 @@ def main() -> None:
         begun = time.perf_counter()
         parts.append(step())
         seconds.append(time.perf_counter() - begun)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     split = {name: statistics.median(part[name] for part in parts[1:]) for name in parts[0]}
-    print(json.dumps({"seconds": statistics.median(seconds[1:]), "peak_gib": peak, **split}))
+    print(json.dumps({"seconds": statistics.median(seconds[1:]), "peak_gib": peak_gib(), **split}))
 
 
 if __name__ == "__main__":

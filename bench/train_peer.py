@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import statistics
 import sys
 import tempfile
@@ -20,6 +19,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
+from bench.train_work import peak_gib
+
+ANSWERS_AT_ONCE = 16
+"""TRL's microbatch of GRPO: all 64 answers at once take 15.5 GiB, which this machine has not to spare."""
 TRAINING = {"learning_rate": 1e-6, "lr_scheduler_type": "constant", "logging_steps": 1000, "save_strategy": "no"}
 
 
@@ -113,8 +116,8 @@ def _grpo(asked: dict[str, Any], tokenizer: Any, common: dict[str, Any], made: d
     work = asked["work"]
     answers = len(work["prompts"]) * work["group"]
     common |= {
-        "per_device_train_batch_size": answers,
-        "gradient_accumulation_steps": 1,
+        "per_device_train_batch_size": min(ANSWERS_AT_ONCE, answers),
+        "gradient_accumulation_steps": max(1, answers // ANSWERS_AT_ONCE),
         "num_generations": work["group"],
     }
     common |= {"max_completion_length": work["answer"], "beta": 0.0, "temperature": 1.0}
@@ -142,7 +145,7 @@ def main() -> None:
     counted = seconds[1:] or seconds  # where one step takes minutes there is no warm-up
     found = {
         "seconds": statistics.median(counted),
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_gib(),
     }
     if "generate" in asked:
         found["generate"] = statistics.median(asked["generate"][1:] or asked["generate"])
