@@ -51,6 +51,7 @@ def mine(server: Running) -> Belongings:
         kept = sdk.chat.completions.create(
             model="chat", messages=[{"role": "user", "content": "x"}], max_tokens=1, store=True
         )
+        upload = sdk.uploads.create(filename="a", purpose="fine-tune", mime_type="text/jsonl", bytes=1)
         ids = {
             "conversation": walk.conversation,
             "message": answer["id"],
@@ -58,6 +59,7 @@ def mine(server: Running) -> Belongings:
             "file": file.id,
             "job": job.id,
             "completion": kept.id,
+            "upload": upload.id,
         }
         return Belongings(ids, answer["parent_id"])
 

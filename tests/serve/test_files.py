@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import httpx
 import openai
 import pytest
 
 from tests.serve.conftest import Running
+from tutee.ids import new_id
+from tutee.store.schema import File
 
 LINES = b'{"messages": [{"role": "user", "content": "\xc3\xbc"}]}\n' * 3
 
@@ -51,7 +55,22 @@ def test_lists_page(sdk: openai.OpenAI) -> None:
         (
             {"purpose": "batch", "expires_after[anchor]": "created_at", "expires_after[seconds]": "60"},
             {"file": ("a", b"x")},
-            "expires_after",
+            "expires_after.seconds",
+        ),
+        (
+            {"purpose": "batch", "expires_after[anchor]": "now", "expires_after[seconds]": "3600"},
+            {"file": ("a", b"x")},
+            "expires_after.anchor",
+        ),
+        (
+            {"purpose": "batch", "expires_after[anchor]": "created_at"},
+            {"file": ("a", b"x")},
+            "expires_after.seconds",
+        ),
+        (
+            {"purpose": "batch", "expires_after[anchor]": "created_at", "expires_after[seconds]": "soon"},
+            {"file": ("a", b"x")},
+            "expires_after.seconds",
         ),
     ],
 )
@@ -59,6 +78,38 @@ def test_bad_uploads_name_the_field(http: httpx.Client, data: dict, files: dict 
     reply = http.post("/v1/files", data=data, files=files or {"other": ("b", b"y")})
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == param
+
+
+def test_a_file_is_gone_when_its_time_is_over(
+    server: Running, sdk: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = {"anchor": "created_at", "seconds": 3600}
+    made = sdk.files.create(file=("a", b"not for ever"), purpose="user_data", expires_after=after)  # type: ignore[arg-type]
+    assert made.expires_at == made.created_at + 3600
+    assert sdk.files.content(made.id).read() == b"not for ever"
+    place = server.services.store.files.path(made.id)
+    later = time.time() + 3601
+    monkeypatch.setattr("tutee.store.files.now", lambda: later)
+    with pytest.raises(openai.NotFoundError):
+        sdk.files.retrieve(made.id)
+    assert made.id not in [row.id for row in sdk.files.list()]
+    assert place.is_file()
+    assert server.services.store.files.sweep() == 1
+    assert not place.exists()
+
+
+def test_more_than_a_thousand_files_are_one_page(server: Running) -> None:
+    files = server.services.store.files
+    actor = server.services.store.actors.get_or_create("hoarder")
+    with server.services.store.database.write() as session:
+        session.add_all(
+            File(id=new_id("file"), actor_id=actor.id, sha256="0" * 64, bytes=1, filename="x", purpose="vision")
+            for _ in range(1001)
+        )
+    assert len(files.list(actor.id, limit=10_000)) == 1001
+    with server.http("hoarder") as http:
+        assert len(http.get("/v1/files").json()["data"]) == 1001
+        assert http.get("/v1/files", params={"limit": 10_001}).json()["error"]["param"] == "limit"
 
 
 def test_a_body_that_is_no_form_is_refused(http: httpx.Client) -> None:

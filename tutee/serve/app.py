@@ -29,6 +29,7 @@ from tutee.serve import (
     status,
     stored_completions,
     tokens,
+    uploads,
     versions,
 )
 from tutee.serve.answers import Answers
@@ -54,6 +55,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     stored_completions.router,
     models.router,
     files.router,
+    uploads.router,
     fine_tuning.router,
     conversations.router,
     generations.router,

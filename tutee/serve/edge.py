@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import time
 from urllib.parse import urlsplit
 
@@ -48,9 +49,16 @@ SECURITY_HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "x-frame-options": "DENY",
 }
-UPLOAD_PATH = "/v1/files"
-UPLOAD_LIMIT = 512 * 1024 * 1024
-"""Bytes of a file upload (OpenAI's limit); other bodies are limited by `Settings.max_body_bytes`."""
+MIB = 1024 * 1024
+UPLOAD_LIMIT = 512 * MIB
+"""Bytes of a file (OpenAI's limit)."""
+PART_LIMIT = 64 * MIB
+"""Bytes of one part of an upload (OpenAI's limit)."""
+BODY_LIMITS = (
+    (re.compile(r"/v1/files"), UPLOAD_LIMIT + MIB),
+    (re.compile(r"/v1/uploads/[^/]+/parts"), PART_LIMIT + MIB),
+)
+"""Bodies that hold a file and the lines around it; all others are limited by `Settings.max_body_bytes`."""
 READING_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
@@ -90,7 +98,8 @@ class Edge:
             await send(message)
 
         try:
-            limit = UPLOAD_LIMIT if scope["path"] == UPLOAD_PATH else self.settings.max_body_bytes
+            limit = next((most for path, most in BODY_LIMITS if path.fullmatch(scope["path"])), None)
+            limit = limit or self.settings.max_body_bytes
             self._refuse_strangers(scope, limit)
             await self.app(scope, _limited(receive, limit), send_with_headers)
         except Exception as error:

@@ -2,7 +2,8 @@
 
 A file is written beside its place and synced, then renamed in the transaction that adds its row; it is forgotten first
 and unlinked afterwards. So a row without bytes cannot be, and bytes without a row (a crash in between) are harmless and
-found by the doctor. Equal contents share one place.
+found by the doctor. Equal contents share one place. A file whose time is over is gone at that moment; its bytes go when
+somebody sweeps.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import secrets
 from pathlib import Path
 from typing import BinaryIO
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, exists, or_, select
 
 from tutee.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from tutee.ids import new_id
 from tutee.store.database import Database
+from tutee.store.jobs import ENDED
 from tutee.store.paging import Order, paginate
 from tutee.store.records import Page
-from tutee.store.schema import File, now
+from tutee.store.schema import Batch, File, Job, now
 
 PIECE = 1024 * 1024
+MOST_LISTED = 10_000
+BATCH_ENDED = ("completed", "failed", "expired", "cancelled")
 
 
 class Files:
@@ -40,6 +44,9 @@ class Files:
         purpose: str,
         actor_id: str | None,
         max_bytes: int | None = None,
+        *,
+        id: str | None = None,
+        lifetime: int | None = None,
     ) -> File:
         """Keep a file.
 
@@ -47,6 +54,8 @@ class Files:
             content: the bytes, or a stream of them that is read piece by piece.
             filename: as its owner calls it; never used as a path.
             max_bytes: the most that is taken.
+            id: an id that was promised before; when there is a file of that id already, that one stays.
+            lifetime: seconds until it is gone; None keeps it.
 
         Raises:
             TooLarge: more than `max_bytes`.
@@ -58,16 +67,20 @@ class Files:
         stream = io.BytesIO(content) if isinstance(content, bytes) else content
         beside = self._folder / f".{secrets.token_hex(8)}.part"
         try:
-            sha, size = _write(stream, beside, max_bytes)
+            sha, size = write_stream(stream, beside, max_bytes)
+            moment = now()
             with self._database.write(lock=f"file:{sha}") as session:
+                if id is not None and (known := session.get(File, id)) is not None:
+                    return known
                 row = File(
-                    id=new_id("file"),
+                    id=id or new_id("file"),
                     actor_id=actor_id,
                     sha256=sha,
                     bytes=size,
                     filename=filename,
                     purpose=purpose,
-                    created_at=now(),
+                    created_at=moment,
+                    expires_at=None if lifetime is None else moment + lifetime,
                 )
                 session.add(row)
                 session.flush()
@@ -86,9 +99,15 @@ class Files:
         """
         with self._database.read() as session:
             row = session.get(File, id)
-        if row is None or actor_id not in (None, row.actor_id):
+        expired = row is not None and row.expires_at is not None and row.expires_at < now()
+        if row is None or expired or actor_id not in (None, row.actor_id):
             raise NotFound(f"There is no file {id!r}.", param="file_id", code="file_not_found")
         return row
+
+    def find(self, id: str) -> File | None:
+        """The file's row, whoever owns it, or None."""
+        with self._database.read() as session:
+            return session.get(File, id)
 
     def path(self, id: str, actor_id: str | None = None) -> Path:
         """Where the bytes lie. Same errors as `open`."""
@@ -113,9 +132,27 @@ class Files:
         Raises:
             NotFound: no such file, or somebody else's.
         """
-        sha = self.get(id, actor_id).sha256
+        self._forget(self.get(id, actor_id))
+
+    def in_use(self, id: str) -> bool:
+        """Whether a job or a batch that has not ended needs the file."""
+        job = exists().where(Job.status.not_in(ENDED), or_(Job.training_file == id, Job.validation_file == id))
+        batch = exists().where(Batch.status.not_in(BATCH_ENDED), Batch.input_file_id == id)
+        with self._database.read() as session:
+            return bool(session.scalar(select(or_(job, batch))))
+
+    def sweep(self) -> int:
+        """Forget the files whose time is over; how many there were."""
+        with self._database.read() as session:
+            rows = session.scalars(select(File).where(File.expires_at < now())).all()
+        for row in rows:
+            self._forget(row)
+        return len(rows)
+
+    def _forget(self, row: File) -> None:
+        sha = row.sha256
         with self._database.write(lock=f"file:{sha}") as session:
-            session.execute(delete(File).where(File.id == id))
+            session.execute(delete(File).where(File.id == row.id))
         with self._database.write(lock=f"file:{sha}") as session:
             if not session.scalar(select(exists().where(File.sha256 == sha))):
                 (self._folder / sha).unlink(missing_ok=True)
@@ -129,17 +166,19 @@ class Files:
         order: Order = "desc",
     ) -> Page[File]:
         """Files by time of arrival."""
-        statement = select(File)
+        statement = select(File).where(or_(File.expires_at.is_(None), File.expires_at >= now()))
         if actor_id is not None:
             statement = statement.where(File.actor_id == actor_id)
         if purpose is not None:
             statement = statement.where(File.purpose == purpose)
         with self._database.read() as session:
-            return paginate(session, statement, File.created_at, File.id, limit=limit, after=after, order=order)
+            return paginate(
+                session, statement, File.created_at, File.id, limit=limit, after=after, order=order, most=MOST_LISTED
+            )
 
 
-def _write(stream: BinaryIO, path: Path, max_bytes: int | None) -> tuple[str, int]:
-    """Copy the stream to the disk; returns the sha256 and the number of bytes."""
+def write_stream(stream: BinaryIO, path: Path, max_bytes: int | None) -> tuple[str, int]:
+    """Copy the stream to the disk, synced; returns the sha256 and the number of bytes. Raises as `Files.add`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as out:

@@ -27,7 +27,7 @@ from tutee.store.schema import ApiKey, now
 PREFIX = "tutee-"
 ALL, READ_ALL = "all", "all.read"
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "model": ("read", "request"),
+    "model": ("read", "write", "request"),
     "responses": ("read", "write"),
     "files": ("read", "write"),
     "fine_tuning": ("read", "write"),

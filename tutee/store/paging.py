@@ -25,18 +25,19 @@ def paginate(
     limit: int,
     after: str | None = None,
     order: Order = "desc",
+    most: int = MAX_LIMIT,
 ) -> Page[Row]:
     """One page of `statement`, sorted by `key` and then by the id column `unique`.
 
     Args:
-        limit: most rows, 1 to 1000.
+        limit: how many rows, 1 to `most`.
         after: id of the last row seen; it must be one that `statement` itself could return.
 
     Raises:
         InvalidInput: a limit out of range, an unknown order, or an `after` that is not in the list.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
-        raise InvalidInput(f"'limit' must be from 1 to {MAX_LIMIT}.", param="limit", code="invalid_value")
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= most:
+        raise InvalidInput(f"'limit' must be from 1 to {most}.", param="limit", code="invalid_value")
     if order not in ("asc", "desc"):
         raise InvalidInput("'order' must be asc or desc.", param="order", code="invalid_value")
     place = tuple_(key, unique)
