@@ -49,7 +49,11 @@ def running(command: list[str], url: str, **environment: str) -> Iterator[subpro
         yield process
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:  # llama.cpp ends only when its batch has
+            process.kill()
+            process.wait()
 
 
 @contextmanager
