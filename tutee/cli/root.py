@@ -14,6 +14,7 @@ from tutee.cli.bench import bench
 from tutee.cli.chat import chat
 from tutee.cli.feedback import feedback
 from tutee.cli.learning import improve, jobs
+from tutee.cli.migrate import migrate
 from tutee.cli.models import models
 from tutee.cli.output import errors_in_one_line, out
 from tutee.cli.serving import serve, worker
@@ -83,6 +84,7 @@ app.command()(rollback)
 app.command()(trace)
 app.add_typer(feedback, name="feedback")
 app.add_typer(models, name="models")
+app.add_typer(migrate, name="migrate")
 app.add_typer(keys, name="keys")
 app.add_typer(projects, name="projects")
 app.command()(backup)
