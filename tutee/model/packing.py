@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import Structure
+from ctypes import Structure, c_int64, c_void_p
 from dataclasses import dataclass
 
 import torch
@@ -18,15 +18,18 @@ from torch import Tensor, nn
 from tutee.model.config import DecoderConfig
 from tutee.model.lora import Lora
 from tutee.model.matmul import Projection
-from tutee.model.matrix_unit import ROWS, Matrix, Tiles, pack, stamp_of, steps_of
+from tutee.model.matrix_unit import ROWS, Tiles, pack, stamp_of, steps_of
 
 MATRICES = ("qkv", "out", "glu", "down")
 
 
 class AdapterMatrices(Structure):
-    """What an adapter adds to one matrix; no tiles: nothing."""
+    """What an adapter adds to matrices that are multiplied together (`adapters.h`); no addresses: nothing."""
 
-    _fields_ = (("a", Matrix), ("b", Matrix))
+    _fields_ = (
+        *((name, c_void_p) for name in ("a", "b")),
+        *((name, c_int64) for name in ("parts", "ranks", "steps")),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,7 @@ class Shape:
 class PackedAdapter:
     """An adapter's matrices in tiles, as they were when this was made.
 
-    `stamp` is that of its `parameters` then; `rank` the widest row of A's outputs, a multiple of 32.
+    `stamp` is that of its `parameters` then; `rank` the most columns that rows times its A take.
     """
 
     def __init__(self, lora: Lora, blocks: Sequence[BlockWeights], shape: Shape) -> None:
@@ -131,28 +134,58 @@ class PackedAdapter:
         self.stamp = stamp_of(self.parameters)
         self.rank = 0
         self._structures = (AdapterMatrices * (len(blocks) * len(MATRICES)))()
-        self._tiles: list[Tiles] = []
+        matrices: list[Tensor] = []
+        self._scale, self._ranks = lora.scale, -(-lora.config.rank // ROWS)
         for i, block in enumerate(blocks):
             for j, which in enumerate(MATRICES):
-                widths = [len(p.weight) for p in block.projections[which]]
-                with torch.no_grad():
-                    pair = lora.matrices(block.names[which], tuple(widths), torch.bfloat16)
-                if pair is not None:
-                    self._pack(self._structures[i * len(MATRICES) + j], which, *pair, widths, shape)
+                parts = lora.parts(block.names[which])
+                if any(part is not None for part in parts):
+                    to = self._structures[i * len(MATRICES) + j]
+                    matrices += self._pack(to, which, block.projections[which], parts, shape)
+        size = matrices[0].element_size() if matrices else 0
+        self._tiles = Tiles(sum(matrix.numel() for matrix in matrices), size)  # one piece, on large pages
+        self._fill([matrix.flatten().view(torch.uint8) for matrix in matrices])
 
     @property
     def address(self) -> int:
         """Of the structures, for all layers and matrices."""
         return ctypes.addressof(self._structures)
 
+    @torch.no_grad()
     def _pack(
-        self, to: AdapterMatrices, which: str, a_rD: Tensor, b_Or: Tensor, widths: list[int], shape: Shape
-    ) -> None:
-        ranks, steps, pairs = steps_of(len(a_rD)), steps_of(a_rD.shape[1]), shape.pairs[which]
-        self.rank = max(self.rank, 32 * ranks)
-        a, b = Tiles(ranks * steps), Tiles(pairs * ranks)
-        self._tiles += [a, b]
-        pack(a.address, steps, 0, 1, a_rD, len(a_rD), 2 * ranks)
-        shape.pack(which, b.address, ranks, torch.split(b_Or, widths))
-        to.a = Matrix(a.address, None, None, ranks, steps, 16)
-        to.b = Matrix(b.address, None, None, pairs, ranks, 16)
+        self,
+        to: AdapterMatrices,
+        which: str,
+        projections: Sequence[Projection],
+        parts: Sequence[tuple[Tensor, Tensor] | None],
+        shape: Shape,
+    ) -> tuple[Tensor, Tensor]:
+        """A's and B's tiles; matrices that are no target are zeros beside those that are."""
+        columns, width = ROWS * self._ranks, projections[0].weight.shape[1]
+        steps = steps_of(width)
+        a_PrD = torch.zeros(len(parts), columns, 32 * steps, dtype=torch.bfloat16)
+        bs = [torch.zeros(len(p.weight), columns, dtype=torch.bfloat16) for p in projections]
+        for i, part in enumerate(parts):
+            if part is not None:
+                a_PrD[i, : len(part[0]), :width] = part[0]
+                bs[i][:, : part[1].shape[1]] = part[1] * self._scale
+        self.rank = max(self.rank, len(parts) * 32 * -(-self._ranks // 2))
+        to.parts, to.ranks, to.steps = len(parts), self._ranks, steps
+        return _input_pairs_first(a_PrD.flatten(0, 1), steps), _input_pairs_first(shape.put_together(which, bs), 1)
+
+    def _fill(self, matrices: list[Tensor]) -> None:
+        """Put A, B, A, B, … one behind the other and tell the structures where."""
+        at, waiting = 0, iter(matrices)
+        for structure in self._structures:
+            if structure.parts:
+                for name in ("a", "b"):
+                    matrix = next(waiting)
+                    self._tiles.memory[at : at + len(matrix)] = matrix
+                    setattr(structure, name, self._tiles.address + at)
+                    at += len(matrix)
+
+
+def _input_pairs_first(matrix: Tensor, steps: int) -> Tensor:
+    """bfloat16 [16 n, width] as [n, steps, pairs of a step's inputs, 16] words of two neighbouring inputs."""
+    words = matrix.contiguous().view(torch.int32)
+    return words.view(len(matrix) // ROWS, ROWS, steps, -1).permute(0, 2, 3, 1).contiguous()

@@ -1,43 +1,8 @@
 /* Products of a step's rows with one matrix and its adapters, and what becomes of the results. */
 
 #pragma once
+#include "adapters.h"
 #include "integers.h"
-
-/* What adapters add to tile t of the rows. Its results so far are in `c`, for 32 outputs; each span goes on from there
-with its own adapter and keeps its own rows: the same sums as in a tile that is all its own, and no row ever meets
-another's adapter, not even to multiply it by zero. */
-static void add_adapters(const Forward *f, i64 layer, int which, i64 t, i64 pair, float *c, i64 c_bytes) {
-    const RowTile *tile = &f->tile[t];
-    float base[ROWS * 32] __attribute__((aligned(64))), sum[ROWS * 32] __attribute__((aligned(64)));
-    for (i64 r = 0; r < ROWS; r++) memcpy(base + r * 32, c + r * c_bytes / 4, 128);
-    for (i64 i = tile->first; i <= tile->last; i++) {
-        const Adapter *adapter = adapter_of(f, i, layer, which);
-        if (!adapter) continue;
-        const Matrix *b = &adapter->b;
-        _tile_loadd(0, base, 128);
-        _tile_loadd(1, base + 16, 128);
-        multiply(0, NOTHING, (const byte *)(f->low + tile->row * f->low_stride), NULL, 2 * f->low_stride,
-                 b->tiles + pair * b->steps * STEP, b->steps, NULL);
-        _tile_stored(0, sum, 128);
-        _tile_stored(1, sum + 16, 128);
-        i64 begin = most(f->step->span[i].begin - tile->row, 0);
-        i64 end = least(f->step->span[i].end - tile->row, tile->count);
-        for (i64 r = begin; r < end; r++) memcpy(c + r * c_bytes / 4, sum + r * 32, 128);
-    }
-}
-
-/* Whether tile t has any; what they will need for this pair of outputs comes nearer while the base is multiplied. */
-static int fetch_adapters(const Forward *f, i64 layer, int which, i64 t, i64 pair) {
-    int found = 0;
-    for (i64 i = f->tile[t].first; i <= f->tile[t].last; i++) {
-        const Adapter *adapter = adapter_of(f, i, layer, which);
-        if (!adapter) continue;
-        i64 size = adapter->b.steps * STEP;
-        for (i64 line = 0; line < size; line += LANE) _mm_prefetch(adapter->b.tiles + pair * size + line, _MM_HINT_T0);
-        found = 1;
-    }
-    return found;
-}
 
 static const half *rows_of(const Forward *f, int which, i64 *stride) {
     *stride = which == OUT ? f->attended_stride : which == DOWN ? f->inner_stride : f->normed_stride;
@@ -74,8 +39,8 @@ static void product(const Forward *f, const Matrix *m, i64 layer, int which, i64
                     const byte *w, const byte *next, float *c) {
     i64 c_bytes = pairs * 128, panel = m->steps * STEP;
     for (i64 p = 0; p < pairs; p++, c += 32, w += panel) {
-        int adapted = fetch_adapters(f, layer, which, t, from + p);
-        int second_adapted = both && fetch_adapters(f, layer, which, t + 1, from + p);
+        fetch_adapters(f, layer, which, t, from + p);
+        if (both) fetch_adapters(f, layer, which, t + 1, from + p);
         if (m->bits == 16) {
             multiply_floats(f, m, which, t, both, w, w + pairs * panel, fetch, c, c_bytes);
         } else {
@@ -84,36 +49,18 @@ static void product(const Forward *f, const Matrix *m, i64 layer, int which, i64
             multiply_integers(f, m, t, from + p, w, ahead, fetch == SOON ? step : 0, c, c_bytes);
             if (both) multiply_integers(f, m, t + 1, from + p, w, ahead, 0, c + 4 * c_bytes, c_bytes);
         }
-        if (adapted) add_adapters(f, layer, which, t, from + p, c, c_bytes);
-        if (second_adapted) add_adapters(f, layer, which, t + 1, from + p, c + 4 * c_bytes, c_bytes);
+        add_adapters(f, layer, which, t, from + p, c, c_bytes);
+        if (both) add_adapters(f, layer, which, t + 1, from + p, c + 4 * c_bytes, c_bytes);
     }
 }
 
-/* What a product needs of one tile of rows besides the rows: their digits, and the adapters' first half, low = a A^T. */
+/* What a product needs of one tile of rows besides the rows: their digits, and the adapters' first half. */
 static void lower(const Forward *f, i64 layer, int which, i64 t, float *c) {
-    const RowTile *tile = &f->tile[t];
     const Model *m = f->model;
     i64 stride;
     const half *a = rows_of(f, which, &stride);
     if (m->bits < 16) split_tile(f, a, stride, which == OUT ? m->heads * m->head : which == DOWN ? m->inner : m->width, t);
-    for (i64 i = tile->first; i <= tile->last; i++) {
-        const Adapter *adapter = adapter_of(f, i, layer, which);
-        i64 begin = most(f->step->span[i].begin - tile->row, 0);
-        i64 end = least(f->step->span[i].end - tile->row, tile->count);
-        for (i64 p = 0; adapter && p < adapter->a.pairs; p++) {
-            _tile_zero(0);
-            _tile_zero(1);
-            multiply(0, NOTHING, (const byte *)(a + tile->row * stride), NULL, 2 * stride,
-                     adapter->a.tiles + p * adapter->a.steps * STEP, adapter->a.steps, NULL);
-            _tile_stored(0, c, 128);
-            _tile_stored(1, c + 16, 128);
-            for (i64 r = begin; r < end; r++) {
-                half *to = f->low + (tile->row + r) * f->low_stride + p * 32;
-                store_half(to, _mm512_loadu_ps(c + r * 32));
-                store_half(to + 16, _mm512_loadu_ps(c + r * 32 + 16));
-            }
-        }
-    }
+    lower_adapters(f, layer, which, a, stride, t, c);
 }
 
 static void add_to_residual(const Forward *f, const Matrix *w, i64 row, i64 from, i64 pairs, const float *c) {

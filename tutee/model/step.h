@@ -7,7 +7,10 @@ Axes: T tokens (rows), D hidden, H query heads, G groups (kv heads), K head widt
 
 enum { MAX_HEAD = 256 };
 
-typedef struct { Matrix a, b; } Adapter; /* of one matrix; no tiles: it has none */
+typedef struct {
+    const byte *a, *b;      /* of one matrix, tiles; NULL: it has none */
+    i64 parts, ranks, steps; /* matrices multiplied together; their rank in sixteens; inputs in steps of 32 */
+} Adapter;
 enum { QKV, OUT, GLU, DOWN, MATRICES };
 
 typedef struct {
@@ -100,7 +103,7 @@ static i64 lay_out(Forward *f, const Model *m, const Step *s) {
     f->q_stride = m->heads * f->padded_head;
     f->attended_stride = stride_of(m->heads * m->head);
     f->inner_stride = stride_of(m->inner);
-    f->low_stride = stride_of(s->cap_rank);
+    f->low_stride = stride_of(s->cap_rank + 32);
     f->x = carve(&at, rows * f->x_stride * 4);
     f->normed = carve(&at, rows * f->normed_stride * 2);
     f->q = carve(&at, rows * f->q_stride * 2);
@@ -131,5 +134,5 @@ static const Adapter *adapter_of(const Forward *f, i64 span, i64 layer, int whic
     const Adapter *adapter = f->step->span[span].adapter;
     if (!adapter) return NULL;
     adapter += layer * MATRICES + which;
-    return adapter->a.tiles ? adapter : NULL;
+    return adapter->a ? adapter : NULL;
 }
