@@ -49,6 +49,11 @@ class Settings:
     python_graders: str = "isolated"
     """People's Python graders: `isolated` (refused where no sandbox can be built), `unisolated` (the operator vouches
     for who may send them: limits, but they see this user's files) or `off`."""
+    strict: bool = False
+    """Whether fields that the API does not know are refused (400) instead of listed in `x-ignored-params`."""
+    stream_keepalive: int = 0
+    """Seconds of silence after which a stream sends a comment line, so that proxies keep it open; 0: never, because
+    some clients fail on comments."""
     admin_key: str = ""
     """Key with all rights; required before a host other than loopback is served."""
     max_body_bytes: int = 64 * 1024 * 1024
@@ -64,6 +69,9 @@ class Settings:
         if self.python_graders not in ("isolated", "unisolated", "off"):
             message = f"TUTEE_PYTHON_GRADERS is {self.python_graders!r}; it must be isolated, unisolated or off."
             raise InvalidInput(message, param="TUTEE_PYTHON_GRADERS")
+        if self.stream_keepalive < 0:
+            message = f"TUTEE_STREAM_KEEPALIVE is {self.stream_keepalive}; it must be 0 or more seconds."
+            raise InvalidInput(message, param="TUTEE_STREAM_KEEPALIVE")
         for given, needed in (("upstream", "upstream_model"), ("upstream_model", "upstream")):
             if getattr(self, given) and not getattr(self, needed):
                 name = f"TUTEE_{needed.upper()}"
@@ -109,6 +117,9 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         name = key.removeprefix("TUTEE_").lower()
         if name not in kinds:
             raise InvalidInput(f"{key} is not a setting. Settings: {', '.join(sorted(kinds))}.", param=key)
+        if kinds[name] is bool:
+            values[name] = _boolean(key, text)
+            continue
         try:
             values[name] = kinds[name](text) if kinds[name] is int else text
         except ValueError:
@@ -116,3 +127,10 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     values.update({name: value for name, value in overrides.items() if value is not None})
     values["home"] = Path(values.get("home") or Settings().home).expanduser().resolve()
     return Settings(**values)
+
+
+def _boolean(key: str, text: str) -> bool:
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in known:
+        raise InvalidInput(f"{key}={text!r} must be true or false.", param=key)
+    return known[text.lower()]

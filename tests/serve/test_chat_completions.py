@@ -175,6 +175,26 @@ def test_unknown_fields_are_ignored_and_named(http: httpx.Client) -> None:
     assert reply.headers["x-ignored-params"] == "foo,b?r"
 
 
+def tool(name: str, parameters: Any = None, **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters} | more}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def schema(content: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "it", "schema": content} | more}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """A schema that deep."""
+    inner: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        inner = {"type": "array", "items": inner}
+    return inner
+
+
 BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": []}, "messages", "invalid_value"),
     ({"messages": None}, "messages", "missing_required_parameter"),
@@ -211,8 +231,33 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"seed": 10**30}, "seed", "integer_above_max_value"),
     ({"audio": {"voice": "x"}}, "audio", "unsupported_parameter"),
     ({"modalities": ["audio"]}, "modalities", "unsupported_parameter"),
-    ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"),
+    ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type", "unsupported_value"),
+    ({"tools": [tool("get weather")]}, "tools[0].function.name", "invalid_value"),
+    ({"tools": [tool("f"), tool("f")]}, "tools", "invalid_value"),
+    ({"tools": [tool("f", {"type": "strin"})]}, "tools[0].function.parameters", "invalid_function_parameters"),
+    ({"tools": [tool("f")], "tool_choice": named("g")}, "tool_choice", "invalid_value"),
+    ({"tools": [tool("f")], "tool_choice": {"type": "custom"}}, "tool_choice.type", "unsupported_value"),
+    ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+    ({"tool_choice": "perhaps"}, "tool_choice", "invalid_value"),
+    ({"tools": [tool("f")], "tool_choice": "required", "ignore_eos": True}, "ignore_eos", "invalid_value"),
+    ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing_required_parameter"),
+    ({"response_format": schema({"type": "strin"})}, "response_format", "invalid_json_schema"),
+    ({"response_format": schema({"not": {}}, strict=True)}, "response_format", "invalid_json_schema"),
+    ({"response_format": schema(nested(200))}, "response_format", "invalid_json_schema"),
+    ({"response_format": schema({"$ref": "https://example.com/x"})}, "response_format", "invalid_json_schema"),
+    ({"response_format": {"type": "json_object"}, "min_tokens": 3}, "min_tokens", "invalid_value"),
+    ({"messages": [*HELLO, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id", "missing_required_parameter"),
+    (
+        {"messages": [*HELLO, {"role": "tool", "content": "x", "tool_call_id": "call_9"}]},
+        "messages[1].tool_call_id",
+        "invalid_value",
+    ),
+    ({"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
+    ({"verbosity": "low"}, "verbosity", "unsupported_parameter"),
+    ({"prediction": {"type": "content", "content": "x"}}, "prediction", "unsupported_parameter"),
+    ({"web_search_options": {}}, "web_search_options", "unsupported_parameter"),
     ({"metadata": {"k": 3}}, "metadata.k", "invalid_type"),
     ({"metadata": {str(i): "x" for i in range(17)}}, "metadata", "object_above_max_properties"),
     ({"messages": [{"role": "user", "content": "word " * 5000}]}, "messages", "context_length_exceeded"),

@@ -72,6 +72,9 @@ class Form:
         return not (self.thinks or self.functions)
 
 
+WORDS_ALONE = Form()
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """An answer taken apart; calls are (function, arguments)."""
@@ -99,6 +102,11 @@ class AnswerReader:
         self._in_string = self._escaped = False
         self._out: list[Piece] = []
         self._read = self._thoughts if form.thinking else self._begin if form.thinks else self._words
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes next may be thoughts."""
+        return self._read in (self._begin, self._thoughts)
 
     def push(self, text: str, last: bool = False) -> list[Piece]:
         """The pieces that became certain with this text; with `last`, everything that was kept back."""

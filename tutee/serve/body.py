@@ -25,6 +25,8 @@ class Fields:
     def __init__(self, raw: Mapping[str, Any], path: str = "") -> None:
         self.raw = raw
         self.path = path
+        self.strict = False
+        """Whether the server refuses unknown fields (`Settings.strict`)."""
         self._taken: set[str] = set()
         self._children: list[Fields] = []
 
@@ -182,6 +184,11 @@ class Fields:
         own = [self.at(name) for name in self.raw if name not in self._taken]
         return own + [name for child in self._children for name in child.unknown()]
 
+    def close(self) -> None:
+        """All known fields are taken: under the `strict` setting, raise about the first other one."""
+        if self.strict:
+            self.refuse_unknown()
+
     def refuse_unknown(self) -> None:
         """Raise about the first field that nobody took: for settings, where ignoring one would mislead."""
         for path in self.unknown():
@@ -196,6 +203,7 @@ async def read_fields(request: Request) -> Fields:
     """
     text = await request.body()
     fields = Fields(parse_object(text, request.headers.get("content-type")) if text else {})
+    fields.strict = request.app.state.services.settings.strict
     request.state.fields = fields
     return fields
 

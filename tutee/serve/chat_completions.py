@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from tutee.engine.request import Chunk
-from tutee.engine.request import Request as EngineRequest
+from tutee.engine.request import Chunk, SamplingParams
 from tutee.errors import InvalidInput, TuteeError, Unavailable
 from tutee.ids import new_id
+from tutee.model.said import Arguments, CallBegun, Thought, Words
 from tutee.serve.auth import MEMBER, CallerDep
 from tutee.serve.body import Body
+from tutee.serve.chat_choice import Choice
 from tutee.serve.chat_events import ChatEvents, Event
 from tutee.serve.chat_request import ChatRequest, merge_system_messages, read_chat_request
 from tutee.serve.live import answering_name
@@ -30,6 +31,7 @@ from tutee.serve.replies import error_body, reply
 from tutee.serve.served import Prompt, Served
 from tutee.serve.services import Services, ServicesDep
 from tutee.serve.streaming import DONE, EventStream, Tap, event, wait_for
+from tutee.serve.tools import with_grammar
 
 router = APIRouter(prefix="/v1")
 
@@ -41,8 +43,11 @@ class Answering:
     asked: ChatRequest
     served: Served
     tap: Tap
-    id: str
-    created: int
+    choices: list[Choice]
+    id: str = field(default_factory=lambda: new_id("chatcmpl"))
+    created: int = field(default_factory=lambda: int(time.time()))
+    told: int = 0
+    """Tokens handed out so far."""
 
     @property
     def fingerprint(self) -> str:
@@ -60,16 +65,17 @@ class Answering:
             "total_tokens": prompt + generated,
             "prompt_tokens_details": {"cached_tokens": completions[0].cached_tokens, "audio_tokens": 0},
             "completion_tokens_details": {
-                "reasoning_tokens": 0,
+                "reasoning_tokens": sum(choice.reasoning_tokens for choice in self.choices),
                 "audio_tokens": 0,
                 "accepted_prediction_tokens": 0,
                 "rejected_prediction_tokens": 0,
             },
         }
 
-    def entries(self) -> LogprobEntries | None:
-        """A reader of one choice's log-probs, if they were asked for."""
-        return LogprobEntries(self.served.model.tokenizer) if self.asked.logprobs else None
+    def usage_so_far(self) -> dict[str, Any]:
+        """Token counts of what has been told."""
+        prompt = self.tap.requests[0].prompt_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": self.told, "total_tokens": prompt + self.told}
 
     async def chunks(self) -> AsyncIterator[list[tuple[int, Chunk]]]:
         """(choice, chunk) of what the engine made since the last time.
@@ -81,6 +87,7 @@ class Answering:
             for index, chunk in batch:
                 if chunk.finish_reason in ("error", "abort"):
                     raise _failure(self.tap, index)
+                self.told += len(chunk.token_ids)
             yield batch
 
 
@@ -95,13 +102,15 @@ def _failure(tap: Tap, index: int) -> TuteeError:
 async def create(request: Request, caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     """Answer a list of messages."""
     asked = read_chat_request(body)
-    served, prompt = await run_in_threadpool(_prepare, services, asked)
+    served, prompt, params = await run_in_threadpool(_prepare, services, asked)
     asked = replace(asked, model=answering_name(asked.model, served.version))
     tap = Tap(whole=not asked.stream)
-    tap.submit(served, prompt, asked.params_by_choice, caller.id)
-    answering = Answering(asked, served, tap, new_id("chatcmpl"), int(time.time()))
+    tap.submit(served, prompt, [params.for_sample(index) for index in range(asked.n)], caller.id)
+    choices = [Choice(index, prompt.form, _entries(asked, served)) for index in range(asked.n)]
+    answering = Answering(asked, served, tap, choices)
     if asked.stream:
-        return EventStream(_events(answering, services, caller.id), close=tap.abort)
+        keepalive = services.settings.stream_keepalive
+        return EventStream(_events(answering, services, caller.id), close=tap.abort, keepalive=keepalive)
     await wait_for(request, _ended(answering), tap.abort)
     content = _whole(answering)
     if asked.store:
@@ -109,14 +118,20 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
     return reply(content)
 
 
-def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, Prompt]:
+def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, Prompt, SamplingParams]:
+    """Who answers, the prompt, and how to draw.
+
+    Raises:
+        InvalidInput: what only the model can tell: a context too short, tokens or a way to think that it has not.
+    """
     served = services.live.resolve(asked.model)
     if asked.params.logit_bias and not served.upstream:
         vocabulary = served.model.config.vocab_size
         if any(token >= vocabulary for token in asked.params.logit_bias):
             message = f"'logit_bias' names a token beyond the vocabulary of {vocabulary}."
             raise InvalidInput(message, param="logit_bias", code="invalid_value")
-    prompt = served.prompt(merge_system_messages(asked.messages))
+    effort = _effort(served, asked.effort)
+    prompt = served.prompt(merge_system_messages(asked.messages), asked.tools.functions, effort)
     limit, wanted = served.context_length, asked.params.max_tokens
     if limit is not None and wanted is not None and len(prompt.ids) + wanted > limit:
         raise InvalidInput(
@@ -125,12 +140,28 @@ def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, Prompt]:
             param="messages",
             code="context_length_exceeded",
         )
-    return served, prompt
+    return served, prompt, with_grammar(asked.params, served, asked.tools, asked.text_rule, prompt)
+
+
+def _effort(served: Served, effort: str | None) -> str | None:
+    if effort is None or (not served.upstream and served.model.chat_format.takes_effort):
+        return effort
+    if effort != "none" or (not served.upstream and served.model.chat_format.thinks):
+        message = f"'reasoning_effort' changes nothing for '{served.version.name}': it cannot think more or less."
+        raise InvalidInput(message, param="reasoning_effort", code="unsupported_parameter")
+    return None
+
+
+def _entries(asked: ChatRequest, served: Served) -> LogprobEntries | None:
+    return LogprobEntries(served.model.tokenizer) if asked.logprobs else None
 
 
 async def _ended(answering: Answering) -> None:
     async for _ in answering.chunks():
         pass
+    for choice, request in zip(answering.choices, answering.tap.requests, strict=True):
+        for chunk in request:
+            choice.hear(chunk)
 
 
 def _whole(answering: Answering) -> dict[str, Any]:
@@ -140,7 +171,7 @@ def _whole(answering: Answering) -> dict[str, Any]:
         "object": "chat.completion",
         "created": answering.created,
         "model": answering.asked.model,
-        "choices": [_choice(answering, index, request) for index, request in enumerate(answering.tap.requests)],
+        "choices": [choice.view() for choice in answering.choices],
         "usage": answering.usage(),
         "system_fingerprint": answering.fingerprint,
         "service_tier": "default",
@@ -148,53 +179,51 @@ def _whole(answering: Answering) -> dict[str, Any]:
     }
 
 
-def _choice(answering: Answering, index: int, request: EngineRequest) -> dict[str, Any]:
-    completion, entries = request.result(), answering.entries()
-    logprobs = None
-    if entries is not None:
-        logprobs = {"content": [entry for chunk in request for entry in entries.add(chunk)], "refusal": None}
-    return {
-        "index": index,
-        "message": {"role": "assistant", "content": completion.text, "refusal": None, "annotations": []},
-        "logprobs": logprobs,
-        "finish_reason": completion.finish_reason,
-    }
-
-
 async def _events(answering: Answering, services: Services, actor_id: str) -> AsyncIterator[bytes]:
     """Server-sent events: roles in order, deltas, one finish per choice, usage if asked for, [DONE]."""
-    asked = answering.asked
+    asked, options = answering.asked, answering.asked.stream_options
     blank = Event(answering.id, answering.created, asked.model, answering.fingerprint)
-    if asked.include_usage:
+    if options.include_usage:
         blank.usage = None
-    events = ChatEvents(blank, asked.n)
-    entries = [answering.entries() for _ in range(asked.n)]
-    yield events.roles()
+    usage = answering.usage_so_far if options.continuous_usage else None
+    events = ChatEvents(blank, asked.n, obfuscate=options.obfuscate, usage=usage)
+    yield events.roles(None if asked.tools.mode == "required" else "")
     try:
         async for batch in answering.chunks():
-            if out := b"".join(_lines(events, entries, batch)):
+            if out := b"".join(_lines(events, answering.choices, batch)):
                 yield out
         if asked.store:
             await run_in_threadpool(_keep, answering, _whole(answering), services, actor_id)
     except TuteeError as error:
         yield event(error_body(error))
         return
-    if asked.include_usage:
+    if options.include_usage:
         yield events.usage(answering.usage())
     yield DONE
 
 
-def _lines(events: ChatEvents, entries: list[LogprobEntries | None], batch: list[tuple[int, Chunk]]) -> Iterator[bytes]:
+def _lines(events: ChatEvents, choices: list[Choice], batch: list[tuple[int, Chunk]]) -> Iterator[bytes]:
     """The events of what came together."""
     for index, chunk in batch:
-        reader = entries[index]
-        if reader is None:
-            if chunk.text:
-                yield events.text(index, chunk.text)
-        elif (found := reader.add(chunk)) or chunk.text:
-            yield events.scored(index, chunk.text, found)
-        if chunk.finish_reason is not None:
-            yield events.end(index, chunk.finish_reason)
+        choice = choices[index]
+        pieces, scored = choice.hear(chunk)
+        for piece in pieces:
+            match piece:
+                case Words(text) if not scored:
+                    yield events.text(index, text)
+                case Words(text):
+                    yield events.scored(index, text, scored)
+                    scored = []
+                case Thought(text):
+                    yield events.thought(index, text)
+                case CallBegun(call, name):
+                    yield events.call(index, call, choice.calls[call].id, name)
+                case Arguments(call, text):
+                    yield events.arguments(index, call, text)
+        if scored:
+            yield events.scored(index, "", scored)
+        if choice.finish_reason is not None:
+            yield events.end(index, choice.finish_reason)
 
 
 def _keep(answering: Answering, content: dict[str, Any], services: Services, actor_id: str) -> None:

@@ -14,6 +14,8 @@ from tutee.conversation import Message, parse_messages
 from tutee.engine.request import SamplingParams
 from tutee.errors import InvalidInput
 from tutee.serve.body import Fields
+from tutee.serve.response_format import read_format
+from tutee.serve.tools import Tools, read_chat_tools
 
 MOST_CHOICES = 128
 MOST_STOPS = 4
@@ -26,19 +28,24 @@ NOT_SERVED: Mapping[str, Sequence[Any]] = {
     "functions": ([],),
     "modalities": (["text"],),
     "moderation": (),
-    "parallel_tool_calls": (True, False),
     "prediction": (),
-    "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
 """Fields of OpenAI's API that this server refuses, each with the values that ask for nothing."""
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 LABELS = ("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
 """Strings that name the caller's user or cache: they change no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """What events are to hold beside text."""
+
+    include_usage: bool = False
+    continuous_usage: bool = False
+    obfuscate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +57,15 @@ class ChatRequest:
     params: SamplingParams
     n: int
     stream: bool
-    include_usage: bool
+    stream_options: StreamOptions
     logprobs: bool
+    tools: Tools
+    text_rule: str | None
+    """The form that the answer's text must have, as a rule of a grammar."""
+    effort: str | None
     store: bool
     metadata: dict[str, str] | None
     raw_messages: list[dict[str, Any]]
-
-    @property
-    def params_by_choice(self) -> list[SamplingParams]:
-        """One set of parameters a choice: the same, with seeds of their own."""
-        return [self.params.for_sample(index) for index in range(self.n)]
 
 
 def read_chat_request(body: Fields) -> ChatRequest:
@@ -72,39 +78,70 @@ def read_chat_request(body: Fields) -> ChatRequest:
     body.need("messages")
     raw_messages = body.take("messages")
     messages = parse_messages(raw_messages)
+    check_tool_turns(messages)
     stream = body.boolean("stream") or False
     logprobs = body.boolean("logprobs") or False
     top = body.integer("top_logprobs", 0, MOST_TOP_LOGPROBS)
     if top is not None and not logprobs:
         body.refuse("top_logprobs", "needs 'logprobs': true", "invalid_value")
     n = body.integer("n", 1, MOST_CHOICES)
-    include_usage = read_include_usage(body, stream)
+    options = read_stream_options(body, stream)
     body.unsupported(NOT_SERVED)
     for name in LABELS:
         body.string(name, most=512)
-    return ChatRequest(
+    asked = ChatRequest(
         model=model,
         messages=messages,
         params=read_sampling(body, logprobs=(top or 0) if logprobs else None),
         n=1 if n is None else n,
         stream=stream,
-        include_usage=include_usage,
+        stream_options=options,
         logprobs=logprobs,
+        tools=read_chat_tools(body),
+        text_rule=read_format(body.object("response_format"), nested=True),
+        effort=body.choice("reasoning_effort", EFFORTS),
         store=body.boolean("store") or False,
         metadata=body.metadata(),
         raw_messages=raw_messages,
     )
+    body.close()
+    return asked
+
+
+def check_tool_turns(messages: Sequence[Message]) -> None:
+    """Raise InvalidInput unless every tool message answers a call of the assistant's turn before it."""
+    open_ids: set[str] = set()
+    for i, message in enumerate(messages):
+        if message.role != "tool":
+            open_ids = {call.id for call in message.tool_calls}
+            continue
+        param = f"messages[{i}].tool_call_id"
+        if message.tool_call_id is None:
+            raise InvalidInput(f"'{param}' is missing.", param=param, code="missing_required_parameter")
+        if message.tool_call_id not in open_ids:
+            raise InvalidInput(
+                f"'{param}' is {message.tool_call_id!r}, which is no tool call of the assistant's turn before it.",
+                param=param,
+                code="invalid_value",
+            )
 
 
 def read_include_usage(body: Fields, stream: bool) -> bool:
-    """`stream_options`: whether the token counts follow the last choice."""
+    """`stream_options` where nothing but the token counts can be asked for."""
+    return read_stream_options(body, stream).include_usage
+
+
+def read_stream_options(body: Fields, stream: bool) -> StreamOptions:
+    """`stream_options`, which only streams have."""
     options = body.object("stream_options")
     if options is None:
-        return False
+        return StreamOptions()
     if not stream:
         body.refuse("stream_options", "is only allowed with 'stream': true", "invalid_value")
-    options.boolean("include_obfuscation")  # nothing to hide: the connection does not leave the machine
-    return options.boolean("include_usage") or False
+    continuous = options.boolean("continuous_usage_stats") or False
+    # Unlike OpenAI's, events are not filled up unless asked: most connections do not leave the machine.
+    obfuscate = options.boolean("include_obfuscation") or False
+    return StreamOptions((options.boolean("include_usage") or False) or continuous, continuous, obfuscate)
 
 
 def read_sampling(body: Fields, *, logprobs: int | None, max_tokens: int | None = None) -> SamplingParams:

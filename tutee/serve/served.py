@@ -9,23 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tutee.conversation import Message
+from tutee.conversation import Function, Message
 from tutee.engine.engine import Engine
 from tutee.engine.readout import Readout
 from tutee.engine.request import Chunk, Request, SamplingParams
 from tutee.engine.upstream import Upstream
 from tutee.errors import InvalidInput
 from tutee.model.pretrained import Pretrained
+from tutee.model.said import WORDS_ALONE, Form
+from tutee.model.tool_format import in_turns
 from tutee.serve.acting import acting
 from tutee.store.schema import ModelVersion
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is asked: the messages, and their token ids where the model is ours."""
+    """What is asked: the messages, and their token ids where the model is ours; and how to read the answer."""
 
     messages: Sequence[Message]
     ids: Sequence[int]
+    form: Form = WORDS_ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,20 @@ class Served:
         """Empty for an upstream."""
         return "" if self.weights is None else self.weights.chat_format.sha256
 
-    def prompt(self, messages: Sequence[Message]) -> Prompt:
-        """The messages as this version reads them."""
-        return Prompt(messages, () if self.weights is None else self.weights.chat_format.render(messages))
+    def prompt(
+        self, messages: Sequence[Message], functions: Sequence[Function] = (), effort: str | None = None
+    ) -> Prompt:
+        """The messages as this version reads them, with the functions that it may call.
+
+        Args:
+            effort: how much it should think; only for a chat format that `takes_effort`.
+        """
+        names = tuple(function.name for function in functions)
+        if self.weights is None:
+            return Prompt(in_turns(messages, functions), (), Form(functions=names))
+        chat = self.weights.chat_format
+        ids = chat.render(messages, functions=functions, effort=effort)
+        return Prompt(messages, ids, Form(chat.thinks, chat.ends_thinking(ids), names))
 
     def submit(
         self,

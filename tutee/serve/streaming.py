@@ -39,6 +39,8 @@ def event(content: Any) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
+COMMENT = b": still working\n\n"
+"""What readers of events skip; two newlines, because with one some take the next event for a part of it."""
 
 
 class Doorbell:
@@ -166,8 +168,14 @@ class EventStream(Response):
     """A response of server-sent events; `close` is called once when the last event is out or the client is gone."""
 
     def __init__(
-        self, events: AsyncIterator[bytes], close: Callable[[], None], headers: Mapping[str, str] | None = None
+        self,
+        events: AsyncIterator[bytes],
+        close: Callable[[], None],
+        headers: Mapping[str, str] | None = None,
+        keepalive: float = 0,
     ) -> None:
+        """`keepalive`: seconds of silence after which a comment is sent; 0: none ever."""
+        self.keepalive = keepalive
         self.events = events
         self.close = close
         self.status_code = 200
@@ -180,16 +188,32 @@ class EventStream(Response):
         self.raw_headers = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in (headers or {}).items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        spoke_at = loop.time()
+
         async def write() -> None:
+            nonlocal spoke_at
             async for data in self.events:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
+                spoke_at = loop.time()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+        async def keep_alive() -> None:
+            nonlocal spoke_at
+            while True:
+                await asyncio.sleep(spoke_at + self.keepalive - loop.time())
+                if loop.time() >= spoke_at + self.keepalive:
+                    await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+                    spoke_at = loop.time()
+
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        beside = asyncio.ensure_future(keep_alive()) if self.keepalive else None
         try:
             with contextlib.suppress(ClientGoneError):
                 await unless_gone(write(), receive)
         finally:
+            if beside is not None:
+                beside.cancel()
             self.close()
 
 

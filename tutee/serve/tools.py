@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tutee.conversation import Function
 from tutee.engine.grammar import Grammar, compose, json_rule
+from tutee.engine.request import SamplingParams
+from tutee.errors import InvalidInput
 from tutee.model.tool_format import CALL, END_CALL
 from tutee.serve.body import Fields
+from tutee.serve.served import Prompt, Served
 
 Mode = Literal["none", "auto", "required"]
 
@@ -196,4 +199,22 @@ def _call_rules(tools: Tools) -> dict[str, str]:
     return rules
 
 
-__all__ = ["NO_TOOLS", "Tools", "answer_grammar", "choose", "need_function_type", "read_chat_tools", "read_function"]
+def with_grammar(
+    params: SamplingParams, served: Served, tools: Tools, content: str | None, prompt: Prompt
+) -> SamplingParams:
+    """`params` with the form that the answer to `prompt` must have, compiled for who answers.
+
+    Args:
+        content: the Lark rule that the text must follow, or None: any text.
+
+    Raises:
+        InvalidInput: the form cannot be used, or not with these parameters, or another server answers.
+    """
+    grammar = answer_grammar(tools, content, thinks=prompt.form.thinks, thinking=prompt.form.thinking)
+    if grammar is None:
+        return params
+    if served.upstream:
+        message = f"'{grammar.param}' cannot be enforced: another server answers for '{served.version.name}'."
+        raise InvalidInput(message, param=grammar.param, code="upstream_cannot")
+    served.engine.prepare_grammar(grammar)
+    return replace(params, grammar=grammar)
