@@ -13,16 +13,19 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
+from tutee.grade.pythons import open_pythons
 from tutee.lock import only_one
 from tutee.serve import (
     chat_completions,
     completions,
     conversations,
     embeddings,
+    evals,
     feedback,
     files,
     fine_tuning,
     generations,
+    graders,
     improvement,
     me,
     models,
@@ -36,6 +39,9 @@ from tutee.serve.answers import Answers
 from tutee.serve.auth import Doorkeeper, authorise
 from tutee.serve.chats import StoredChats
 from tutee.serve.edge import Edge
+from tutee.serve.evals_runner import EvalRunner
+from tutee.serve.in_process import InProcess
+from tutee.serve.judges import Judges
 from tutee.serve.live import Live
 from tutee.serve.metrics import Metrics
 from tutee.serve.page import page_router
@@ -57,6 +63,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     files.router,
     uploads.router,
     fine_tuning.router,
+    graders.router,
+    evals.router,
     conversations.router,
     generations.router,
     feedback.router,
@@ -96,6 +104,15 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
         answers = Answers()
         opened.callback(answers.close)
         live.open(settings.base_folder)
+        doorkeeper = Doorkeeper(settings, store)
+        in_process = InProcess()
+        opened.callback(in_process.close)
+        pythons = open_pythons(settings)
+        if pythons is not None:
+            opened.callback(pythons.close)
+        judges = Judges(in_process, pythons)
+        runner = EvalRunner(store, doorkeeper, in_process, judges)
+        opened.callback(runner.close)
         services = Services(
             settings,
             store,
@@ -104,7 +121,10 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
             StoredChats(store),
             TemporaryChats(store.versions.ref),
             metrics,
-            Doorkeeper(settings, store),
+            doorkeeper,
+            in_process,
+            judges,
+            runner,
         )
         metrics.watch(lambda: [engine.stats for engine in live.engines], lambda: answers.count)
         if worker:
@@ -121,4 +141,7 @@ def build_app(services: Services) -> ASGIApp:
     install_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(authorise)])
-    return Edge(app, services.settings, services.metrics)
+    edge = Edge(app, services.settings, services.metrics)
+    services.in_process.start(edge)
+    services.evals.start()
+    return edge

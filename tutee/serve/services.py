@@ -10,6 +10,9 @@ from fastapi import Depends, Request
 from tutee.serve.answers import Answers
 from tutee.serve.auth import Doorkeeper
 from tutee.serve.chats import Chats, StoredChats
+from tutee.serve.evals_runner import EvalRunner
+from tutee.serve.in_process import InProcess
+from tutee.serve.judges import Judges
 from tutee.serve.live import Live
 from tutee.serve.metrics import Metrics
 from tutee.serve.temporary import TemporaryChats, is_temporary
@@ -29,6 +32,9 @@ class Services:
     temporary: TemporaryChats
     metrics: Metrics
     doorkeeper: Doorkeeper
+    in_process: InProcess
+    judges: Judges
+    evals: EvalRunner
 
     def chats(self, id: str) -> Chats:
         """Where the conversation or message called `id` is kept: in the database, or in memory."""
