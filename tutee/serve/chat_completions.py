@@ -17,9 +17,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from tutee.engine.request import Chunk, SamplingParams
-from tutee.errors import InvalidInput, TuteeError, Unavailable
+from tutee.errors import TuteeError
 from tutee.ids import new_id
 from tutee.model.said import Arguments, CallBegun, Thought, Words
+from tutee.serve.asking import Named, Wish, prepare
 from tutee.serve.auth import MEMBER, CallerDep
 from tutee.serve.body import Body
 from tutee.serve.chat_choice import Choice
@@ -31,7 +32,6 @@ from tutee.serve.replies import error_body, reply
 from tutee.serve.served import Prompt, Served
 from tutee.serve.services import Services, ServicesDep
 from tutee.serve.streaming import DONE, EventStream, Tap, event, wait_for
-from tutee.serve.tools import with_grammar
 
 router = APIRouter(prefix="/v1")
 
@@ -86,16 +86,9 @@ class Answering:
         async for batch in self.tap:
             for index, chunk in batch:
                 if chunk.finish_reason in ("error", "abort"):
-                    raise _failure(self.tap, index)
+                    raise self.tap.failure(index)
                 self.told += len(chunk.token_ids)
             yield batch
-
-
-def _failure(tap: Tap, index: int) -> TuteeError:
-    error = tap.requests[index].error
-    if isinstance(error, TuteeError):
-        return error
-    return Unavailable("The engine stopped in the middle of this answer; please try again.")
 
 
 @router.post("/chat/completions", openapi_extra=MEMBER)
@@ -119,37 +112,11 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
 
 
 def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, Prompt, SamplingParams]:
-    """Who answers, the prompt, and how to draw.
-
-    Raises:
-        InvalidInput: what only the model can tell: a context too short, tokens or a way to think that it has not.
-    """
+    """Who answers, the prompt, and how to draw."""
     served = services.live.resolve(asked.model)
-    if asked.params.logit_bias and not served.upstream:
-        vocabulary = served.model.config.vocab_size
-        if any(token >= vocabulary for token in asked.params.logit_bias):
-            message = f"'logit_bias' names a token beyond the vocabulary of {vocabulary}."
-            raise InvalidInput(message, param="logit_bias", code="invalid_value")
-    effort = _effort(served, asked.effort)
-    prompt = served.prompt(merge_system_messages(asked.messages), asked.tools.functions, effort)
-    limit, wanted = served.context_length, asked.params.max_tokens
-    if limit is not None and wanted is not None and len(prompt.ids) + wanted > limit:
-        raise InvalidInput(
-            f"This model's maximum context length is {limit} tokens, but {len(prompt.ids)} are in the messages and "
-            f"{wanted} were asked for.",
-            param="messages",
-            code="context_length_exceeded",
-        )
-    return served, prompt, with_grammar(asked.params, served, asked.tools, asked.text_rule, prompt)
-
-
-def _effort(served: Served, effort: str | None) -> str | None:
-    if effort is None or (not served.upstream and served.model.chat_format.takes_effort):
-        return effort
-    if effort != "none" or (not served.upstream and served.model.chat_format.thinks):
-        message = f"'reasoning_effort' changes nothing for '{served.version.name}': it cannot think more or less."
-        raise InvalidInput(message, param="reasoning_effort", code="unsupported_parameter")
-    return None
+    wish = Wish(asked.params, asked.tools, asked.text_rule, asked.effort)
+    prompt, params = prepare(served, merge_system_messages(asked.messages), wish, Named("messages", "reasoning_effort"))
+    return served, prompt, params
 
 
 def _entries(asked: ChatRequest, served: Served) -> LogprobEntries | None:

@@ -24,6 +24,7 @@ from tutee.serve.auth import MEMBER, CallerDep
 from tutee.serve.body import Body
 from tutee.serve.completion_text import Piece, TextWriter
 from tutee.serve.completions_request import CompletionRequest, read_completion_request
+from tutee.serve.live import answering_name
 from tutee.serve.prompts import Ask, encode_prompts, in_turn
 from tutee.serve.replies import error_body, reply
 from tutee.serve.served import Served
@@ -77,7 +78,7 @@ class Completing:
             "id": self.id,
             "object": "text_completion",
             "created": self.created,
-            "model": self.asked.model,
+            "model": answering_name(self.asked.model, self.served.version),
             "choices": choices,
             "system_fingerprint": self.served.fingerprint,
             "usage": usage,

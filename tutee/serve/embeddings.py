@@ -21,6 +21,7 @@ from tutee.engine.readout import MeanHidden
 from tutee.engine.request import SamplingParams
 from tutee.serve.auth import MEMBER, CallerDep
 from tutee.serve.body import Body, Fields
+from tutee.serve.live import answering_name
 from tutee.serve.prompts import Ask, encode_prompts, in_turn, read_prompts
 from tutee.serve.replies import reply
 from tutee.serve.served import Served
@@ -71,7 +72,7 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
                 {"object": "embedding", "index": i, "embedding": _written(vector, packed)}
                 for i, vector in enumerate(vectors)
             ],
-            "model": model,
+            "model": answering_name(model, served.version),
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tutee.engine.readout import Readout
 from tutee.engine.request import Chunk, SamplingParams, check_prompt
-from tutee.errors import Busy, InvalidInput, TuteeError, Unavailable
+from tutee.errors import Busy, InvalidInput
 from tutee.serve.body import Fields
 from tutee.serve.served import Prompt, Served
 from tutee.serve.streaming import Tap
@@ -121,15 +121,7 @@ async def in_turn(
     async for batch in tap:
         for index, chunk in batch:
             if chunk.finish_reason in ("error", "abort"):
-                raise failure(tap, index)
+                raise tap.failure(index)
             running -= chunk.finish_reason is not None
         fill()
         yield batch
-
-
-def failure(tap: Tap, index: int) -> TuteeError:
-    """Why a request of a tap ended without an answer."""
-    error = tap.requests[index].error
-    if isinstance(error, TuteeError):
-        return error
-    return Unavailable("The engine stopped in the middle of this answer; please try again.")

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from tutee.engine.readout import Readout
 from tutee.engine.request import Chunk, Request, SamplingParams
+from tutee.errors import TuteeError, Unavailable
 from tutee.serve.served import Prompt, Served
 
 T = TypeVar("T")
@@ -153,6 +154,13 @@ class Tap:
         for request in self.requests:
             if not request.done:
                 request.abort()
+
+    def failure(self, index: int) -> TuteeError:
+        """Why a request ended without an answer ("error" or "abort")."""
+        error = self.requests[index].error
+        if isinstance(error, TuteeError):
+            return error
+        return Unavailable("The engine stopped in the middle of this answer; please try again.")
 
     async def __aiter__(self) -> AsyncIterator[list[tuple[int, Chunk]]]:
         """All (request, chunk) pairs that have come since the last time, usually those of one step."""
