@@ -190,15 +190,22 @@ def test_a_bad_line_seven_fails_the_job_by_name_and_nothing_else(
     assert store.jobs.get(good.id).status == "succeeded"
 
 
-def test_training_on_top_of_an_adapter_is_refused(home: Path, store: Store) -> None:
-    first = add_api_job(store, "supervised", chat_lines(4), n_epochs=1)
+def test_training_goes_on_from_an_adapter(home: Path, store: Store) -> None:
+    first = add_api_job(store, "supervised", chat_lines(6), n_epochs=2, learning_rate_multiplier=20.0)
     run_all(home, store)
     name = str(store.jobs.get(first.id).fine_tuned_model)
-    second = store.jobs.add("supervised", name, {}, training_file=first.training_file)
+    config = {"hyperparameters": {"n_epochs": 1}, "exam": EXAM}
+    second = store.jobs.add("supervised", name, config, training_file=first.training_file)
+    other_rank = store.jobs.add("supervised", name, {"settings": {"rank": 4}}, training_file=first.training_file)
     run_all(home, store)
-    error = store.jobs.get(second.id).error or {}
-    assert (error["code"], error["param"]) == ("model_not_trainable", "model")
-    assert "'tiny'" in error["message"]
+    assert store.jobs.get(second.id).error is None
+    losses = [[value for _, value in store.jobs.metrics(job.id)["train_loss"]] for job in (first, second)]
+    assert losses[1][0] is not None
+    assert losses[0][0] is not None
+    assert losses[1][0] < losses[0][0] - 0.1, "it begins where the first one ended"
+    made = store.versions.get(str(store.jobs.get(second.id).version_id))
+    assert made.parent_id == store.versions.get("tiny").id, "an adapter lies on a base, not on an adapter"
+    assert (store.jobs.get(other_rank.id).error or {}).get("param") == "settings.rank"
 
 
 def test_a_missing_file_model_or_method_is_named(home: Path, store: Store) -> None:

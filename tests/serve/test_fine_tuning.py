@@ -1,4 +1,4 @@
-"""Fine-tuning jobs through the official client in strict mode; no worker runs here, so jobs stay queued."""
+"""Fine-tuning jobs through the official client in strict mode; no worker runs here, so no job gets any further."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def file(sdk: openai.OpenAI) -> str:
 def test_a_supervised_job_with_defaults(sdk: openai.OpenAI, file: str) -> None:
     job = sdk.fine_tuning.jobs.create(model="tiny", training_file=file, suffix="mine", seed=3, metadata={"a": "b"})
     assert job.id.startswith("ftjob-")
-    assert (job.status, job.model, job.training_file, job.seed) == ("queued", "tiny", file, 3)
+    assert (job.status, job.model, job.training_file, job.seed) == ("validating_files", "tiny", file, 3)
     assert job.error is None
     assert job.method is not None
     assert job.method.type == "supervised"
@@ -66,13 +66,75 @@ def test_cancel_once_and_then_a_400_that_is_not_retried(server: Running, file: s
     assert len(calls) == 1
 
 
-def test_pause_and_resume_are_refused_plainly(server: Running, file: str) -> None:
+def test_a_waiting_job_is_paused_and_resumed_and_cancelled(server: Running, file: str) -> None:
+    jobs = server.sdk().fine_tuning.jobs
+    job = jobs.create(model="tiny", training_file=file)
+    assert str(jobs.pause(job.id).status) == "paused"
+    assert str(jobs.retrieve(job.id).status) == "paused"
+    assert jobs.resume(job.id).status == "validating_files"
+    jobs.pause(job.id)
+    assert jobs.cancel(job.id).status == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("before", "call", "code"),
+    [((), "resume", "job_not_paused"), (("pause",), "pause", "job_paused"), (("cancel",), "pause", "job_ended"),
+     (("cancel",), "resume", "job_ended"), (("cancel",), "cancel", "job_ended")],
+)  # fmt: skip
+def test_what_the_status_does_not_allow_is_one_400(
+    http: httpx.Client, sdk: openai.OpenAI, file: str, before: tuple[str, ...], call: str, code: str
+) -> None:
+    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=file)
+    for first in before:
+        assert http.post(f"/v1/fine_tuning/jobs/{job.id}/{first}").status_code == 200
+    reply = http.post(f"/v1/fine_tuning/jobs/{job.id}/{call}")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, code)
+    assert reply.headers["x-should-retry"] == "false"
+
+
+GRADER = {
+    "type": "string_check",
+    "name": "same",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{ item.answer }}",
+    "operation": "eq",
+}
+
+
+def test_a_reinforcement_job_shows_its_grader_and_form(sdk: openai.OpenAI, file: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    own: Any = {"grader": GRADER, "response_format": form, "hyperparameters": {"compute_multiplier": 2, "n_epochs": 3}}
+    job = sdk.fine_tuning.jobs.create(
+        model="tiny", training_file=file, method={"type": "reinforcement", "reinforcement": own}
+    )
+    assert job.method is not None
+    assert job.method.type == "reinforcement"
+    shown = job.method.reinforcement
+    assert shown is not None
+    assert shown.grader.type == "string_check"
+    assert shown.hyperparameters is not None
+    assert shown.hyperparameters.compute_multiplier == 2
+    assert shown.hyperparameters.eval_interval == "auto"
+    assert shown.model_dump()["response_format"] == form
+    assert job.hyperparameters.model_dump(exclude_none=True) == {}
+
+
+def test_our_own_method_travels_through_the_client(server: Running, file: str) -> None:
     client = server.sdk()
-    job = client.fine_tuning.jobs.create(model="tiny", training_file=file)
-    for call in (client.fine_tuning.jobs.pause, client.fine_tuning.jobs.resume):
-        with pytest.raises(openai.BadRequestError) as caught:
-            call(job.id)
-        assert caught.value.code == "unsupported_operation"
+    method: Any = {"type": "reward_model", "reward_model": {"hyperparameters": {"n_epochs": 2}}}
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file, method=method)
+    assert job.method is not None
+    assert str(job.method.type) == "reward_model"
+    shown = job.method.model_dump()["reward_model"]
+    assert shown["hyperparameters"] == {"n_epochs": 2, "batch_size": "auto", "learning_rate_multiplier": "auto"}
+
+
+def test_curves_may_go_where_this_machine_has_a_place_for_them(http: httpx.Client, file: str) -> None:
+    asked = [{"type": "tensorboard"}]
+    body = {"model": "tiny", "training_file": file, "integrations": asked}
+    reply = http.post("/v1/fine_tuning/jobs", json=body)
+    assert (reply.status_code, reply.json()["integrations"]) == (200, asked)
 
 
 def test_lists_page_and_filter_by_metadata(sdk: openai.OpenAI, file: str) -> None:
@@ -90,7 +152,7 @@ def test_events_and_checkpoints_and_failure_as_a_worker_leaves_them(
     jobs = server.services.store.jobs
     jobs.event(job.id, "info", "one")
     jobs.event(job.id, "warn", "two", {"step": 1, "train_loss": 0.5})
-    jobs.checkpoint(job.id, 7, "jobs/x/step-7", {"train_loss": 0.5, "odd": 3}, "ft:tiny:local::1:ckpt-step-7")
+    jobs.checkpoint(job.id, 7, "jobs/x/step-7", {"train_loss": 0.5}, "ft:tiny:local::1:ckpt-step-7")
     jobs.fail(job.id, "invalid_training_file", "line 7: not JSON", "training_file")
     events = [event.message for event in sdk.fine_tuning.jobs.list_events(job.id, limit=2)]
     assert events.index("two") < events.index("one")
@@ -112,10 +174,15 @@ BAD: list[tuple[dict[str, Any], int, str, str]] = [
     ({"suffix": "x" * 65}, 400, "suffix", "string_above_max_length"),
     ({"seed": -1}, 400, "seed", "integer_below_min_value"),
     ({"metadata": []}, 400, "metadata", "invalid_type"),
-    ({"integrations": [{"type": "wandb"}]}, 400, "integrations", "unsupported_parameter"),
+    ({"suffix": "a:b"}, 400, "suffix", "invalid_value"),
+    ({"suffix": ""}, 400, "suffix", "string_below_min_length"),
+    ({"integrations": [{"type": "wandb"}]}, 400, "integrations[0].type", "unsupported_value"),
+    ({"integrations": ["wandb"]}, 400, "integrations[0]", "invalid_type"),
     ({"method": "dpo"}, 400, "method", "invalid_type"),
     ({"method": {}}, 400, "method.type", "missing_required_parameter"),
-    ({"method": {"type": "reinforcement"}}, 400, "method.type", "invalid_value"),
+    ({"method": {"type": "alchemy"}}, 400, "method.type", "invalid_value"),
+    ({"method": {"type": "reinforcement"}}, 400, "method.reinforcement.grader", "missing_required_parameter"),
+    ({"method": {"type": "dpo"}, "hyperparameters": {"n_epochs": 2}}, 400, "hyperparameters", "invalid_value"),
     ({"method": {"type": "dpo", "supervised": {}}}, 400, "method", "invalid_value"),
     ({"hyperparameters": {"n_epochs": 51}}, 400, "hyperparameters.n_epochs", "integer_above_max_value"),
     ({"hyperparameters": {"beta": 1}}, 400, "hyperparameters.beta", "unknown_parameter"),
@@ -133,6 +200,34 @@ for name, value, code in (
 ):
     dpo = {"type": "dpo", "dpo": {"hyperparameters": {name: value}}}
     BAD.append(({"method": dpo}, 400, f"method.dpo.hyperparameters.{name}", code))
+
+
+for given, status, param, code in (
+    ({"grader": {"type": "string_check"}}, 400, "grader.name", "missing_required_parameter"),
+    ({"grader": GRADER | {"reference": "{{ question.x }}"}}, 400, "grader.reference", "invalid_variable_error"),
+    ({"grader": {"type": "label_model"}}, 400, "grader.type", "invalid_value"),
+    (
+        {"grader": {"type": "score_model", "name": "a", "model": "gpt-9", "input": [{"role": "user", "content": "b"}]}},
+        404,
+        "grader",
+        "model_not_found",
+    ),
+    ({"hyperparameters": {"reasoning_effort": "high"}}, 400, "hyperparameters.reasoning_effort", "unsupported_value"),
+    ({"hyperparameters": {"reasoning_effort": "most"}}, 400, "hyperparameters.reasoning_effort", "invalid_value"),
+    ({"hyperparameters": {"compute_multiplier": 11}}, 400, "hyperparameters.compute_multiplier",
+     "decimal_above_max_value"),
+    ({"hyperparameters": {"compute_multiplier": 0}}, 400, "hyperparameters.compute_multiplier",
+     "decimal_below_min_value"),
+    ({"hyperparameters": {"eval_interval": 0}}, 400, "hyperparameters.eval_interval", "integer_below_min_value"),
+    ({"hyperparameters": {"beta": 0.1}}, 400, "hyperparameters.beta", "unknown_parameter"),
+    ({"response_format": {"type": "json_object"}}, 400, "response_format.type", "invalid_value"),
+    ({"response_format": {"type": "json_schema"}}, 400, "response_format.json_schema", "missing_required_parameter"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "strin"}}}}, 400,
+     "response_format.json_schema.schema", "invalid_json_schema"),
+    ({"reward": 1}, 400, "reward", "unknown_parameter"),
+):  # fmt: skip
+    reinforcement = {"type": "reinforcement", "reinforcement": {"grader": GRADER} | given}
+    BAD.append(({"method": reinforcement}, status, f"method.reinforcement.{param}", code))
 
 
 @pytest.mark.parametrize(("changes", "status", "param", "code"), BAD)

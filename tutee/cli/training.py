@@ -16,10 +16,11 @@ import typer
 from tutee.cli.output import err, out, show_json
 from tutee.cli.place import open_store, settings_of
 from tutee.cli.settings_option import SetOption, parse_settings
-from tutee.cli.watch import ENDED, Screen, finish, follow
+from tutee.cli.watch import Screen, finish, follow
 from tutee.errors import InvalidInput
 from tutee.settings import Settings
 from tutee.store import Store
+from tutee.store.jobs import ENDED
 from tutee.store.schema import Job
 
 METHODS = {

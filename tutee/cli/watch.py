@@ -25,13 +25,13 @@ from tutee.errors import TuteeError
 from tutee.lock import is_held
 from tutee.settings import Settings
 from tutee.store import Store
+from tutee.store.jobs import ENDED
 from tutee.store.schema import Job
 
 if TYPE_CHECKING:
     from tutee.train import progress as training
 
 POLL_SECONDS = 0.5
-ENDED = ("succeeded", "failed", "cancelled")
 SHOWN = {
     "loss": ("loss", "{:.3f}"),
     "reward": ("reward", "{:.3f}"),

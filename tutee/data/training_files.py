@@ -83,13 +83,20 @@ def read_rankings(stream: BinaryIO, param: str = "training_file") -> Iterator[Ra
 
 def read_asked(stream: BinaryIO, param: str = "training_file") -> Iterator[Asked]:
     """Lines `{"messages": […]}` or `{"prompt": …}`, the last turn not the assistant's, and any fields for graders,
-    such as `answer`; OpenAI's reinforcement format is one such.
+    such as `answer`.
 
     Raises:
         InvalidInput: at the first bad line, or at the end of a file without examples.
     """
     for line, row in json_lines(stream, param):
         yield checked(line, param, _asked, row, line)
+
+
+def read_reinforcement(stream: BinaryIO, param: str = "training_file") -> Iterator[Asked]:
+    """Lines of OpenAI's reinforcement format: `{"messages": […, the last one the user's], …}`, where every further
+    field is the `item` that graders see. Raises like `read_asked`."""
+    for line, row in json_lines(stream, param):
+        yield checked(line, param, _reinforcement, row, line)
 
 
 def read_texts(stream: BinaryIO, param: str = "training_file") -> Iterator[Text]:
@@ -151,6 +158,17 @@ def _asked(row: Mapping[str, Any], line: int) -> Asked:
     if messages[-1].role == "assistant":
         raise BadLine("ends with an assistant turn; the model is to write that one.")
     return Asked(line, messages, {name: value for name, value in row.items() if name != "messages"})
+
+
+def _reinforcement(row: Mapping[str, Any], line: int) -> Asked:
+    if "messages" not in row:
+        raise BadLine("messages is missing.")
+    messages = tuple(parse_messages(row["messages"], "messages"))
+    if messages[-1].role != "user":
+        raise BadLine(f"messages[{len(messages) - 1}].role is '{messages[-1].role}'; the last message must be 'user'.")
+    if row.get("tools"):
+        raise BadLine("tools are not offered to the model while it is trained by reinforcement here.")
+    return Asked(line, messages, {name: value for name, value in row.items() if name not in ("messages", "tools")})
 
 
 def _prompt(row: Mapping[str, Any]) -> tuple[Message, ...]:

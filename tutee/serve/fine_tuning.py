@@ -1,7 +1,8 @@
 """/v1/fine_tuning/jobs as the official client speaks it: rows in the job table, which a worker process takes.
 
 Nothing is trained here, so nothing that training does can stop the chat. The objects avoid what the strict client
-refuses: `hyperparameters` is never null, `error` is null until the job failed.
+refuses: `hyperparameters` is never null, `error` is null until the job failed; only `paused`, which OpenAI's own
+examples have and its types do not, is outside of them.
 """
 
 from __future__ import annotations
@@ -12,51 +13,57 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from tutee.data.hyperparameters import HYPERPARAMETERS
 from tutee.errors import InvalidInput, NotFound
+from tutee.grade import Grader
 from tutee.serve.auth import MEMBER, Caller, CallerDep, owned
 from tutee.serve.body import Body
-from tutee.serve.fine_tuning_request import METHODS, FineTuningRequest, read_fine_tuning_request
+from tutee.serve.fine_tuning_request import FineTuningRequest, read_fine_tuning_request
 from tutee.serve.replies import metadata_filter, page_of, reply
 from tutee.serve.services import Services, ServicesDep
 from tutee.store.schema import Job, JobCheckpoint, JobEvent
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs")
 
-ENDED = ("succeeded", "failed", "cancelled")
-ORGANIZATION = "local"
-CHECKPOINT_METRICS = (
-    "train_loss",
-    "train_mean_token_accuracy",
-    "valid_loss",
-    "valid_mean_token_accuracy",
-    "full_valid_loss",
-    "full_valid_mean_token_accuracy",
-)
+ORGANIZATION = "tutee"
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 @router.post("", openapi_extra=MEMBER)
 def create(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
-    """Queue a job. Its files are read by the worker, which fails the job naming the bad line."""
+    """Add a job. Its files are read by the worker, which fails the job naming the bad line."""
     asked = read_fine_tuning_request(body)
     version = services.live.find(asked.model)
     services.live.trainable_root(version)
+    if asked.grader is not None:
+        _check_grader(asked.grader, services)
     _check_files(asked, caller, services)
-    config: dict[str, Any] = {"hyperparameters": asked.hyperparameters}
-    if asked.settings:
-        config["settings"] = asked.settings
     job = services.store.jobs.add(
         asked.method,
         version.name,
-        config,
+        asked.config,
         actor_id=caller.id,
         training_file=asked.training_file,
         validation_file=asked.validation_file,
         suffix=asked.suffix,
         seed=asked.seed or 0,
         metadata=asked.metadata,
+        status="validating_files",
     )
     return reply(job_view(job))
+
+
+def _check_grader(grader: Grader, services: Services) -> None:
+    """Refuse now what could only fail in every step of the job."""
+    param = "method.reinforcement.grader"
+    for name in sorted(grader.models()):
+        try:
+            services.live.find(name)
+        except NotFound as error:
+            raise NotFound(error.message, param=param, code="model_not_found") from None
+    if grader.sources() and services.settings.python_graders == "off":
+        message = "Python graders are switched off on this server (TUTEE_PYTHON_GRADERS)."
+        raise InvalidInput(message, param=param, code="unsupported_value")
 
 
 def _check_files(asked: FineTuningRequest, caller: Caller, services: Services) -> None:
@@ -77,7 +84,7 @@ def list_jobs(
     request: Request, caller: CallerDep, services: ServicesDep, limit: Limit = 20, after: str | None = None
 ) -> Response:
     """The caller's jobs that OpenAI's API knows (improvements are under /v1/tutee/jobs), newest first."""
-    found, has_more = jobs_of(caller, services, limit, after, metadata_filter(request), tuple(METHODS))
+    found, has_more = jobs_of(caller, services, limit, after, metadata_filter(request), tuple(HYPERPARAMETERS))
     return page_of([job_view(job) for job in found], has_more)
 
 
@@ -135,18 +142,23 @@ def cancel(id: str, caller: CallerDep, services: ServicesDep) -> Response:
 
 def cancel_job(id: str, caller: Caller, services: Services) -> Job:
     """As the route. Raises InvalidInput (400, which no client retries) when the job has ended."""
-    job = job_of(id, caller, services)
-    if job.status in ENDED:
-        raise InvalidInput(f"The job '{id}' has already {job.status}.", param="id", code="job_ended")
+    job_of(id, caller, services)
     return services.store.jobs.request_cancel(id)
 
 
 @router.post("/{id}/pause", openapi_extra=owned("job"))
-@router.post("/{id}/resume", openapi_extra=owned("job"))
-def pause_or_resume(id: str, caller: CallerDep, services: ServicesDep) -> Response:
-    """Not offered yet; said plainly instead of pretended."""
+def pause(id: str, caller: CallerDep, services: ServicesDep) -> Response:
+    """Let go of a job: its memory and its turn are given to others, its last checkpoint stays, over restarts too. A
+    running one stops at its next step; the status says when that has happened."""
     job_of(id, caller, services)
-    raise InvalidInput("Pausing jobs is not supported by this server; cancel it instead.", code="unsupported_operation")
+    return reply(job_view(services.store.jobs.request_pause(id)))
+
+
+@router.post("/{id}/resume", openapi_extra=owned("job"))
+def resume(id: str, caller: CallerDep, services: ServicesDep) -> Response:
+    """Queue a paused job again; it goes on from its last checkpoint and ends with the same numbers as without."""
+    job_of(id, caller, services)
+    return reply(job_view(services.store.jobs.resume(id)))
 
 
 @router.get("/{id}/events", openapi_extra=owned("job"))
@@ -170,11 +182,14 @@ def list_checkpoints(
 
 
 def job_view(job: Job) -> dict[str, Any]:
-    """OpenAI's `fine_tuning.job` object."""
-    hyperparameters = dict.fromkeys(METHODS.get(job.method, ()), "auto") | job.config.get("hyperparameters", {})
+    """OpenAI's `fine_tuning.job` object; each `auto` is a number once the files are checked."""
+    asked = job.config.get("hyperparameters", {})
+    hyperparameters = dict.fromkeys(HYPERPARAMETERS.get(job.method, ()), "auto") | asked
     method: dict[str, Any] = {"type": job.method}
-    if job.method in METHODS:
-        method[job.method] = {"hyperparameters": hyperparameters}
+    if job.method in HYPERPARAMETERS:
+        given = {key: job.config[key] for key in ("grader", "response_format") if key in job.config}
+        ours = {"x_settings": job.config["settings"]} if "settings" in job.config else {}
+        method[job.method] = {"hyperparameters": hyperparameters, **given, **ours}
     return {
         "id": job.id,
         "object": "fine_tuning.job",
@@ -194,7 +209,7 @@ def job_view(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "suffix": job.suffix,
         "estimated_finish": _estimated_finish(job),
-        "integrations": [],
+        "integrations": job.config.get("integrations", []),
         "metadata": dict(job.metadata_),
     }
 
@@ -218,14 +233,13 @@ def event_view(event: JobEvent) -> dict[str, Any]:
         "created_at": int(event.created_at),
         "level": event.level,
         "message": event.message,
-        "type": event.type,
+        "type": "metrics" if event.type == "metrics" else "message",
         "data": event.data,
     }
 
 
 def checkpoint_view(job: Job, row: JobCheckpoint) -> dict[str, Any]:
     """OpenAI's `fine_tuning.job.checkpoint` object."""
-    metrics = {name: row.metrics[name] for name in CHECKPOINT_METRICS if row.metrics.get(name) is not None}
     return {
         "id": row.id,
         "object": "fine_tuning.job.checkpoint",
@@ -233,5 +247,5 @@ def checkpoint_view(job: Job, row: JobCheckpoint) -> dict[str, Any]:
         "fine_tuned_model_checkpoint": row.fine_tuned_model_checkpoint or "",
         "fine_tuning_job_id": job.id,
         "step_number": row.step,
-        "metrics": metrics | {"step": row.step},
+        "metrics": row.metrics | {"step": row.step},
     }

@@ -12,11 +12,12 @@ from tutee.data.from_feedback import Collected, collect
 from tutee.errors import InvalidInput
 from tutee.serve.auth import MEMBER, OPERATOR, CallerDep, owned
 from tutee.serve.body import Body
-from tutee.serve.fine_tuning import ENDED, cancel_job, job_of, job_view, jobs_of
+from tutee.serve.fine_tuning import cancel_job, job_of, job_view, jobs_of
 from tutee.serve.fine_tuning_request import SUFFIX
 from tutee.serve.replies import page_of, reply
 from tutee.serve.services import Services, ServicesDep
 from tutee.serve.views import version_ref
+from tutee.store.jobs import ENDED
 from tutee.store.schema import Job, ModelVersion
 
 router = APIRouter(prefix="/v1/tutee")

@@ -95,6 +95,12 @@ class Jobs(JobLog):
         with self._database.read() as session:
             return _require(session, id)
 
+    def unfinished_with(self, file_id: str) -> bool:
+        """Whether a job that has not ended needs this file."""
+        used = or_(Job.training_file == file_id, Job.validation_file == file_id)
+        with self._database.read() as session:
+            return session.scalar(select(Job.id).where(used, Job.status.not_in(ENDED)).limit(1)) is not None
+
     def running(self) -> Job | None:
         """The job that a worker holds now, or held when it died."""
         with self._database.read() as session:

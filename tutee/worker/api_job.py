@@ -5,9 +5,8 @@ Knows OpenAI's names for things; training itself is `train/methods.py`. Imports 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +16,20 @@ from tutee.data.training_files import Asked, Thumb
 from tutee.errors import InvalidInput, NotFound
 from tutee.store import Store
 from tutee.store.schema import Job, ModelVersion
+from tutee.worker.checking import FILE_PARAMS, divided, open_file, reader_of
+from tutee.worker.curves import in_openai_words, result_table
 
 if TYPE_CHECKING:
     from tutee.evaluate.measure import Material
     from tutee.improve import Workplace
+    from tutee.model.lora import Lora
+    from tutee.model.pretrained import Pretrained
+    from tutee.settings import Settings
+    from tutee.train.methods import Method
     from tutee.train.progress import Progress
 
-FILE_PARAMS = ("training_file", "validation_file")
 VERSION_SETTINGS = ("reward_model", "teacher")
 """Settings that name a folder, or a version of this home."""
-RESULT_COLUMNS = ("train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 Examples = Sequence[Any]
 """Rows of the job's method: `Supervised`, `Preference`, `Thumb`, `Ranking` or `Asked`."""
@@ -34,10 +37,16 @@ Examples = Sequence[Any]
 
 def stages_of(job: Job) -> tuple[str, ...]:
     """What the job goes through, in order."""
-    from tutee.train import methods
-
-    method = methods.find(job.method)
+    method = method_of_job(job)
     return method.stages if method.result == "reward" else (*method.stages, "evaluate", "judge")
+
+
+def method_of_job(job: Job) -> Method:
+    """The trainer's method behind the job's, which may have OpenAI's name."""
+    from tutee.train import methods
+    from tutee.train.hyperparameters import method_of
+
+    return methods.find(method_of(job.method, job.config.get("hyperparameters", {})))
 
 
 def read_examples(store: Store, job: Job) -> tuple[Examples, Examples] | None:
@@ -48,35 +57,59 @@ def read_examples(store: Store, job: Job) -> tuple[Examples, Examples] | None:
     """
     if job.method == "improve":
         return None
-    from tutee.train import methods
-
-    read = methods.find(job.method).read
+    read = reader_of(job)
     found: list[Examples] = []
     for param, file_id in zip(FILE_PARAMS, (job.training_file, job.validation_file), strict=True):
         if file_id is None:
             found.append([])
             continue
-        try:
-            with store.files.open(file_id) as stream:
-                found.append(list(read(stream, param)))
-        except NotFound as error:
-            raise InvalidInput(error.message, param=param) from error
+        with open_file(store, file_id, param) as stream:
+            found.append(list(read(stream, param)))
+    if job.method == "reinforcement" and job.validation_file is None:
+        return divided(found[0])
     return found[0], found[1]
 
 
-def run_api_job(place: Workplace, examples: Examples, validation: Examples) -> tuple[ModelVersion, int]:
+def open_start(settings: Settings, store: Store, name: str) -> tuple[ModelVersion, Pretrained, Lora | None]:
+    """What a job starts from: the version that owns the weights, the weights, and the adapter over them that training
+    goes on from, when `name` is one.
+
+    Raises:
+        InvalidInput: param `model`; see `improve.open_base`. Or the version is a reward model.
+    """
+    from tutee import improve
+    from tutee.model.lora import Lora
+    from tutee.model.pretrained import load_pretrained
+    from tutee.train.reward_model import ABOUT
+
+    try:
+        version = store.versions.get(name)
+    except NotFound:
+        return *improve.open_base(settings, store, name), None
+    folder = settings.home / version.folder
+    if (folder / ABOUT).is_file():
+        raise InvalidInput(f"'{name}' is a reward model: it writes nothing that could be tuned.", param="model")
+    root = version
+    while root.kind == "adapter" and root.parent_id is not None:
+        root = store.versions.get(root.parent_id)
+    model = load_pretrained(settings.home / root.folder, settings.dtype, name=root.name)
+    start = None
+    if version.kind == "adapter":
+        start = Lora.load(folder, model.config, model.weights_sha256)
+    return root, model, start
+
+
+def run_api_job(
+    place: Workplace, examples: Examples, validation: Examples, start: Lora | None = None
+) -> tuple[ModelVersion, int]:
     """An API job: examples → adapter → versions, one a checkpoint → evaluations. Also counts the tokens trained on."""
     from tutee import improve
     from tutee.model.pretrained import load_pretrained
     from tutee.train import methods
-    from tutee.train.hyperparameters import resolve
+    from tutee.worker.grading import grading
 
     job, store = place.job, place.store
-    method, settings = methods.find(job.method), with_folders(place, job.config.get("settings", {}))
-    if "hyperparameters" in job.config:
-        asked = resolve(job.method, method, job.config["hyperparameters"], settings, len(examples))
-        settings = dict(asked.settings)
-        store.jobs.set_config(job.id, {**job.config, "hyperparameters": dict(asked.hyperparameters)})
+    method, settings = method_of_job(job), settings_of(place, len(examples), len(validation), start)
     chosen = methods.choose(method, settings, len(examples), job.seed)
     if job.attempts <= 1:
         store.jobs.event(job.id, "info", methods.describe(method, chosen, len(examples)))
@@ -86,20 +119,57 @@ def run_api_job(place: Workplace, examples: Examples, validation: Examples) -> t
         if progress.step < progress.total:
             register_checkpoints(place, progress.step)
 
-    trained = methods.run(
-        method, place.model, examples, settings, place.folder, validation=validation, seed=job.seed, report=report
-    )
+    with ExitStack() as open_parts:
+        terms = [open_parts.enter_context(grading(place, job))] if "grader" in job.config else []
+        trained = methods.run(
+            method,
+            place.model,
+            examples,
+            settings,
+            place.folder,
+            validation=validation,
+            seed=job.seed,
+            report=report,
+            terms=terms,
+            start=start,
+        )
     for note in trained.notes:
         store.jobs.event(job.id, "warn", note)
     version = register_checkpoints(place, trained.steps, finished=True)[-1]
     if method.result == "reward":
         why = "A reward model: it judges answers and writes none."
-        return place.store.versions.set_state(version.id, "archived", why=why), trained.trained_tokens
+        return store.versions.set_state(version.id, "archived", why=why), trained.trained_tokens
     if version.kind == "full":  # training changed the base's weights in memory
         place = replace(place, model=load_pretrained(place.model.folder, place.settings.dtype, name=place.base.name))
     improve.evaluate(place, version, exam_material(examples, validation))
     improve.judge_version(place, version)
     return version, trained.trained_tokens
+
+
+def settings_of(place: Workplace, examples: int, validation: int, start: Lora | None) -> dict[str, Any]:
+    """The trainer's settings; what each hyperparameter came to be is written back into the job.
+
+    Raises:
+        InvalidInput: a setting that does not exist or fit.
+    """
+    from tutee.train.hyperparameters import resolve
+
+    job, config = place.job, place.job.config
+    settings = with_folders(place, config.get("settings", {}))
+    if start is not None:
+        if {"rank", "alpha", "full"} & settings.keys():
+            message = f"'{job.model}' is an adapter: training goes on with its own rank, alpha and kind."
+            raise InvalidInput(message, param="settings.rank", code="inapplicable_parameter")
+        settings |= {"rank": start.config.rank, "alpha": start.config.alpha}
+    if "grader" in config:
+        settings = {"match": "none", **settings}
+    if "hyperparameters" in config:
+        asked = config["asked"] if "asked" in config else config["hyperparameters"]
+        resolved = resolve(job.method, method_of_job(job), asked, settings, examples, validation)
+        settings = dict(resolved.settings)
+        found = {"asked": asked, "hyperparameters": dict(resolved.hyperparameters)}
+        place.store.jobs.set_config(job.id, {**config, **found})
+    return settings
 
 
 def exam_material(examples: Examples, validation: Examples) -> Material:
@@ -160,8 +230,9 @@ def register_checkpoints(place: Workplace, step: int, finished: bool = False) ->
             version = place.store.versions.set_state(version.id, "archived", why="A checkpoint on the way.")
         if saved not in listed:
             at_step = {key: dict(values).get(saved) for key, values in jobs.metrics(job.id).items()}
-            metrics = {key: value for key, value in at_step.items() if value is not None}
+            metrics = in_openai_words(job.method, at_step)
             jobs.checkpoint(job.id, saved, version.folder, metrics, version.name)
+            jobs.event(job.id, "info", f"Checkpoint created at step {saved}: {version.name}.")
         versions.append(version)
     return versions
 
@@ -172,11 +243,5 @@ def write_result_file(store: Store, job: Job) -> str:
     known = next((f for f in store.files.list(purpose="fine-tune-results", limit=100) if f.filename == filename), None)
     if known is not None:
         return known.id
-    series = {name: dict(values) for name, values in store.jobs.metrics(job.id).items()}
-    columns = [*RESULT_COLUMNS, *sorted(set(series) - set(RESULT_COLUMNS))]
-    steps = sorted({step for values in series.values() for step in values})
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["step", *columns])
-    table.writerows([step, *(series.get(column, {}).get(step) for column in columns)] for step in steps)
-    return store.files.add(text.getvalue().encode(), filename, "fine-tune-results", job.actor_id).id
+    text = result_table(job.method, store.jobs.metrics(job.id))
+    return store.files.add(text.encode(), filename, "fine-tune-results", job.actor_id).id

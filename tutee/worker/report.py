@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from tutee.errors import TuteeError
 from tutee.store import Store
 from tutee.store.schema import Job
+from tutee.worker.curves import headline, in_openai_words
 
 if TYPE_CHECKING:
     from tutee.train.progress import Progress
@@ -34,6 +35,10 @@ EVENTS = 40
 
 class CancelledError(Exception):
     """Somebody asked for the job to be cancelled."""
+
+
+class PausedError(Exception):
+    """Somebody asked for the job to be paused."""
 
 
 class InterruptedJobError(Exception):
@@ -73,7 +78,7 @@ class Reporter:
     """What training calls after every step: writes progress and metrics, and stops the job by raising.
 
     Raises:
-        CancelledError, InterruptedJobError.
+        CancelledError, PausedError, InterruptedJobError.
     """
 
     def __init__(self, store: Store, job: Job, home: Path, lease: Lease, stopping: threading.Event) -> None:
@@ -91,8 +96,11 @@ class Reporter:
     def __call__(self, progress: Progress) -> None:
         if self.lease.lost or self.stopping.is_set():
             raise InterruptedJobError
-        if self.store.jobs.cancelled(self.job.id):
+        job = self.store.jobs.get(self.job.id)
+        if job.cancel_requested:
             raise CancelledError
+        if job.pause_requested:
+            raise PausedError
         if progress.metrics:
             self._metric(progress)
         stage, when = self._written
@@ -120,13 +128,12 @@ class Reporter:
             write_text(self._offsets_file, json.dumps(self._offsets))
         step = progress.step + self._offsets.get(progress.stage, 0)
         self.store.jobs.metric(self.job.id, step, dict(progress.metrics))
-        if "loss" in progress.metrics and (
-            progress.step % max(1, progress.total // EVENTS) == 0 or progress.step == progress.total
-        ):
-            message = f"Step {progress.step}/{progress.total}: training loss={progress.metrics['loss']:.2f}"
-            finite = {name: value for name, value in progress.metrics.items() if math.isfinite(value)}
-            data = {"step": step, "total_steps": progress.total, **finite}
-            self.store.jobs.event(self.job.id, "info", message, data)
+        finite = {name: value for name, value in progress.metrics.items() if math.isfinite(value)}
+        said = headline(self.job.method, finite)
+        often = progress.step % max(1, progress.total // EVENTS) == 0 or progress.step == progress.total
+        if said is not None and (often or any(name.startswith("valid_") for name in finite)):
+            data = {"step": step, "total_steps": progress.total, **in_openai_words(self.job.method, finite)}
+            self.store.jobs.event(self.job.id, "info", f"Step {progress.step}/{progress.total}: {said}", data)
 
 
 def write_text(path: Path, text: str) -> None:

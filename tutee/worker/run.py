@@ -21,14 +21,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from tutee.errors import InvalidInput, TuteeError
+from tutee.errors import TuteeError
 from tutee.lock import only_one
 from tutee.settings import Settings
 from tutee.store import Store
 from tutee.store.jobs import deaths
 from tutee.store.schema import Job
 from tutee.worker import api_job
-from tutee.worker.report import LEASE_SECONDS, CancelledError, InterruptedJobError, Lease, Reporter
+from tutee.worker.checking import FILE_PARAMS, Checker, check_next
+from tutee.worker.report import LEASE_SECONDS, CancelledError, InterruptedJobError, Lease, PausedError, Reporter
 
 log = logging.getLogger("tutee.worker")
 
@@ -49,11 +50,14 @@ def run_worker(settings: Settings, once: bool = False) -> None:
         with stop_on_signals(stopping):
             worker = Worker(settings, store, stopping)
             worker.recover()
-            while not stopping.is_set():
-                if not worker.run_next():
-                    if once:
-                        return
-                    stopping.wait(POLL_SECONDS)
+            if once:
+                while not stopping.is_set() and (check_next(store) or worker.run_next()):
+                    pass
+                return
+            with Checker(store, stopping):
+                while not stopping.is_set():
+                    if not worker.run_next():
+                        stopping.wait(POLL_SECONDS)
 
 
 def be_polite() -> None:
@@ -119,7 +123,7 @@ class Worker:
 
     def _run(self, job: Job, report: Reporter) -> None:
         try:
-            if self.store.jobs.cancelled(job.id):
+            if job.cancel_requested:
                 raise CancelledError
             if deaths(job) >= MOST_DEATHS:
                 raise TuteeError(
@@ -131,10 +135,11 @@ class Worker:
         except CancelledError:
             self.store.jobs.mark_cancelled(job.id)
             log.info("%s was cancelled", job.id)
-        except InterruptedJobError:
+        except (PausedError, InterruptedJobError) as reason:
             if not report.lease.lost:
                 self.store.jobs.release(job.id, self.id)
-            log.info("%s was put back, its checkpoints are kept", job.id)
+            said = "paused" if isinstance(reason, PausedError) else "put back"
+            log.info("%s was %s, its checkpoints are kept", job.id, said)
         except Exception as error:
             code, message, param = describe_failure(error)
             log.warning("%s failed: %s", job.id, message, exc_info=error if code == "server_error" else None)
@@ -159,7 +164,7 @@ def boot_id() -> str:
 def describe_failure(error: Exception) -> tuple[str, str, str | None]:
     """(code, message, param) for the person whose job failed."""
     if isinstance(error, TuteeError):
-        code = f"invalid_{error.param}" if error.param in api_job.FILE_PARAMS else error.code
+        code = f"invalid_{error.param}" if error.param in FILE_PARAMS else error.code
         return code or "server_error", error.message, error.param
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return (
@@ -179,8 +184,9 @@ def describe_failure(error: Exception) -> tuple[str, str, str | None]:
 def run_method(settings: Settings, store: Store, job: Job, report: Reporter) -> None:
     """Load the job's base model, run its method, and finish the job in the store.
 
-    `job.config` holds `settings` (of the recipe, or of the trainer), `hyperparameters` (OpenAI's, API jobs only) and
-    `exam` (`evaluate.measure.ExamConfig`), each optional.
+    `job.config` holds, each optional: `settings` (of the recipe, or of the trainer), `hyperparameters` (OpenAI's; what
+    they were before each `auto` became a number is `asked`), `grader` and `response_format` (reinforcement), and `exam`
+    (`evaluate.measure.ExamConfig`).
 
     Raises:
         InvalidInput: param `model`, `training_file` or a setting is wrong. Diverged: the last good checkpoint is kept.
@@ -193,16 +199,14 @@ def run_method(settings: Settings, store: Store, job: Job, report: Reporter) -> 
 
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     store.jobs.event(job.id, "info", "The job started." if job.attempts <= 1 else "The job goes on where it stopped.")
-    base, model = improve.open_base(settings, store, job.model)
-    if examples is not None and base.name != job.model and store.versions.get(job.model).kind == "adapter":
-        raise InvalidInput(
-            f"'{job.model}' is an adapter; training starts from a base model: '{base.name}'.",
-            param="model",
-            code="model_not_trainable",
-        )
+    start = None
+    if examples is None:
+        base, model = improve.open_base(settings, store, job.model)
+    else:
+        base, model, start = api_job.open_start(settings, store, job.model)
     place = improve.Workplace(settings, store, base, model, job, report)
     report.stages = improve.STAGES if examples is None else api_job.stages_of(job)
-    version, tokens = improve.improve(place) if examples is None else api_job.run_api_job(place, *examples)
+    version, tokens = improve.improve(place) if examples is None else api_job.run_api_job(place, *examples, start)
     files = [] if examples is None else [api_job.write_result_file(store, job)]
     store.jobs.event(job.id, "info", f"New model version {version.number}: {version.name}.")
     store.jobs.finish(
