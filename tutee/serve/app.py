@@ -40,10 +40,10 @@ from tutee.serve.auth import Doorkeeper, authorise
 from tutee.serve.chats import StoredChats
 from tutee.serve.edge import Edge
 from tutee.serve.evals_runner import EvalRunner
-from tutee.serve.in_process import InProcess
 from tutee.serve.judges import Judges
 from tutee.serve.live import Live
 from tutee.serve.metrics import Metrics
+from tutee.serve.own_requests import OwnRequests
 from tutee.serve.page import page_router
 from tutee.serve.replies import install_error_handlers
 from tutee.serve.services import Services
@@ -105,13 +105,13 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
         opened.callback(answers.close)
         live.open(settings.base_folder)
         doorkeeper = Doorkeeper(settings, store)
-        in_process = InProcess()
-        opened.callback(in_process.close)
+        own_requests = OwnRequests()
+        opened.callback(own_requests.close)
         pythons = open_pythons(settings)
         if pythons is not None:
             opened.callback(pythons.close)
-        judges = Judges(in_process, pythons)
-        runner = EvalRunner(store, doorkeeper, in_process, judges)
+        judges = Judges(own_requests, pythons)
+        runner = EvalRunner(store, doorkeeper, own_requests, judges)
         opened.callback(runner.close)
         services = Services(
             settings,
@@ -122,7 +122,7 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
             TemporaryChats(store.versions.ref),
             metrics,
             doorkeeper,
-            in_process,
+            own_requests,
             judges,
             runner,
         )
@@ -142,6 +142,6 @@ def build_app(services: Services) -> ASGIApp:
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(authorise)])
     edge = Edge(app, services.settings, services.metrics)
-    services.in_process.start(edge)
+    services.own_requests.start(edge)
     services.evals.start()
     return edge

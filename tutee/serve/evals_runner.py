@@ -21,8 +21,8 @@ from tutee.evaluate.criteria import Criterion, grade_row, read_criteria
 from tutee.evaluate.eval_data import DataRow, DataSource, read_data_source, rows, schema_of
 from tutee.grade import Failure, Sample, Tools
 from tutee.serve.auth import Caller, Doorkeeper
-from tutee.serve.in_process import InProcess
 from tutee.serve.judges import CHAT, Judges
+from tutee.serve.own_requests import OwnRequests
 from tutee.store import Store
 from tutee.store.evals import GradedRow
 from tutee.store.schema import Completion, EvalRun
@@ -70,7 +70,7 @@ class EvalRunner:
         self,
         store: Store,
         doorkeeper: Doorkeeper,
-        in_process: InProcess,
+        own_requests: OwnRequests,
         judges: Judges,
         *,
         finished: Sequence[Finished] = (),
@@ -78,7 +78,7 @@ class EvalRunner:
     ) -> None:
         self._store = store
         self._doorkeeper = doorkeeper
-        self._in_process = in_process
+        self._own_requests = own_requests
         self._judges = judges
         self._finished = finished
         self._between = between
@@ -240,7 +240,7 @@ class EvalRunner:
         body = {"model": work.run.version_id or work.source.model, "messages": messages, **sampling_body(work.source)}
         while True:
             try:
-                return self._in_process.post(CHAT, body, work.caller, ANSWER_S)
+                return self._own_requests.post(CHAT, body, work.caller, ANSWER_S)
             except Busy:
                 if self._closing.wait(BUSY_S):
                     raise Stopping from None

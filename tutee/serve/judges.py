@@ -14,7 +14,7 @@ from typing import Any
 from tutee.errors import InvalidInput
 from tutee.grade import ModelAnswer, ModelQuestion, RunPython, Tools, Usage
 from tutee.serve.auth import Caller
-from tutee.serve.in_process import InProcess
+from tutee.serve.own_requests import OwnRequests
 
 CHAT = "/v1/chat/completions"
 ANSWER_S = 300.0
@@ -27,7 +27,7 @@ ANSWER_TOKENS = 512
 class Judges:
     """What graders may use on this server."""
 
-    in_process: InProcess
+    own_requests: OwnRequests
     run_python: RunPython | None
 
     def tools(self, caller: Caller) -> Tools:
@@ -45,13 +45,13 @@ class Judges:
             schema = {"name": "grade", "schema": dict(question.schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         try:
-            return _read_answer(self.in_process.post(CHAT, body, caller, ANSWER_S))
+            return _read_answer(self.own_requests.post(CHAT, body, caller, ANSWER_S))
         except InvalidInput as error:
             if not (error.param or "").startswith("response_format"):
                 raise
         # whoever runs this model cannot hold it to a form; it was told in words too
         body.pop("response_format")
-        return _read_answer(self.in_process.post(CHAT, body, caller, ANSWER_S))
+        return _read_answer(self.own_requests.post(CHAT, body, caller, ANSWER_S))
 
 
 def _field(name: str) -> str:

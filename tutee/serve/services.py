@@ -11,10 +11,10 @@ from tutee.serve.answers import Answers
 from tutee.serve.auth import Doorkeeper
 from tutee.serve.chats import Chats, StoredChats
 from tutee.serve.evals_runner import EvalRunner
-from tutee.serve.in_process import InProcess
 from tutee.serve.judges import Judges
 from tutee.serve.live import Live
 from tutee.serve.metrics import Metrics
+from tutee.serve.own_requests import OwnRequests
 from tutee.serve.temporary import TemporaryChats, is_temporary
 from tutee.settings import Settings
 from tutee.store import Store
@@ -32,7 +32,7 @@ class Services:
     temporary: TemporaryChats
     metrics: Metrics
     doorkeeper: Doorkeeper
-    in_process: InProcess
+    own_requests: OwnRequests
     judges: Judges
     evals: EvalRunner
 
