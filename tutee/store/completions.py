@@ -30,12 +30,16 @@ class Completions:
         messages: Sequence[Mapping[str, Any]],
         response: Mapping[str, Any],
         metadata: Mapping[str, str] | None = None,
+        samples: Mapping[str, Any] | None = None,
+        turns_sha: str | None = None,
     ) -> Completion:
         """Keep a completion under the id that the client was given.
 
         Args:
             messages: the request's, as OpenAI's JSON.
             response: the whole response object.
+            samples: what feedback on it needs (`serve/completion_feedback.py`).
+            turns_sha: of the turns that it answers.
 
         Raises:
             NotFound: no such actor.
@@ -49,6 +53,8 @@ class Completions:
                 messages=[dict(message) for message in messages],
                 response=dict(response),
                 metadata_=dict(metadata or {}),
+                samples=None if samples is None else dict(samples),
+                turns_sha=turns_sha,
                 created_at=now(),
             )
             session.add(row)
@@ -77,6 +83,19 @@ class Completions:
             session.execute(delete(CompletionTag).where(CompletionTag.completion_id == id))
             _tag(session, row)
             return row
+
+    def became(self, id: str, message_ids: Sequence[str]) -> None:
+        """The choices are messages of a conversation now, so that feedback can be given on them."""
+        with self._database.write() as session:
+            _require(session, id, None).message_ids = list(message_ids)
+
+    def answered(self, actor_id: str, turns_sha: str) -> list[str]:
+        """Messages that completions of the same turns became, the oldest first."""
+        statement = select(Completion.message_ids).where(
+            Completion.actor_id == actor_id, Completion.turns_sha == turns_sha, Completion.message_ids.is_not(None)
+        )
+        with self._database.read() as session:
+            return [id for ids in session.scalars(statement.order_by(Completion.created_at)) for id in ids or ()]
 
     def delete(self, id: str, actor_id: str | None) -> None:
         """Forget a completion.

@@ -48,6 +48,12 @@ class Completion(Base):
     """The request's messages as OpenAI's JSON."""
     response: Mapped[Json]
     metadata_: Mapped[Json] = mapped_column("metadata")
+    samples: Mapped[Json | None]
+    """What feedback on it needs: the turns that were answered, and each choice as it was sampled."""
+    turns_sha: Mapped[Sha | None] = mapped_column(index=True)
+    """Of the turns: answers to the same ones can be compared."""
+    message_ids: Mapped[JsonList | None]
+    """Of each choice the message that it became when feedback came."""
     created_at: Mapped[float] = mapped_column(default=now)
 
 
