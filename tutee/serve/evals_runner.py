@@ -85,15 +85,18 @@ class EvalRunner:
         self._wake = threading.Condition()
         self._closing = threading.Event()
         self._running: set[str] = set()
+        self._started = False
         self._threads = [
             threading.Thread(target=self._loop, name=f"evals-{i}", args=(i == 0,), daemon=True)
             for i in range(RUNS_AT_ONCE)
         ]
 
     def start(self) -> None:
-        """Begin, with the runs that an earlier server left."""
-        for thread in self._threads:
-            thread.start()
+        """Begin, with the runs that an earlier server left; starting again changes nothing."""
+        if not self._started:
+            self._started = True
+            for thread in self._threads:
+                thread.start()
 
     def wake(self) -> None:
         """There may be a new run."""
