@@ -8,15 +8,17 @@ Prints one JSON line a step: tokens, and seconds. Runs as `tutee worker` does: p
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 
 def main() -> None:
-    os.environ["GOMP_SPINCOUNT"] = "0"  # before torch is imported
-    os.nice(10)
+    from tutee.worker.run import be_polite
+
+    be_polite()  # before torch is imported
     import torch
 
     from tutee.model.pretrained import load_pretrained
