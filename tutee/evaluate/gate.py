@@ -1,8 +1,9 @@
 """The gate: may this candidate replace the live version? Pass, fail or insufficient, with the reason of every check.
 
 To change the gate, change a number in `GatePolicy`, or add a function to `CHECKS`: it gets the evidence and the
-policy and returns a `Check`. Any blocking check that fails fails the candidate; otherwise any blocking check without
-enough evidence makes the verdict `insufficient`; otherwise it passes. A pass promotes nobody: a person does that.
+policy and returns a `Check`. An eval becomes a check without code (`store.gate_evals`). Any blocking check that fails
+fails the candidate; otherwise any blocking check without enough evidence makes the verdict `insufficient`; otherwise
+it passes. A pass promotes nobody: a person does that.
 
 `judge` reads the evidence from the store, so the server can call it after every vote: nothing here touches a model.
 """
@@ -18,11 +19,12 @@ from typing import Any, Literal
 
 from tutee.errors import InvalidInput
 from tutee.evaluate.ballots import votes_between
+from tutee.evaluate.check import Check as Check
+from tutee.evaluate.check import Outcome as Outcome
+from tutee.evaluate.eval_check import EvalEvidence, eval_evidence, passes_eval
 from tutee.evaluate.votes import Tally, Vote, length_controlled_win_rate, more_votes_needed, tally
 from tutee.store import Store
 from tutee.store.schema import Evaluation, Gate
-
-Outcome = Literal["pass", "fail", "insufficient"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +80,7 @@ class Evidence:
     votes: Sequence[Vote]
     scores: Mapping[str, Score]
     """By suite name; see `tutee/evaluate/measure.py` for the names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One question of the gate. `blocking` says whether the answer decides or only warns."""
-
-    name: str
-    verdict: Outcome
-    reason: str
-    value: float | None = None
-    blocking: bool = True
-    numbers: Mapping[str, Any] = field(default_factory=dict)
+    evals: Sequence[EvalEvidence] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +119,8 @@ def judge(store: Store, version_id: str, policy: GatePolicy | None = None) -> Ga
         )
     rows = [row for row in store.evaluations.list(candidate.id) if row.baseline_id == live.id]
     scores = {row.suite: _score(row) for row in rows}
-    verdict = decide(Evidence(votes_between(store, candidate.id, live.id), scores), policy)
+    evals = [eval_evidence(store, named, candidate.id, live.id) for named in store.gate_evals.list()]
+    verdict = decide(Evidence(votes_between(store, candidate.id, live.id), scores, evals), policy)
     written = verdict.to_dict()
     known = store.gates.latest(candidate.id)
     if known is not None and (known.checks, known.policy_sha) == (written["checks"], verdict.policy_sha256):
@@ -147,7 +139,7 @@ def judge(store: Store, version_id: str, policy: GatePolicy | None = None) -> Ga
 def decide(evidence: Evidence, policy: GatePolicy | None = None) -> Verdict:
     """Run every check and combine them. Pure: the same evidence gives the same verdict."""
     policy = policy or GatePolicy()
-    checks = tuple(check(evidence, policy) for check in CHECKS)
+    checks = (*(check(evidence, policy) for check in CHECKS), *map(passes_eval, evidence.evals))
     blocking = {check.verdict for check in checks if check.blocking}
     verdict: Outcome = "fail" if "fail" in blocking else "insufficient" if "insufficient" in blocking else "pass"
     return Verdict(verdict, checks, tally(evidence.votes).e_value, policy.sha256())

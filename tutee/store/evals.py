@@ -16,6 +16,7 @@ from tutee.store.database import Database
 from tutee.store.paging import Order, paginate
 from tutee.store.records import Page
 from tutee.store.schema import Eval, EvalItem, EvalRun, GateEval, now
+from tutee.store.webhooks import announce
 
 OPEN = ("queued", "in_progress")
 SERVER = "server"
@@ -188,6 +189,7 @@ class EvalRuns:
             row.cancel_requested = True
             if row.status == "queued":
                 row.status, row.finished_at = "canceled", now()
+                announce(session, row.actor_id, "eval.run.canceled", id)
             return row
 
     def save(self, id: str, rows: Sequence[GradedRow], usage: Mapping[str, Mapping[str, int]]) -> bool:
@@ -225,6 +227,7 @@ class EvalRuns:
             if row is not None and row.status in OPEN:
                 row.status, row.finished_at = status, now()
                 row.error = None if error is None else dict(error)
+                announce(session, row.actor_id, f"eval.run.{'succeeded' if status == 'completed' else status}", id)
 
     def cancelled(self, id: str) -> bool:
         """Whether the run shall end: somebody asked for that, or deleted it."""
@@ -261,21 +264,15 @@ class EvalRuns:
                 raise NotFound(f"There is no output item {id!r}.", param="output_item_id", code="output_item_not_found")
             return row
 
-    def newest(self, eval_id: str, data_sha: str, version_id: str) -> EvalRun | None:
-        """The last run of a version on this data that was completed."""
-        statement = (
-            select(EvalRun)
-            .where(EvalRun.eval_id == eval_id, EvalRun.data_sha == data_sha, EvalRun.version_id == version_id)
-            .where(EvalRun.status == "completed")
+    def newest(self, eval_id: str, data_sha: str, version_id: str, status: str | None = None) -> EvalRun | None:
+        """The last run of a version on this data, of those with a status if one is given."""
+        statement = select(EvalRun).where(
+            EvalRun.eval_id == eval_id, EvalRun.data_sha == data_sha, EvalRun.version_id == version_id
         )
+        if status is not None:
+            statement = statement.where(EvalRun.status == status)
         with self._database.read() as session:
             return session.scalars(statement.order_by(EvalRun.created_at.desc(), EvalRun.id.desc()).limit(1)).first()
-
-    def verdicts(self, id: str) -> dict[int, str]:
-        """Position → pass, fail or error, of the whole run."""
-        with self._database.read() as session:
-            rows = session.execute(select(EvalItem.position, EvalItem.status).where(EvalItem.run_id == id))
-            return dict(rows.tuples().all())
 
 
 class GateEvals:
