@@ -11,7 +11,7 @@ from typing import Any
 from tests.serve.conftest import Walk, serving
 from tutee.settings import Settings
 
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 400
 LINE = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "bbbb"}]})
 
 

@@ -1,8 +1,8 @@
 """The hyperparameters that OpenAI's fine-tuning API has for each method, and their ranges: the one list of them.
 
 The server checks requests against it, the worker turns the values into settings of the trainer
-(`train/hyperparameters.py`). Each may be `auto`. `x_…` are ours: a strict server would refuse them. Knows what a value
-may be, not what it does.
+(`train/hyperparameters.py`). A number may be `auto`. `x_…` are ours: a strict server would refuse them. Knows what a
+value may be, not what it does.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Words:
     """One of a few words."""
 
     allowed: Sequence[str]
+    """The first one is meant when nobody says."""
 
     def holds(self, value: object) -> bool:
         """Whether `value` is one of them."""
@@ -71,3 +72,9 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, Values]] = {
     "reward_model": SUPERVISED,
 }
 """By the method's name in the API; `reward_model` is ours."""
+
+
+def unsaid(method: str) -> dict[str, str]:
+    """What each hyperparameter of the method is as long as nobody has decided it."""
+    return {name: values.allowed[0] if isinstance(values, Words) else "auto"
+            for name, values in HYPERPARAMETERS.get(method, {}).items()}  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from tutee.data.hyperparameters import HYPERPARAMETERS
+from tutee.data.hyperparameters import HYPERPARAMETERS, unsaid
 from tutee.errors import InvalidInput, NotFound
 from tutee.grade import Grader
 from tutee.serve.auth import MEMBER, Caller, CallerDep, owned
@@ -184,7 +184,7 @@ def list_checkpoints(
 def job_view(job: Job) -> dict[str, Any]:
     """OpenAI's `fine_tuning.job` object; each `auto` is a number once the files are checked."""
     asked = job.config.get("hyperparameters", {})
-    hyperparameters = dict.fromkeys(HYPERPARAMETERS.get(job.method, ()), "auto") | asked
+    hyperparameters = unsaid(job.method) | asked
     method: dict[str, Any] = {"type": job.method}
     if job.method in HYPERPARAMETERS:
         given = {key: job.config[key] for key in ("grader", "response_format") if key in job.config}

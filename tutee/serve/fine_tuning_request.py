@@ -121,8 +121,9 @@ def _hyperparameters(given: Fields | None, method: str) -> dict[str, Any]:
             known = ", ".join(allowed)
             given.refuse(name, f"is not a hyperparameter of this method; it has {known}", "unknown_parameter")
         if (value := given.take(name)) is not None:
-            out[name] = value if value == "auto" else _value(given, name, allowed[name])
-    if out.get("reasoning_effort", "default") not in ("auto", "default"):
+            auto = value == "auto" and not isinstance(allowed[name], Words)
+            out[name] = value if auto else _value(given, name, allowed[name])
+    if out.get("reasoning_effort", "default") != "default":
         assert given is not None
         given.refuse(
             "reasoning_effort", "must be 'default': no model here reasons longer on request", "unsupported_value"

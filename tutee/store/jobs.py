@@ -27,6 +27,7 @@ from tutee.store.job_log import JobLog, add_event
 from tutee.store.paging import paginate
 from tutee.store.records import Page
 from tutee.store.schema import Job, now
+from tutee.store.webhooks import announce
 
 ENDED = ("succeeded", "failed", "cancelled")
 
@@ -94,12 +95,6 @@ class Jobs(JobLog):
         """
         with self._database.read() as session:
             return _require(session, id)
-
-    def unfinished_with(self, file_id: str) -> bool:
-        """Whether a job that has not ended needs this file."""
-        used = or_(Job.training_file == file_id, Job.validation_file == file_id)
-        with self._database.read() as session:
-            return session.scalar(select(Job.id).where(used, Job.status.not_in(ENDED)).limit(1)) is not None
 
     def running(self) -> Job | None:
         """The job that a worker holds now, or held when it died."""
@@ -381,6 +376,7 @@ def _end(session: Session, job: Job, status: str, level: str, message: str) -> N
     job.pause_requested = False
     job.lease_owner = job.lease_expires = None
     add_event(session, job.id, level, message, status=status)
+    announce(session, job.actor_id, f"fine_tuning.job.{status}", job.id)
     audit.append(session, f"job.{status}", job.id, job.actor_id)
 
 
