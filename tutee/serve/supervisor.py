@@ -40,6 +40,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "TUTEE_THREADS": str(settings.threads),
         "TUTEE_MAX_BATCH": str(settings.max_batch),
         "TUTEE_CACHE_TOKENS": str(settings.cache_tokens),
+        "TUTEE_PYTHON_GRADERS": settings.python_graders,
     }
 
 
