@@ -15,8 +15,13 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> T
 
 def norm() -> list[Tensor]:
     x, weight = random(7, 48, dtype=torch.float32), random(48, seed=1, dtype=torch.float32)
-    y, scale = fused.add_norm(x, random(7, 48, seed=2), weight, 1e-5, torch.bfloat16)
-    return [x, y, scale]
+    return list(fused.norm(x, weight, 1e-5, torch.bfloat16))
+
+
+def norm_weight_gradient() -> list[Tensor]:
+    weight = random(80, dtype=torch.float32)
+    weight[3] = 0.0
+    return [fused.norm_weight_gradient(random(7, 80, seed=3), random(7, 80, seed=4), weight)]
 
 
 def norm_backward() -> list[Tensor]:
@@ -47,7 +52,10 @@ def gated_backward() -> list[Tensor]:
     return [gate_up, d_out]
 
 
-@pytest.mark.parametrize("work", [norm, norm_backward, rotate, rotate_back, gated, gated_backward])
+WORK = [norm, norm_backward, norm_weight_gradient, rotate, rotate_back, gated, gated_backward]
+
+
+@pytest.mark.parametrize("work", WORK)
 def test_compiled_equals_torch(work: Callable[[], list[Tensor]], monkeypatch: pytest.MonkeyPatch) -> None:
     if compiled.load("training.c", *fused.FLAGS) is None:
         pytest.skip("no C compiler")

@@ -8,6 +8,7 @@ from tests.model.families import tiny_decoder
 from tutee.model.layout import Layout
 from tutee.model.logprobs import token_logprobs
 from tutee.model.lora import Lora
+from tutee.model.training_pass import send_gradient
 
 FAMILIES: list[dict[str, object]] = [
     {},
@@ -68,3 +69,28 @@ def test_gradients_of_two_microbatches_add() -> None:
 
     once = backward()
     torch.testing.assert_close(backward(), 2 * once, atol=0, rtol=0)
+
+
+def test_a_masters_gradient_is_not_rounded_and_adds_up() -> None:
+    """What `.grad` holds in bfloat16 is the master's, rounded; a master that is gone gets nothing."""
+
+    def backward(with_masters: bool) -> dict[str, Tensor]:
+        decoder = tiny_decoder(torch.bfloat16).requires_grad_(True)
+        layout = Layout.packed([9])
+        blocks = {name: p for name, p in decoder.named_parameters() if p.dtype == torch.bfloat16}
+        masters = {name: p.detach().float() for name, p in blocks.items()}
+        for name, p in blocks.items():
+            send_gradient(p, masters[name])
+        if not with_masters:
+            del masters
+        for _ in range(2 if with_masters else 1):
+            decoder(torch.arange(9), layout.positions, layout).sum().backward()
+        kept = masters if with_masters else blocks
+        assert all(p.grad is None for p in blocks.values()) is with_masters
+        return {name: p.grad for name, p in kept.items() if p.grad is not None}
+
+    twice, once = backward(with_masters=True), backward(with_masters=False)
+    assert twice.keys() == once.keys() != set()
+    for name, gradient in twice.items():
+        assert gradient.dtype == torch.float32
+        torch.testing.assert_close((gradient / 2).bfloat16(), once[name], atol=0, rtol=2**-7)

@@ -78,18 +78,22 @@ static inline void transpose(const __m512i in[16], __m512i out[16]) {
     }
 }
 
-/* `rows` rows of [head], 32 with zeros after them, as B tiles of their transpose: out[head / 32][2][16][16 words]. */
+/* `rows` rows of [head], 16 with zeros after them, as B tiles of their transpose, of which every second is theirs:
+   out[head / 32][first of 2][16][16 words]. */
+static inline void pack_half(const bf16 *from, long stride, long rows, long head, uint32_t *out) {
+    for (long step = 0; step < head / 32; step++) {
+        __m512i in[16], turned[16];
+        for (long i = 0; i < 16; i++)
+            in[i] = i < rows ? _mm512_loadu_si512(from + i * stride + step * 32) : _mm512_setzero_si512();
+        transpose(in, turned);
+        for (long i = 0; i < 16; i++) _mm512_storeu_si512(out + step * 512 + i * 16, turned[i]);
+    }
+}
+
+/* The same of 32 rows: out[head / 32][2][16][16 words]. */
 static inline void pack_across(const bf16 *from, long stride, long rows, long head, uint32_t *out) {
-    for (long step = 0; step < head / 32; step++)
-        for (long half = 0; half < 2; half++) {
-            __m512i in[16], turned[16];
-            for (long i = 0; i < 16; i++) {
-                long row = half * 16 + i;
-                in[i] = row < rows ? _mm512_loadu_si512(from + row * stride + step * 32) : _mm512_setzero_si512();
-            }
-            transpose(in, turned);
-            for (long i = 0; i < 16; i++) _mm512_storeu_si512(out + ((step * 2 + half) * 16 + i) * 16, turned[i]);
-        }
+    pack_half(from, stride, rows, head, out);
+    pack_half(from + 16 * stride, stride, rows - 16, head, out + 256);
 }
 
 /* 16 columns of up to 32 rows as one B tile of themselves: out[16 pairs of rows][16 words]. */

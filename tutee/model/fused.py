@@ -31,26 +31,20 @@ def _at(x: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 
-def add_norm(
-    x_TD: Tensor, change_TD: Tensor | None, weight_D: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """x += change, in place; returns (x · scale · weight in `dtype`, scale [T] = 1 / rms(x))."""
+def norm(x_TD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(x · scale · weight in `dtype`, scale [T] = 1 / rms(x))."""
     y_TD = torch.empty(x_TD.shape, dtype=dtype, device=x_TD.device)
     scale_T = torch.empty(len(x_TD), device=x_TD.device)
-    library = _native(y_TD) if change_TD is None else _native(y_TD, change_TD)
+    library = _native(y_TD)
     if library is not None:
-        library.add_norm(
-            _at(x_TD), _at(change_TD), _at(weight_D), ctypes.c_float(eps), _at(y_TD), _at(scale_T), *_sizes(x_TD)
-        )
+        library.norm(_at(x_TD), _at(weight_D), ctypes.c_float(eps), _at(y_TD), _at(scale_T), *_sizes(x_TD))
         return y_TD, scale_T
-    if change_TD is not None:
-        x_TD += change_TD
     torch.rsqrt(x_TD.square().mean(-1) + eps, out=scale_T)
     return y_TD.copy_(x_TD * scale_T[:, None] * weight_D), scale_T
 
 
 def norm_backward(dy_TD: Tensor, y_TD: Tensor, scale_T: Tensor, weight_D: Tensor, dx_TD: Tensor) -> Tensor:
-    """Adds to `dx_TD` (float32) the gradient that `add_norm`'s y passes to x; returns the sum in dy's precision.
+    """Adds to `dx_TD` (float32) the gradient that `norm`'s y passes to x; returns the sum in dy's precision.
 
     The normed x is y / weight; where a weight is 0 its x is not known any more and counts as 0.
     """
@@ -61,14 +55,24 @@ def norm_backward(dy_TD: Tensor, y_TD: Tensor, scale_T: Tensor, weight_D: Tensor
             _at(dy_TD), _at(y_TD), _at(scale_T), _at(weight_D), _at(dx_TD), _at(rounded_TD), *_sizes(y_TD)
         )
         return rounded_TD
-    normed_TD = normed(y_TD, weight_D)
+    normed_TD = _normed(y_TD, weight_D)
     mean_T1 = (dy_TD.float() * y_TD.float()).mean(-1, keepdim=True)
     dx_TD += scale_T[:, None] * (dy_TD.float() * weight_D - normed_TD * mean_T1)
     return rounded_TD.copy_(dx_TD)
 
 
-def normed(y_TD: Tensor, weight_D: Tensor) -> Tensor:
-    """x / rms(x) from what `add_norm` made of it, float32."""
+def norm_weight_gradient(dy_TD: Tensor, y_TD: Tensor, weight_D: Tensor) -> Tensor:
+    """Gradient of the weight [D] that `norm` made y with, float32."""
+    library = _native(dy_TD, y_TD)
+    if library is not None:
+        out_D = torch.empty_like(weight_D)
+        library.norm_weight_gradient(_at(dy_TD), _at(y_TD), _at(weight_D), _at(out_D), *_sizes(y_TD))
+        return out_D
+    return (dy_TD.float() * _normed(y_TD, weight_D)).sum(0)
+
+
+def _normed(y_TD: Tensor, weight_D: Tensor) -> Tensor:
+    """x / rms(x) from what `norm` made of it, float32."""
     return torch.where(weight_D == 0, 0.0, y_TD.float() / weight_D)
 
 

@@ -7,7 +7,7 @@ and of the number of threads. */
 
 #include "amx.h"
 
-enum { ROWS = 256, BLOCK = 128 };
+enum { ROWS = 512, BLOCK = 128 };
 
 static long least(long a, long b) { return a < b ? a : b; }
 

@@ -35,20 +35,51 @@ static void pack_panel(const Factor *f, int across, long column, long n, uint32_
     }
 }
 
-/* Sums of the tiles before, which are rounded and written while the matrix unit works on the next ones. */
+enum { ROUND, ADD, GATE };
+
+/* Where results go. ROUND: `out` gets them. ADD: they are added to `sum`, not rounded. GATE: the n columns of the matrix
+   are those of a gate and of what it opens; `out` gets both, `gated` [m][n / 2] gets silu(gate) times the other, from
+   numbers that were not rounded yet. */
+typedef struct {
+    int what;
+    bf16 *out, *gated;
+    float *sum;
+    long stride; /* of `out` or `sum` */
+} Target;
+
+/* Sums of the tiles before, which are written while the matrix unit works on the next ones. */
 typedef struct {
     const float *sums, *bias; /* [32][32]; [32] */
-    bf16 *out;
-    long stride, next, rows;
+    const Target *target;
+    long row, column, inner; /* the first ones; GATE: n / 2 */
+    long next, rows;
     __mmask32 columns;
 } Pending;
 
+static inline void store_rounded(bf16 *to, __m512 x) { _mm256_storeu_si256((void *)to, (__m256i)_mm512_cvtneps_pbh(x)); }
+
+static inline void add_to(float *to, __mmask16 here, __m512 x) {
+    _mm512_mask_storeu_ps(to, here, _mm512_add_ps(_mm512_maskz_loadu_ps(here, to), x));
+}
+
 static inline __attribute__((always_inline)) void write_row(Pending *p) {
     if (p->next >= p->rows) return;
+    const Target *t = p->target;
     const float *from = p->sums + p->next * 32;
     __m512 low = _mm512_add_ps(_mm512_load_ps(from), _mm512_load_ps(p->bias));
     __m512 high = _mm512_add_ps(_mm512_load_ps(from + 16), _mm512_load_ps(p->bias + 16));
-    _mm512_mask_storeu_epi16(p->out + p->next++ * p->stride, p->columns, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    long row = p->row + p->next++, at = row * t->stride + p->column;
+    if (t->what == ROUND) {
+        _mm512_mask_storeu_epi16(t->out + at, p->columns, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    } else if (t->what == ADD) {
+        add_to(t->sum + at, (__mmask16)p->columns, low);
+        add_to(t->sum + at + 16, (__mmask16)(p->columns >> 16), high);
+    } else {
+        __m512 closed = _mm512_add_ps(_mm512_set1_ps(1.0f), exponential(_mm512_sub_ps(_mm512_setzero_ps(), low)));
+        store_rounded(t->out + at, low);
+        store_rounded(t->out + at + p->inner, high);
+        store_rounded(t->gated + row * p->inner + p->column, _mm512_mul_ps(_mm512_div_ps(low, closed), high));
+    }
 }
 
 /* Adds 32 rows by 32 columns to tiles 0 … 3. */
@@ -94,8 +125,21 @@ static bf16 *padded_rows(const Factor *f, long m) {
 
 enum { PANELS = 8 }; /* of 32 columns that are packed at a time: what stays in the cache while all rows pass */
 
-/* out[m][n] = Σ of the factors' rows times their matrices, plus bias[n] (or NULL). */
-void product(const Factor *factors, long count, int across, const float *bias, bf16 *out, long out_stride, long m, long n) {
+/* A panel's columns: 32 of them from `column` on, or 16 of a gate and the 16 that it opens. */
+static void pack_columns(const Factor *f, int across, int gated, long column, long n, uint32_t *out) {
+    if (!gated) {
+        pack_panel(f, across, column, n, out);
+        return;
+    }
+    const bf16 *gate = f->matrix + column / 2 * f->matrix_stride;
+    pack_half(gate, f->matrix_stride, 16, f->width, out);
+    pack_half(gate + n / 2 * f->matrix_stride, f->matrix_stride, 16, f->width, out + 256);
+}
+
+/* [m][n]: Σ of the factors' rows times their matrices, plus bias[n] (or NULL). */
+static void multiply_all(const Factor *factors, long count, int across, const float *bias, const Target *target, long m,
+                         long n) {
+    int gated = target->what == GATE;
     long width = 0;
     bf16 *last[2] = {NULL, NULL};
     for (long i = 0; i < count; i++) {
@@ -110,14 +154,14 @@ void product(const Factor *factors, long count, int across, const float *bias, b
         uint32_t *packed = scratch(block * width * 32 * 2);
         float sums[2][32 * 32] __attribute__((aligned(64))), biases[2][32] __attribute__((aligned(64))) = {{0}};
         long turn_of = 0;
-        Pending before = {.rows = 0};
+        Pending before = {.target = target, .rows = 0};
 #pragma omp for schedule(dynamic)
         for (long first = 0; first < panels; first += block) {
             long here = least(block, panels - first);
             for (long p = 0; p < here; p++) {
                 uint32_t *to = packed + p * width * SIDE;
                 for (long i = 0; i < count; to += factors[i++].width * SIDE)
-                    pack_panel(factors + i, across, (first + p) * 32, n, to);
+                    pack_columns(factors + i, across, gated, (first + p) * 32, n, to);
             }
             for (long row = 0; row < m; row += 32)
                 for (long p = 0; p < here; p++) {
@@ -132,8 +176,9 @@ void product(const Factor *factors, long count, int across, const float *bias, b
                     while (before.next < before.rows) write_row(&before);
                     turn_of ^= 1;
                     store_tiles(sums[turn_of]);
-                    for (long i = 0; i < columns && bias; i++) biases[turn_of][i] = bias[column + i];
-                    before = (Pending){sums[turn_of], biases[turn_of], out + row * out_stride + column, out_stride, 0, rows,
+                    for (long i = 0; i < columns && bias; i++)
+                        biases[turn_of][i] = bias[!gated ? column + i : column / 2 + i % 16 + i / 16 * (n / 2)];
+                    before = (Pending){sums[turn_of], biases[turn_of], target, row, gated ? column / 2 : column, n / 2, 0, rows,
                                        columns == 32 ? 0xffffffffu : (1u << columns) - 1};
                 }
         }
@@ -142,6 +187,22 @@ void product(const Factor *factors, long count, int across, const float *bias, b
         _tile_release();
     }
     for (long i = 0; i < count; i++) free(last[i]);
+}
+
+void product(const Factor *factors, long count, int across, const float *bias, bf16 *out, long m, long n) {
+    Target target = {ROUND, .out = out, .stride = n};
+    multiply_all(factors, count, across, bias, &target, m, n);
+}
+
+void add_product(const Factor *factors, long count, int across, const float *bias, float *sum, long m, long n) {
+    Target target = {ADD, .sum = sum, .stride = n};
+    multiply_all(factors, count, across, bias, &target, m, n);
+}
+
+/* n is a multiple of 32, matrices are across. */
+void gated_product(const Factor *factors, long count, const float *bias, bf16 *out, bf16 *gated, long m, long n) {
+    Target target = {GATE, .out = out, .gated = gated, .stride = n};
+    multiply_all(factors, count, 1, bias, &target, m, n);
 }
 
 /* 32 rows of 32 numbers of `from` (rows from `rows` on are 0), turned: out[32 columns][32 rows], and with that A tiles. */
@@ -170,7 +231,7 @@ void gradient(const bf16 *left, long left_stride, long a, const bf16 *right, lon
         {
             begin_tiles();
             uint32_t *panel = scratch(DEPTH * 32 * 2);
-            Pending nothing = {.rows = 0};
+            Pending nothing = {.target = NULL, .rows = 0};
 #pragma omp for schedule(static)
             for (long column = 0; column < a; column += 32)
                 for (long step = 0; step < steps; step++)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tutee.model import compiled
+from tutee.model import compiled, fused
 
 STEP = 32
 """Widths are multiples of this in the C code."""
@@ -31,52 +32,96 @@ class _Factor(ctypes.Structure):
     )
 
 
-def product(factors: Sequence[tuple[Tensor, Tensor]], transposed: bool, bias_O: Tensor | None = None) -> Tensor:
-    """Sum of x · matrix' (`transposed`: matrices are [O, I], as weights are) or x · matrix ([I, O]), plus bias; [T, O].
+Factors = Sequence[tuple[Tensor, Tensor]]
+"""One or two of (x [T, I], matrix), each with its own I, whose products are summed."""
 
-    Args:
-        factors: one or two of (x [T, I], matrix), each with its own I.
-    """
+
+def product(factors: Factors, transposed: bool, bias_O: Tensor | None = None) -> Tensor:
+    """Sum of x · matrix' (`transposed`: matrices are [O, I], as weights) or x · matrix ([I, O]), plus bias; [T, O]."""
+    library = _knows(factors)
+    if library is None:
+        return _product(factors, transposed, bias_O)
     (x_TI, matrix), *_ = factors
-    outputs = matrix.shape[0 if transposed else 1]
-    library = _library(*(tensor for pair in factors for tensor in pair))
-    if library is None or any(x.shape[1] % STEP for x, _ in factors):
-        out_TO = functional.linear(x_TI, matrix if transposed else matrix.t(), bias_O)
-        for more_TI, more in factors[1:]:
-            out_TO.addmm_(more_TI, more.t() if transposed else more)
-        return out_TO
-    out_TO = x_TI.new_empty(len(x_TI), outputs)
-    bias_O = None if bias_O is None else bias_O.float()
-    described = (_Factor * len(factors))(
-        *(_Factor(x.data_ptr(), x.stride(0), m.data_ptr(), m.stride(0), x.shape[1]) for x, m in factors)
-    )
-    bias = ctypes.c_void_p(None if bias_O is None else bias_O.data_ptr())
-    sizes = (ctypes.c_long(n) for n in (outputs, len(x_TI), outputs))
-    library.product(
-        described,
-        ctypes.c_long(len(factors)),
-        ctypes.c_int(transposed),
-        bias,
-        ctypes.c_void_p(out_TO.data_ptr()),
-        *sizes,
-    )
+    out_TO = x_TI.new_empty(len(x_TI), matrix.shape[0 if transposed else 1])
+    library.product(*_described(factors, transposed, bias_O), _at(out_TO), *_sizes(out_TO))
     return out_TO
 
 
-def gradient(left_TA: Tensor, right_TB: Tensor) -> Tensor:
-    """left' · right, float32 [A, B]: the gradient of a matrix whose outputs' is `left` and whose inputs are `right`."""
+def add_product(into_TO: Tensor, factors: Factors, bias_O: Tensor | None = None) -> None:
+    """`into_TO` (float32) += x · matrix' … + bias, in place and, in C, without rounding the product first."""
+    library = _knows(factors)
+    if library is None:
+        into_TO += _product(factors, True, bias_O)
+    else:
+        library.add_product(*_described(factors, True, bias_O), _at(into_TO), *_sizes(into_TO))
+
+
+def gated_product(factors: Factors, bias_O: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(gate and what it opens side by side [T, O], silu(gate) times that [T, O / 2]), of x · matrix' … + bias."""
+    library = _knows(factors)
+    (x_TI, matrix), *_ = factors
+    if library is None or len(matrix) % STEP:
+        out_TO = product(factors, True, bias_O)
+        return out_TO, fused.gated(out_TO)
+    out_TO = x_TI.new_empty(len(x_TI), len(matrix))
+    gated = x_TI.new_empty(len(x_TI), len(matrix) // 2)
+    factors_of, count, _, bias = _described(factors, True, bias_O)
+    library.gated_product(factors_of, count, bias, _at(out_TO), _at(gated), *_sizes(out_TO))
+    return out_TO, gated
+
+
+def _product(factors: Factors, transposed: bool, bias_O: Tensor | None) -> Tensor:
+    (x_TI, matrix), *_ = factors
+    out_TO = functional.linear(x_TI, matrix if transposed else matrix.t(), bias_O)
+    for more_TI, more in factors[1:]:
+        out_TO.addmm_(more_TI, more.t() if transposed else more)
+    return out_TO
+
+
+def gradient(left_TA: Tensor, right_TB: Tensor, into_AB: Tensor | None = None) -> Tensor:
+    """left' · right, float32 [A, B]: the gradient of a matrix whose outputs' is `left` and whose inputs are `right`.
+
+    Args:
+        into_AB: float32, contiguous: it is added there, and that is returned.
+    """
     A, B = left_TA.shape[1], right_TB.shape[1]
     library = _library(left_TA, right_TB)
     if library is None or A % STEP or B % STEP:
-        return (left_TA.t() @ right_TB).float()
-    out_AB = torch.empty(A, B)
+        out_AB = (left_TA.t() @ right_TB).float()
+        return out_AB if into_AB is None else into_AB.add_(out_AB)
+    out_AB = torch.empty(A, B) if into_AB is None else into_AB
     left, right = (
         (ctypes.c_void_p(x.data_ptr()), ctypes.c_long(x.stride(0)), ctypes.c_long(x.shape[1]))
         for x in (left_TA, right_TB)
     )
-    rows = ctypes.c_long(len(left_TA))
-    library.gradient(*left, *right, rows, ctypes.c_void_p(out_AB.data_ptr()), ctypes.c_long(B), ctypes.c_int(0))
+    rows, add = ctypes.c_long(len(left_TA)), ctypes.c_int(into_AB is not None)
+    library.gradient(*left, *right, rows, _at(out_AB), ctypes.c_long(B), add)
     return out_AB
+
+
+def _knows(factors: Factors) -> ctypes.CDLL | None:
+    """The C code where it knows these factors."""
+    fits = all(x.shape[1] % STEP == 0 for x, _ in factors)
+    return _library(*(tensor for pair in factors for tensor in pair)) if fits else None
+
+
+def _described(factors: Factors, transposed: bool, bias_O: Tensor | None) -> tuple[Any, ...]:
+    """The first arguments of every product."""
+    described = (_Factor * len(factors))(
+        *(_Factor(x.data_ptr(), x.stride(0), m.data_ptr(), m.stride(0), x.shape[1]) for x, m in factors)
+    )
+    if bias_O is None:
+        return described, ctypes.c_long(len(factors)), ctypes.c_int(transposed), None
+    bias = (ctypes.c_float * len(bias_O))(*bias_O.tolist())
+    return described, ctypes.c_long(len(factors)), ctypes.c_int(transposed), bias
+
+
+def _at(x: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(x.data_ptr())
+
+
+def _sizes(x_TO: Tensor) -> tuple[ctypes.c_long, ctypes.c_long]:
+    return ctypes.c_long(x_TO.shape[0]), ctypes.c_long(x_TO.shape[1])
 
 
 def _library(*tensors: Tensor) -> ctypes.CDLL | None:

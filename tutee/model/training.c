@@ -42,15 +42,11 @@ static inline float exponential(float x) {
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
-void add_norm(float *x, const bf16 *change, const float *weight, float eps, bf16 *y, float *scale, long rows, long width) {
+void norm(const float *x, const float *weight, float eps, bf16 *y, float *scale, long rows, long width) {
 #pragma omp parallel for schedule(static)
     for (long t = 0; t < rows; t++) {
-        float *row = x + t * width;
+        const float *row = x + t * width;
         float sum = 0;
-        if (change) {
-            const bf16 *more = change + t * width;
-            for (long d = 0; d < width; d++) row[d] += load(more[d]);
-        }
         for (long d = 0; d < width; d++) sum += row[d] * row[d];
         float by = 1.0f / sqrtf(sum / (float)width + eps);
         bf16 *out = y + t * width;
@@ -75,6 +71,20 @@ void norm_backward(const bf16 *dy, const bf16 *y, const float *scale, const floa
             row[d] = value;
             rounded[d] = store(value);
         }
+    }
+}
+
+/* Columns are shared among threads: each sum has one owner. */
+void norm_weight_gradient(const bf16 *dy, const bf16 *y, const float *weight, float *out, long rows, long width) {
+#pragma omp parallel for schedule(static)
+    for (long first = 0; first < width; first += 64) {
+        long count = width - first < 64 ? width - first : 64;
+        float sum[64] = {0};
+        for (long t = 0; t < rows; t++) {
+            const bf16 *grad = dy + t * width + first, *normed = y + t * width + first;
+            for (long d = 0; d < count; d++) sum[d] += load(grad[d]) * load(normed[d]);
+        }
+        for (long d = 0; d < count; d++) out[first + d] = weight[first + d] == 0.0f ? 0.0f : sum[d] / weight[first + d];
     }
 }
 

@@ -11,6 +11,7 @@ the matrices with one input, O their outputs.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from tutee.model.layout import Layout
 from tutee.model.lora import Lora
 from tutee.model.norm import Norm
 from tutee.model.packed_attention import PackedAttention
-from tutee.model.products import STEP, gradient, product
+from tutee.model.products import STEP, Factors, add_product, gated_product, gradient, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +92,12 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, run: _Run, *trained: Tensor) -> Tensor:
         x_TD = x_TD.clone()
-        change_TD: Tensor | None = None
         ctx.run, ctx.trained, ctx.kept = run, trained, []
         for block in run.network.blocks:
-            kept, change_TD = _forward(run, block, x_TD, change_TD)
+            kept = _forward(run, block, x_TD)
             if any(ctx.needs_input_grad):
                 ctx.kept.append(kept)
-        return x_TD if change_TD is None else x_TD.add_(change_TD)
+        return x_TD
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -107,6 +107,14 @@ class _Blocks(torch.autograd.Function):
         for block in reversed(ctx.run.network.blocks):
             d_TD = _backward(ctx.run, block, ctx.kept.pop(), dx_TD, d_TD, found)
         return dx_TD, None, *found.in_order()
+
+
+def send_gradient(parameter: Tensor, master: Tensor) -> None:
+    """From now on gradients of a bfloat16 parameter of the blocks go to its float32 master's `.grad`, never rounded.
+
+    For as long as the master lives; the parameter then gets no `.grad` of its own.
+    """
+    parameter.master = weakref.ref(master)  # type: ignore[attr-defined]
 
 
 class _Gradients:
@@ -119,10 +127,30 @@ class _Gradients:
         return id(parameter) in self._found
 
     def add(self, parameter: Tensor, gradient: Tensor) -> None:
-        self._found[id(parameter)] = gradient.to(parameter.dtype)
+        master = _master_of(parameter)
+        if master is None:
+            self._found[id(parameter)] = gradient.to(parameter.dtype)
+        elif master.grad is None:
+            master.grad = gradient.float()
+        else:
+            master.grad.add_(gradient)
+
+    def add_product(self, parameter: Tensor, left_TO: Tensor, right_TI: Tensor) -> None:
+        """The gradient is left' · right."""
+        master = _master_of(parameter)
+        if master is None or master.grad is None:
+            self.add(parameter, gradient(left_TO, right_TI))
+        else:
+            gradient(left_TO, right_TI, into_AB=master.grad)
 
     def in_order(self) -> list[Tensor | None]:
         return list(self._found.values())
+
+
+def _master_of(parameter: Tensor) -> Tensor | None:
+    known = getattr(parameter, "master", None)
+    master: Tensor | None = None if known is None else known()
+    return master
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,25 +182,28 @@ class _Kept:
     """Of each of the four sets of matrices."""
 
 
-def _forward(run: _Run, block: BlockParts, x_TD: Tensor, change_TD: Tensor | None) -> tuple[_Kept, Tensor]:
-    """One block up to its last change of the stream, which the next block's first norm adds: one pass fewer."""
+def _forward(run: _Run, block: BlockParts, x_TD: Tensor) -> _Kept:
+    """One block, which adds its two changes to the stream in place."""
     dtype = run.network.dtype
     norm = block.attention_norm
-    y_TD, y_scale_T = fused.add_norm(x_TD, change_TD, norm.weight, norm.eps, dtype)
-    heads_TX, low_inputs = _multiply(block.heads, y_TD, run)
+    y_TD, y_scale_T = fused.norm(x_TD, norm.weight, norm.eps, dtype)
+    inputs, low_inputs = _factors(block.heads, y_TD, run)
+    heads_TX = product(inputs, True, block.heads.base.bias())
     before_TXK = None if block.head_norms is None else _norm_heads(run, block.head_norms, heads_TX)
     fused.rotate(heads_TX, _turned(run), run.positions_T, run.network.cosines_PK, run.network.sines_PK)
     attended_TO, logsum_HT = run.attention.forward(heads_TX)
-    change_TD, low_output = _multiply(block.attended, attended_TO, run)
+    outputs, low_output = _factors(block.attended, attended_TO, run)
+    add_product(x_TD, outputs, block.attended.base.bias())
     norm = block.feed_forward_norm
-    z_TD, z_scale_T = fused.add_norm(x_TD, change_TD, norm.weight, norm.eps, dtype)
-    gate_up_TX, low_gate_up = _multiply(block.gate_up, z_TD, run)
-    change_TD, low_down = _multiply(block.down, fused.gated(gate_up_TX), run)
+    z_TD, z_scale_T = fused.norm(x_TD, norm.weight, norm.eps, dtype)
+    inputs, low_gate_up = _factors(block.gate_up, z_TD, run)
+    gate_up_TX, gated_TF = gated_product(inputs, block.gate_up.base.bias())
+    outputs, low_down = _factors(block.down, gated_TF, run)
+    add_product(x_TD, outputs, block.down.base.bias())
     low_rank = [low_inputs, low_output, low_gate_up, low_down]
-    kept = _Kept(
+    return _Kept(
         (y_TD, y_scale_T), heads_TX, before_TXK, (attended_TO, logsum_HT), (z_TD, z_scale_T), gate_up_TX, low_rank
     )
-    return kept, change_TD
 
 
 def _backward(run: _Run, block: BlockParts, kept: _Kept, dx_TD: Tensor, d_TD: Tensor, found: _Gradients) -> Tensor:
@@ -202,17 +233,17 @@ def _backward(run: _Run, block: BlockParts, kept: _Kept, dx_TD: Tensor, d_TD: Te
     return _norm_backward(block.attention_norm, d_y_TD, kept.attention_norm, dx_TD, found)
 
 
-def _multiply(matrices: Matrices, x_TD: Tensor, run: _Run) -> tuple[Tensor, _LowRank | None]:
-    """(x W' + bias + what the adapter adds [T, O], the adapter's part)."""
-    weight_OD, bias_O = matrices.base.weight(), matrices.base.bias()
+def _factors(matrices: Matrices, x_TD: Tensor, run: _Run) -> tuple[Factors, _LowRank | None]:
+    """(what x W' plus what the adapter adds is the product of, the adapter's part)."""
+    weight_OD = matrices.base.weight()
     adapter = None if run.lora is None else run.lora.matrices(matrices.names, matrices.widths, run.network.dtype)
     if adapter is None:
-        return product([(x_TD, weight_OD)], True, bias_O), None
+        return [(x_TD, weight_OD)], None
     a_RD, b_OR = adapter
     missing = -len(a_RD) % STEP
     a_RD, b_OR = functional.pad(a_RD, (0, 0, 0, missing)), functional.pad(b_OR, (0, missing))
     low_TR = product([(x_TD, a_RD)], True)
-    return product([(x_TD, weight_OD), (low_TR, b_OR)], True, bias_O), _LowRank(a_RD, b_OR, low_TR)
+    return [(x_TD, weight_OD), (low_TR, b_OR)], _LowRank(a_RD, b_OR, low_TR)
 
 
 def _multiply_backward(matrices: Matrices, d_out_TO: Tensor, low: _LowRank | None) -> tuple[Tensor, Tensor | None]:
@@ -234,11 +265,9 @@ def _matrix_gradients(
 ) -> None:
     weights, biases = [p.weight for p in matrices.base.parts], [p.bias for p in matrices.base.parts]
     widths = list(matrices.widths)
-    if any(found.wanted(weight) for weight in weights):
-        for weight, part in zip(weights, torch.split(gradient(d_out_TO, x_TD), widths), strict=True):
-            if found.wanted(weight):
-                found.add(weight, part)
-    for bias, part in zip(biases, torch.split(d_out_TO, widths, dim=1), strict=True):
+    for weight, bias, part in zip(weights, biases, torch.split(d_out_TO, widths, dim=1), strict=True):
+        if found.wanted(weight):
+            found.add_product(weight, part, x_TD)
         if bias is not None and found.wanted(bias):
             found.add(bias, part.float().sum(0))
     if run.lora is None or low is None or d_low_TR is None:
@@ -259,7 +288,7 @@ def _norm_backward(norm: Norm, dy_TD: Tensor, kept: tuple[Tensor, Tensor], dx_TD
     """Adds to `dx_TD` in place; returns it rounded."""
     y_TD, scale_T = kept
     if found.wanted(norm.weight):
-        found.add(norm.weight, (dy_TD.float() * fused.normed(y_TD, norm.weight)).sum(0))
+        found.add(norm.weight, fused.norm_weight_gradient(dy_TD, y_TD, norm.weight))
     return fused.norm_backward(dy_TD, y_TD, scale_T, norm.weight, dx_TD)
 
 

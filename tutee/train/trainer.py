@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from tutee.engine.engine import Engine
 from tutee.engine.request import Completion, SamplingParams
@@ -23,6 +24,7 @@ from tutee.model.layout import Layout
 from tutee.model.logprobs import score, token_logprobs
 from tutee.model.lora import Lora, LoraConfig
 from tutee.model.pretrained import Pretrained, save_version
+from tutee.model.training_pass import send_gradient
 from tutee.model.value_head import ValueHead
 from tutee.train import parallel
 from tutee.train.batch import Batch, Loss, Totals
@@ -129,6 +131,9 @@ class Trainer:
             name: live if live.dtype == torch.float32 else live.detach().float().requires_grad_()
             for name, live in self._live.items()
         }
+        for name, live in self._live.items():
+            if self._masters[name] is not live and not isinstance(live, DTensor):
+                send_gradient(live, self._masters[name])
         self._optimizer = Optimizer(
             self._masters,
             self.config.optimizer,
