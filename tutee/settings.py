@@ -57,6 +57,8 @@ class Settings:
     admin_key: str = ""
     """Key with all rights; required before a host other than loopback is served."""
     max_body_bytes: int = 64 * 1024 * 1024
+    webhooks_to_private: bool = False
+    """Whether webhooks may go to plain HTTP and addresses that are not public when others can reach this server."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("bfloat16", "float32"):

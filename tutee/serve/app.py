@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from tutee.grade.pythons import open_pythons
 from tutee.lock import only_one
 from tutee.serve import (
+    batches,
     chat_completions,
     completions,
     conversations,
@@ -29,14 +30,17 @@ from tutee.serve import (
     improvement,
     me,
     models,
+    organization,
     status,
     stored_completions,
     tokens,
     uploads,
     versions,
+    webhooks,
 )
 from tutee.serve.answers import Answers
 from tutee.serve.auth import Doorkeeper, authorise
+from tutee.serve.background import Background
 from tutee.serve.chats import StoredChats
 from tutee.serve.edge import Edge
 from tutee.serve.evals_runner import EvalRunner
@@ -62,6 +66,9 @@ ROUTERS: tuple[APIRouter, ...] = (
     models.router,
     files.router,
     uploads.router,
+    batches.router,
+    webhooks.router,
+    organization.router,
     fine_tuning.router,
     graders.router,
     evals.router,
@@ -113,6 +120,8 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
         judges = Judges(own_requests, pythons)
         runner = EvalRunner(store, doorkeeper, own_requests, judges)
         opened.callback(runner.close)
+        background = Background(settings, store, doorkeeper)
+        opened.callback(background.close)
         services = Services(
             settings,
             store,
@@ -125,6 +134,7 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
             own_requests,
             judges,
             runner,
+            background,
         )
         metrics.watch(lambda: [engine.stats for engine in live.engines], lambda: answers.count)
         if worker:
@@ -144,4 +154,5 @@ def build_app(services: Services) -> ASGIApp:
     edge = Edge(app, services.settings, services.metrics)
     services.own_requests.start(edge)
     services.evals.start()
+    services.background.start(edge)
     return edge

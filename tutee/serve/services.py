@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from tutee.serve.answers import Answers
 from tutee.serve.auth import Doorkeeper
+from tutee.serve.background import Background
 from tutee.serve.chats import Chats, StoredChats
 from tutee.serve.evals_runner import EvalRunner
 from tutee.serve.judges import Judges
@@ -35,6 +36,7 @@ class Services:
     own_requests: OwnRequests
     judges: Judges
     evals: EvalRunner
+    background: Background
 
     def chats(self, id: str) -> Chats:
         """Where the conversation or message called `id` is kept: in the database, or in memory."""

@@ -15,6 +15,7 @@ from tutee.store.database import Database
 from tutee.store.paging import Order, paginate
 from tutee.store.records import Page
 from tutee.store.schema import Response, ResponseItem
+from tutee.store.webhooks import announce
 
 Item = Mapping[str, Any]
 """As OpenAI's JSON, with its id."""
@@ -74,6 +75,7 @@ class Responses:
             if row is None:
                 return False
             row.status, row.body = body["status"], dict(body)
+            announce(session, row.actor_id, f"response.{row.status}", id)
             said = _said(session, id)
             _add_items(session, id, "output", body["output"], first=len(said))
             if row.conversation_id is not None and body["status"] != "failed":

@@ -11,6 +11,7 @@ from tutee.store import migrate
 from tutee.store.actors import Actors, Consents
 from tutee.store.answers import Answers
 from tutee.store.audit import AuditLog
+from tutee.store.batches import Batches
 from tutee.store.completions import Completions
 from tutee.store.conversations import Conversations
 from tutee.store.database import Database
@@ -31,6 +32,7 @@ from tutee.store.responses import Responses
 from tutee.store.snapshots import Snapshots
 from tutee.store.uploads import Uploads
 from tutee.store.versions import Versions
+from tutee.store.webhooks import Webhooks
 
 UNFINISHED_RESTORE = "restore.unfinished"
 """A file of this name in the home says that a restore was killed while it swapped."""
@@ -66,6 +68,8 @@ class Store:
         self.promotions = Promotions(database)
         self.files = Files(database, home)
         self.uploads = Uploads(database, home, self.files)
+        self.batches = Batches(database, self.files)
+        self.webhooks = Webhooks(database)
         self.completions = Completions(database)
         self.responses = Responses(database)
         self.openai_conversations = OpenAIConversations(database)
