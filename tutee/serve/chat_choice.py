@@ -62,7 +62,7 @@ class Choice:
                 case Thought(text):
                     self._thoughts.append(text)
                 case CallBegun(_, name):
-                    self.calls.append(Call(new_id("call"), name))
+                    self.calls.append(Call(new_id("call_"), name))
                 case Arguments(index, text):
                     self.calls[index].arguments += text
         if chunk.finish_reason is not None:

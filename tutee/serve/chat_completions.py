@@ -26,6 +26,7 @@ from tutee.serve.body import Body
 from tutee.serve.chat_choice import Choice
 from tutee.serve.chat_events import ChatEvents, Event
 from tutee.serve.chat_request import ChatRequest, merge_system_messages, read_chat_request
+from tutee.serve.completion_feedback import Opinion, give, read_opinion, samples_of
 from tutee.serve.live import answering_name
 from tutee.serve.logprobs import LogprobEntries
 from tutee.serve.replies import error_body, reply
@@ -42,6 +43,7 @@ class Answering:
 
     asked: ChatRequest
     served: Served
+    prompt: Prompt
     tap: Tap
     choices: list[Choice]
     id: str = field(default_factory=lambda: new_id("chatcmpl"))
@@ -95,12 +97,14 @@ class Answering:
 async def create(request: Request, caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     """Answer a list of messages."""
     asked = read_chat_request(body)
+    if asked.store:
+        read_opinion(asked.metadata or {})
     served, prompt, params = await run_in_threadpool(_prepare, services, asked)
     asked = replace(asked, model=answering_name(asked.model, served.version))
     tap = Tap(whole=not asked.stream)
     tap.submit(served, prompt, [params.for_sample(index) for index in range(asked.n)], caller.id)
     choices = [Choice(index, prompt.form, _entries(asked, served)) for index in range(asked.n)]
-    answering = Answering(asked, served, tap, choices)
+    answering = Answering(asked, served, prompt, tap, choices)
     if asked.stream:
         keepalive = services.settings.stream_keepalive
         return EventStream(_events(answering, services, caller.id), close=tap.abort, keepalive=keepalive)
@@ -116,6 +120,8 @@ def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, Prompt, Sa
     served = services.live.resolve(asked.model)
     wish = Wish(asked.params, asked.tools, asked.text_rule, asked.effort)
     prompt, params = prepare(served, merge_system_messages(asked.messages), wish, Named("messages", "reasoning_effort"))
+    if asked.store and params.logprobs is None and not served.upstream:
+        params = replace(params, logprobs=0)  # not for the client: whoever learns from it needs them
     return served, prompt, params
 
 
@@ -194,7 +200,11 @@ def _lines(events: ChatEvents, choices: list[Choice], batch: list[tuple[int, Chu
 
 
 def _keep(answering: Answering, content: dict[str, Any], services: Services, actor_id: str) -> None:
-    asked = answering.asked
-    services.store.completions.add(
-        answering.id, actor_id, asked.model, asked.raw_messages, content, metadata=asked.metadata
+    asked, metadata = answering.asked, answering.asked.metadata or {}
+    drawn = [(request.params, request.result()) for request in answering.tap.requests]
+    messages = merge_system_messages(asked.messages)
+    samples, turns = samples_of(answering.served, answering.prompt, messages, asked.tools.functions, drawn)
+    row = services.store.completions.add(
+        answering.id, actor_id, asked.model, asked.raw_messages, content, metadata, samples, turns
     )
+    give(services.store, row, read_opinion(metadata), Opinion(), actor_id)

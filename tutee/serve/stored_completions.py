@@ -1,4 +1,7 @@
-"""Chat completions kept with `store: true`: retrieve, list by metadata, update metadata, delete, read the messages."""
+"""Chat completions kept with `store: true`: retrieve, list by metadata, update metadata, delete, read the messages.
+
+Some metadata are feedback (`completion_feedback.py`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from starlette.responses import Response
 
 from tutee.serve.auth import MEMBER, CallerDep, owned
 from tutee.serve.body import Body
+from tutee.serve.completion_feedback import give, read_opinion
 from tutee.serve.replies import metadata_filter, page_of, reply
 from tutee.serve.services import ServicesDep
 from tutee.store.schema import Completion
@@ -44,12 +48,15 @@ def retrieve(id: str, caller: CallerDep, services: ServicesDep) -> Response:
 
 @router.post("/{id}", openapi_extra=owned("completion"))
 def update(id: str, caller: CallerDep, services: ServicesDep, body: Body) -> Response:
-    """Replace the metadata."""
-    services.store.completions.get(id, caller.id)
+    """Replace the metadata; some of them say what somebody thought of the answer."""
+    row = services.store.completions.get(id, caller.id)
     if "metadata" not in body.raw:
         body.need("metadata")
-    services.store.completions.update(id, caller.id, body.metadata() or {})
-    return reply(_view(services.store.completions.get(id, caller.id)))
+    metadata = body.metadata() or {}
+    body.close()
+    opinion, before = read_opinion(metadata), read_opinion(row.metadata_)
+    give(services.store, row, opinion, before, caller.id)
+    return reply(_view(services.store.completions.update(id, caller.id, metadata)))
 
 
 @router.delete("/{id}", openapi_extra=owned("completion"))
