@@ -30,6 +30,8 @@ from tutee.serve import (
     improvement,
     me,
     models,
+    openai_conversations,
+    responses,
     organization,
     status,
     stored_completions,
@@ -50,6 +52,7 @@ from tutee.serve.metrics import Metrics
 from tutee.serve.own_requests import OwnRequests
 from tutee.serve.page import page_router
 from tutee.serve.replies import install_error_handlers
+from tutee.serve.responses_running import INTERRUPTED, RunningResponses
 from tutee.serve.services import Services
 from tutee.serve.supervisor import Supervisor, worker_command, worker_environment
 from tutee.serve.temporary import TemporaryChats
@@ -62,6 +65,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     completions.router,
     embeddings.router,
     tokens.router,
+    responses.router,
+    openai_conversations.router,
     stored_completions.router,
     models.router,
     files.router,
@@ -105,6 +110,7 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
         store = Store.open(settings.url, settings.home)
         opened.callback(store.close)
         store.generations.interrupted()  # nobody is writing them any more
+        store.responses.interrupted(INTERRUPTED)
         live = Live(settings, store)
         opened.callback(live.close)
         metrics = Metrics()

@@ -134,9 +134,16 @@ class Output:
 
     def _end(self, finish_reason: str) -> None:
         self.finish_reason = finish_reason
+        if finish_reason in ("error", "abort"):
+            self.cut()
+            return
         if not self.items:
             self._need("message")  # nothing was said, and that is the answer
         self._close("completed" if finish_reason == "stop" else "incomplete")
+
+    def cut(self) -> None:
+        """No more will come: what is open stays as far as it was said."""
+        self._close("incomplete")
 
 
 def _text_part(text: str, scored: list[dict[str, Any]]) -> dict[str, Any]:

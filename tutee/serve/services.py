@@ -16,6 +16,7 @@ from tutee.serve.judges import Judges
 from tutee.serve.live import Live
 from tutee.serve.metrics import Metrics
 from tutee.serve.own_requests import OwnRequests
+from tutee.serve.responses_running import RunningResponses
 from tutee.serve.temporary import TemporaryChats, is_temporary
 from tutee.settings import Settings
 from tutee.store import Store
@@ -36,6 +37,7 @@ class Services:
     own_requests: OwnRequests
     judges: Judges
     evals: EvalRunner
+    responses: RunningResponses
     background: Background
 
     def chats(self, id: str) -> Chats:
