@@ -31,8 +31,8 @@ from tutee.serve import (
     me,
     models,
     openai_conversations,
-    responses,
     organization,
+    responses,
     status,
     stored_completions,
     tokens,
@@ -141,6 +141,7 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
             judges,
             runner,
             background,
+            RunningResponses(),
         )
         metrics.watch(lambda: [engine.stats for engine in live.engines], lambda: answers.count)
         if worker:
