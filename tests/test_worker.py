@@ -154,11 +154,8 @@ def test_a_preference_job_learns_the_preference(home: Path, store: Store) -> Non
 
 def test_all_weights_can_be_trained_with_a_validation_file(home: Path, store: Store) -> None:
     config = {"hyperparameters": {"n_epochs": 1}, "settings": {"full": True}, "exam": EXAM}
-    files = {
-        "training_file": add_file(store, chat_lines(8)),
-        "validation_file": add_file(store, chat_lines(2), "v.jsonl"),
-    }
-    job_id = store.jobs.add("supervised", "tiny", config, **files).id
+    training, validation = add_file(store, chat_lines(8)), add_file(store, chat_lines(2), "v.jsonl")
+    job_id = store.jobs.add("supervised", "tiny", config, training_file=training, validation_file=validation).id
     run_all(home, store)
     job = store.jobs.get(job_id)
     assert job.error is None
@@ -204,7 +201,8 @@ def test_training_goes_on_from_an_adapter(home: Path, store: Store) -> None:
     assert losses[0][0] is not None
     assert losses[1][0] < losses[0][0] - 0.1, "it begins where the first one ended"
     made = store.versions.get(str(store.jobs.get(second.id).version_id))
-    assert made.parent_id == store.versions.get("tiny").id, "an adapter lies on a base, not on an adapter"
+    assert made.parent_id == store.versions.get(name).id, "who is left out of the first is left out of this one"
+    assert json.loads((home / made.folder / "adapter_config.json").read_text())["r"] == 2
     assert (store.jobs.get(other_rank.id).error or {}).get("param") == "settings.rank"
 
 

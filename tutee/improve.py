@@ -122,8 +122,15 @@ def train_on(place: Workplace, snapshot: Snapshot) -> RecipeResult:
     return trained
 
 
-def register(place: Workplace, trained: Path, *, name: str, card: Mapping[str, Any] | None = None) -> ModelVersion:
-    """Copy trained weights to `home/versions` and make them a candidate; the same job and folder make one version."""
+def register(
+    place: Workplace, trained: Path, *, name: str, card: Mapping[str, Any] | None = None, parent_id: str | None = None
+) -> ModelVersion:
+    """Copy trained weights to `home/versions` and make them a candidate; the same job and folder make one version.
+
+    Args:
+        parent_id: the version that training went on from, so that leaving its data out takes this one along; the base
+            when None.
+    """
     folder = Path("versions") / f"{place.job.id}-{trained.name}"
     known = next((v for v in place.store.versions.list() if v.folder == folder.as_posix()), None)
     if known is not None:
@@ -134,7 +141,7 @@ def register(place: Workplace, trained: Path, *, name: str, card: Mapping[str, A
         "adapter" if (trained / "adapter_config.json").exists() else "full",
         weights_sha256=weights_sha256(place.home / folder),
         folder=folder.as_posix(),
-        parent_id=place.base.id,
+        parent_id=parent_id or place.base.id,
         job_id=place.job.id,
         snapshot_sha=place.store.jobs.get(place.job.id).snapshot_sha,
         card=dict(card or {}),

@@ -12,7 +12,7 @@ from tutee.cli.place import open_store, settings_of
 from tutee.cli.settings_option import SetOption, parse_settings
 from tutee.cli.watch import finish, follow
 
-jobs = typer.Typer(help="Training jobs: list, show, events, cancel.", no_args_is_help=True)
+jobs = typer.Typer(help="Training jobs: list, show, events, pause, resume, cancel.", no_args_is_help=True)
 
 
 def improve(
@@ -104,3 +104,17 @@ def cancel(context: typer.Context, job_id: str) -> None:
     """Stop a job after its current step."""
     with open_store(settings_of(context)) as store:
         out.print(store.jobs.request_cancel(job_id).status)
+
+
+@jobs.command("pause")
+def pause(context: typer.Context, job_id: str) -> None:
+    """Let go of a job after its current step; its last checkpoint stays."""
+    with open_store(settings_of(context)) as store:
+        out.print(store.jobs.request_pause(job_id).status)
+
+
+@jobs.command("resume")
+def resume(context: typer.Context, job_id: str) -> None:
+    """Queue a paused job again; it goes on from its last checkpoint."""
+    with open_store(settings_of(context)) as store:
+        out.print(store.jobs.resume(job_id).status)

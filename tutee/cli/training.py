@@ -17,7 +17,7 @@ from tutee.cli.output import err, out, show_json
 from tutee.cli.place import open_store, settings_of
 from tutee.cli.settings_option import SetOption, parse_settings
 from tutee.cli.watch import Screen, finish, follow
-from tutee.errors import InvalidInput
+from tutee.errors import InvalidInput, NotFound
 from tutee.settings import Settings
 from tutee.store import Store
 from tutee.store.jobs import ENDED
@@ -93,17 +93,29 @@ def train_method(
     if method == "pretrain":
         raise InvalidInput("pretrain makes a new model: say where with --folder DIR.", param="--folder")
     with open_store(settings) as store:
+        model = name_behind(store, model)
         job = find_unfinished(store, method, model, (data, validation), chosen, seed, suffix)
         if job is None:
             job = add_job(store, method, model, (data, validation), chosen, seed, suffix)
         else:
             err.print(f"Going on with {job.id}, which was broken off.")
+            if job.pause_requested:
+                store.jobs.resume(job.id)
         finish(store, follow(settings, store, job.id), json)
 
 
 for name, says in METHODS.items():
     train.command(name, cls=MethodCommand, help=says)(train_method)
 train.command("supervised", cls=MethodCommand, help=METHODS["sft"], hidden=True)(train_method)
+
+
+def name_behind(store: Store, model: str) -> str:
+    """The version that an alias means now: a job that goes on later must go on from the same one. In a home without
+    versions the name itself; the worker fetches the model."""
+    try:
+        return store.versions.get(model).name
+    except NotFound:
+        return model
 
 
 def with_whole_paths(chosen: dict[str, Any]) -> dict[str, Any]:

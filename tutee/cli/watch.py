@@ -113,7 +113,7 @@ def follow(settings: Settings, store: Store, job_id: str) -> Job:
     """Watch a job to its end."""
     try:
         with worker_for(settings) as own, Screen() as screen:
-            while (job := store.jobs.get(job_id)).status not in ENDED:
+            while (job := store.jobs.get(job_id)).status not in (*ENDED, "paused"):
                 draw(screen, job, store)
                 if own is not None and own.poll() is not None and store.jobs.get(job_id).status not in ENDED:
                     raise TuteeError(
@@ -144,7 +144,8 @@ def finish(store: Store, job: Job, json: bool) -> None:
         show_json({"id": job.id, "status": job.status, "error": job.error, "version": name, "gate": verdict})
     elif job.status != "succeeded":
         error = job.error or {}
-        err.print(f"[red]{job.status}[/] {job.id}: {error.get('message', '')}")
+        said = f"`tutee jobs resume {job.id}` goes on." if job.status == "paused" else error.get("message", "")
+        err.print(f"[red]{job.status}[/] {job.id}: {said}")
     else:
         assert version is not None
         out.print(f"Version {version.number} is [bold]{version.name}[/]")

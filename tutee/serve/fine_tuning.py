@@ -18,7 +18,7 @@ from tutee.errors import InvalidInput, NotFound
 from tutee.grade import Grader
 from tutee.serve.auth import MEMBER, Caller, CallerDep, owned
 from tutee.serve.body import Body
-from tutee.serve.fine_tuning_request import FineTuningRequest, read_fine_tuning_request
+from tutee.serve.fine_tuning_request import OWN, FineTuningRequest, read_fine_tuning_request
 from tutee.serve.replies import metadata_filter, page_of, reply
 from tutee.serve.services import Services, ServicesDep
 from tutee.store.schema import Job, JobCheckpoint, JobEvent
@@ -188,7 +188,7 @@ def job_view(job: Job) -> dict[str, Any]:
     method: dict[str, Any] = {"type": job.method}
     if job.method in HYPERPARAMETERS:
         given = {key: job.config[key] for key in ("grader", "response_format") if key in job.config}
-        ours = {"x_settings": job.config["settings"]} if "settings" in job.config else {}
+        ours = {name: job.config[key] for name, key in OWN.items() if key in job.config}
         method[job.method] = {"hyperparameters": hyperparameters, **given, **ours}
     return {
         "id": job.id,

@@ -21,6 +21,9 @@ from tutee.serve.body import Fields
 SUFFIX = 64
 SUFFIX_FORM = re.compile(r"[A-Za-z0-9._-]+")
 """A suffix becomes part of a model's name, `ft:base:org:suffix:id`, which people type and colons divide."""
+OWN = {"x_settings": "settings", "x_exam": "exam"}
+"""What a method takes beyond OpenAI's fields: the trainer's settings, and how thoroughly the new model is examined. The
+worker checks them."""
 INTEGRATIONS = ("tensorboard",)
 """Places for a job's curves that this machine has itself."""
 MOST_INTEGRATIONS = 5
@@ -97,9 +100,10 @@ def _method(method: Fields | None, old_style: Fields | None) -> tuple[str, dict[
         raise InvalidInput(message, param="hyperparameters", code="invalid_value")
     own = method.object(name) or Fields({}, method.at(name))
     config: dict[str, Any] = {"hyperparameters": _hyperparameters(own.object("hyperparameters"), name)}
-    settings = own.object("x_settings")
-    if settings is not None and settings.raw:
-        config["settings"] = {key: settings.take(key) for key in settings.raw}
+    for ours, key in OWN.items():
+        given = own.object(ours)
+        if given is not None and given.raw:
+            config[key] = {name: given.take(name) for name in given.raw}
     grader = None
     if name == "reinforcement":
         grader = parse_grader(own.take("grader"), own.at("grader"))

@@ -86,8 +86,10 @@ def checked_config(store: Store, job: Job) -> dict[str, Any]:
     Raises:
         InvalidInput: param `training_file` or `validation_file`, naming the line; or a setting.
     """
+    from tutee.evaluate.measure import ExamConfig
     from tutee.train import methods
     from tutee.train.hyperparameters import method_of, resolve
+    from tutee.train.options import read_options
 
     asked: dict[str, Any] = job.config["asked"] if "asked" in job.config else job.config.get("hyperparameters", {})
     examples, validation = (
@@ -107,6 +109,7 @@ def checked_config(store: Store, job: Job) -> dict[str, Any]:
     method = methods.find(method_of(job.method, asked))
     resolved = resolve(job.method, method, asked, job.config.get("settings", {}), examples, validation)
     methods.choose(method, resolved.settings, examples, job.seed)
+    read_options(ExamConfig, job.config.get("exam", {}), "exam")
     return {**job.config, "asked": dict(asked), "hyperparameters": dict(resolved.hyperparameters)}
 
 
