@@ -60,7 +60,7 @@ class Template:
 
     def _check_path(self, node: nodes.Node, param: str) -> None:
         while isinstance(node, nodes.Getattr | nodes.Getitem):
-            if isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Const):
+            if isinstance(node, nodes.Getitem) and not _is_literal(node.arg):
                 break
             node = node.node
         if not isinstance(node, nodes.Name):
@@ -102,7 +102,13 @@ class _Environment(ImmutableSandboxedEnvironment):
             return obj[argument]
         if isinstance(obj, list | tuple) and isinstance(argument, int) and -len(obj) <= argument < len(obj):
             return obj[argument]
+        if isinstance(obj, StrictUndefined):
+            return obj  # the first step that failed is the one to name
         return self.undefined(f"there is no {argument!r}", name=str(argument))
+
+
+def _is_literal(node: nodes.Node) -> bool:
+    return isinstance(node.node if isinstance(node, nodes.Neg) else node, nodes.Const)
 
 
 def as_text(value: Any) -> str:
