@@ -56,14 +56,13 @@ checklist: install-test
 conformance: install-test
 	$(BIN)/python -m tests.conformance
 
-# Strangers' clients, unmodified, against a server of ours; they live in an environment of their own.
-clients: install-test .venv-clients/installed
-	$(BIN)/python -m tests.clients
+# Strangers' clients, unmodified, against a server of ours; uv gives each an environment of its own. CLIENTS= chooses.
+clients: install-test .venv-clients/bin/uv
+	$(BIN)/python -m tests.clients $(CLIENTS)
 
-.venv-clients/installed: tests/clients/requirements.txt
-	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
-	.venv-clients/bin/python -m pip install --disable-pip-version-check -q -r $<
-	@touch $@
+.venv-clients/bin/uv:
+	@$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --disable-pip-version-check -q uv
 
 # Does it learn? GRPO, PPO and the planted chat, five seeds each.
 learn: install

@@ -1,15 +1,48 @@
-"""T1 to T12: models, errors and the door, as the official SDK and raw HTTP see them."""
+"""T1 to T12: models, errors and the door, as the official SDK and raw HTTP see them.
+
+What needs a key, a full queue or a swap of versions runs on a server in this process with a tiny random model: those
+cases look at the door, not at what the model says.
+"""
 
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from tests.conftest import write_tiny_model
+from tests.serve.conftest import Running, add_candidate, home_at, serving
+
 HELLO: Any = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with a long context."""
+    folder = tmp_path_factory.mktemp("shelf") / "tiny"
+    folder.mkdir()
+    write_tiny_model(folder, context=4096)
+    return folder
+
+
+@pytest.fixture
+def own(shelf: Path, tmp_path: Path) -> Iterator[Running]:
+    """A small server in this process: one stream at a time, one request may wait."""
+    with serving(home_at(tmp_path / "home", shelf, max_batch=1, max_waiting=1)) as running:
+        yield running
+
+
+@pytest.fixture
+def guarded(shelf: Path, tmp_path: Path) -> Iterator[Running]:
+    """A server that others could reach: every request needs a key."""
+    with serving(home_at(tmp_path / "home", shelf, host="0.0.0.0", admin_key="the-admin-key")) as running:
+        yield running
 
 
 def error_of(reply: httpx.Response) -> dict[str, Any]:
@@ -29,11 +62,39 @@ def test_models_are_listed(strict_client: openai.OpenAI, model: str) -> None:
     assert all(entry.object == "model" and isinstance(entry.created, int) for entry in models)
 
 
+@pytest.mark.conformance("T2")
+def test_ids_with_colons_and_slashes_are_found(own: Running) -> None:
+    name = "ft:org/tiny:acme:support desk:0a1b2c3d"
+    add_candidate(own, name)
+    assert own.strict().models.retrieve(name).id == name
+    assert own.strict().models.delete(name).deleted
+
+
 @pytest.mark.conformance("T3")
 def test_an_unknown_model_is_not_found(strict_client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         strict_client.models.retrieve("gpt-nobody")
     assert caught.value.code == "model_not_found"
+
+
+@pytest.mark.conformance("T4")
+def test_without_a_key_nothing_is_answered(guarded: Running) -> None:
+    reply = httpx.get(f"{guarded.url}/v1/models")
+    assert reply.status_code == 401
+    assert error_of(reply)["code"] == "invalid_api_key"
+    with pytest.raises(openai.AuthenticationError) as caught:
+        guarded.sdk().models.list()  # with a key that nobody has
+    assert caught.value.code == "invalid_api_key"
+    assert caught.value.request_id
+    guarded.sdk().with_options(api_key="the-admin-key").models.list()
+
+
+@pytest.mark.conformance("T5")
+@pytest.mark.parametrize("header", ["Basic dGhlLWFkbWluLWtleQ==", "the-admin-key", "Bearer", "Bearer x y"])
+def test_another_scheme_than_bearer_is_refused(guarded: Running, header: str) -> None:
+    reply = httpx.get(f"{guarded.url}/v1/models", headers={"Authorization": header})
+    assert reply.status_code == 401
+    assert error_of(reply)["code"] == "invalid_api_key"
 
 
 @pytest.mark.conformance("T6")
@@ -73,3 +134,61 @@ def test_another_content_type_is_refused(http: httpx.Client, model: str) -> None
     reply = http.post("/v1/chat/completions", content=body, headers={"content-type": "text/plain"})
     assert reply.status_code == 400
     assert "application/json" in error_of(reply)["message"]
+
+
+def hold(running: Running) -> openai.Stream[Any]:
+    """A long answer that has begun to stream."""
+    stream: Any = running.sdk().chat.completions.create(model="tiny", messages=HELLO, max_tokens=3000, stream=True)
+    next(stream)
+    return stream
+
+
+@pytest.mark.conformance("T11")
+def test_a_full_queue_says_when_to_come_back_and_the_sdk_does(own: Running) -> None:
+    first = hold(own)
+    waiting = threading.Thread(target=lambda: own.sdk().chat.completions.create(**asked()))
+    waiting.start()
+    while sum(engine.stats.waiting for engine in own.services.live.engines) == 0:
+        pass
+    with pytest.raises(openai.RateLimitError) as caught:
+        own.sdk().chat.completions.create(**asked())
+    assert int(caught.value.response.headers["retry-after"]) >= 1
+    assert caught.value.code == "rate_limit_exceeded"
+    threading.Timer(0.3, first.close).start()
+    patient = own.sdk().with_options(max_retries=5)
+    answer = patient.chat.completions.with_raw_response.create(**asked())
+    assert answer.retries_taken >= 1
+    assert answer.parse().choices
+    waiting.join()
+
+
+def asked() -> dict[str, Any]:
+    return {"model": "tiny", "messages": HELLO, "max_tokens": 2}
+
+
+@pytest.mark.conformance("T12")
+def test_a_swap_of_versions_breaks_no_stream(shelf: Path, tmp_path: Path) -> None:
+    with serving(home_at(tmp_path / "home", shelf)) as running:
+        candidate = add_candidate(running, "ft:tiny:local:next:0a1b2c3d")
+        make = running.sdk().chat.completions.create
+        streams: list[Any] = [make(model="chat", messages=HELLO, max_tokens=400, stream=True) for _ in range(4)]
+        before = {next(stream).system_fingerprint for stream in streams}
+        running.services.store.promotions.promote(candidate, None, "a test", override=True)
+        running.services.live.refresh()
+        after = make(model="chat", messages=HELLO, max_tokens=2).system_fingerprint
+        assert after not in before
+        for stream in streams:
+            chunks = list(stream)
+            assert chunks[-1].choices[0].finish_reason in ("stop", "length")
+            assert {chunk.system_fingerprint for chunk in chunks} == before
+
+
+@pytest.mark.conformance("T12")
+def test_an_engine_that_is_gone_is_a_503_that_is_tried_again(own: Running) -> None:
+    own.services.live.chat.engine.close()
+    with pytest.raises(openai.InternalServerError) as caught:
+        own.sdk().chat.completions.create(**asked())
+    assert caught.value.status_code == 503
+    assert int(caught.value.response.headers["retry-after"]) >= 1
+    assert caught.value.type == "server_error"
+    assert caught.value.code == "engine_unavailable"

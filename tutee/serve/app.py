@@ -31,6 +31,7 @@ from tutee.serve import (
     me,
     models,
     openai_conversations,
+    openapi,
     organization,
     responses,
     status,
@@ -83,6 +84,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     improvement.router,
     versions.router,
     me.router,
+    openapi.router,
     page_router(),  # last: it catches every other path
 )
 
