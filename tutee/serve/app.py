@@ -22,6 +22,7 @@ from tutee.serve import (
     conversations,
     embeddings,
     evals,
+    evals_gate,
     feedback,
     files,
     fine_tuning,
@@ -46,6 +47,7 @@ from tutee.serve.auth import Doorkeeper, authorise
 from tutee.serve.background import Background
 from tutee.serve.chats import StoredChats
 from tutee.serve.edge import Edge
+from tutee.serve.evals_gate import GateRuns
 from tutee.serve.evals_runner import EvalRunner
 from tutee.serve.judges import Judges
 from tutee.serve.live import Live
@@ -78,6 +80,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     fine_tuning.router,
     graders.router,
     evals.router,
+    evals_gate.router,
     conversations.router,
     generations.router,
     feedback.router,
@@ -126,7 +129,15 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
         if pythons is not None:
             opened.callback(pythons.close)
         judges = Judges(own_requests, pythons)
-        runner = EvalRunner(store, doorkeeper, own_requests, judges)
+        gate_runs = GateRuns(store)
+        runner = EvalRunner(
+            store,
+            doorkeeper,
+            own_requests,
+            judges,
+            finished=[gate_runs.finished],
+            between=gate_runs.enqueue,
+        )
         opened.callback(runner.close)
         background = Background(settings, store, doorkeeper)
         opened.callback(background.close)
