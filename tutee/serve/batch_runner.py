@@ -67,7 +67,7 @@ class BatchRunner:
                 for batch in await asyncio.to_thread(self._store.batches.unfinished):
                     if batch.id not in running and len(running) < MOST_BATCHES:
                         running[batch.id] = asyncio.create_task(self._run(batch))
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.to_thread(self._closed.wait, LOOK_SECONDS)
             for id in [id for id, task in running.items() if task.done()]:
                 if (error := running.pop(id).exception()) is not None:  # it is unfinished still, so it begins again
                     log.error("batch %s: %s", id, error, exc_info=error)
