@@ -69,7 +69,7 @@ eval_runs      add(eval_id, actor_id, name, data_source, data_sha, *, model=, ve
                next(runner="server", but=()) -> EvalRun|None · begin(id, version_id) · cancelled(id) -> bool
                save(id, [GradedRow], usage) -> bool · positions(id) -> {done} · finish(id, status, error=None)
                request_cancel(id, actor_id) · delete(id, actor_id) · items(id, …) -> Page · item(run_id, id)
-               newest(eval_id, data_sha, version_id) -> EvalRun|None · verdicts(id) -> {position: status}
+               newest(eval_id, data_sha, version_id, status=None) -> EvalRun|None
 gate_evals     set(eval_id, actor_id, data_source, data_sha, role, margin) -> GateEval · delete(eval_id)
                list() -> [(GateEval, Eval)]
 promotions     promote(version_id, actor_id, why=None, override=False, gate_id=None) -> Promotion (code gate_not_passed)
