@@ -96,8 +96,9 @@ void forward(const Model *m, const Step *s) {
     run(&f.job, s->threads);
 }
 
-/* The kernel lends the matrix unit on request; 0 when it does. */
+/* To be called first. The kernel lends the matrix unit on request; 0 when it does. */
 int prepare(void) {
     enum { REQUEST = 0x1023, TILE_DATA = 18 };
+    fill_mantissas();
     return (int)syscall(SYS_arch_prctl, REQUEST, TILE_DATA);
 }

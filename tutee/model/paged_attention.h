@@ -76,14 +76,16 @@ static void score(const Forward *f, i64 layer, const Attention *a) {
     }
 }
 
-/* Hides what a column must not see; returns the largest score of each. */
+#define HIDDEN -1e30f /* a score that weighs nothing, yet is finite */
+
+/* Hides what a column must not see; returns the largest score of each, NaN where one is not finite. */
 static __m512 largest_seen(const Forward *f, const Attention *a) {
     i64 R = f->model->heads / f->model->groups, window = f->model->window, last = a->start + a->count - 1;
     int32_t position[16];
     for (i64 c = 0; c < 16; c++) position[c] = a->start + least(c / R, a->count - 1);
     __m512i newest = _mm512_loadu_si512(position), oldest = _mm512_set1_epi32(0);
     if (window) oldest = _mm512_sub_epi32(newest, _mm512_set1_epi32(window - 1));
-    __m512 hidden = _mm512_set1_ps(-INFINITY), best[4] = {hidden, hidden, hidden, hidden};
+    __m512 hidden = _mm512_set1_ps(HIDDEN), best[4] = {hidden, hidden, hidden, hidden}, bad = _mm512_setzero_ps();
     for (i64 n = a->begin; n < a->end; n++) {
         float *block = a->scores + (n - a->begin) * 256;
         int partly = n * ROWS + ROWS > a->start + 1 || (window && n * ROWS <= last - window);
@@ -92,28 +94,53 @@ static __m512 largest_seen(const Forward *f, const Attention *a) {
             __mmask16 seen = _mm512_cmple_epi32_mask(here, newest) & _mm512_cmpge_epi32_mask(here, oldest);
             _mm512_storeu_ps(block + i * 16, _mm512_mask_mov_ps(hidden, seen, _mm512_loadu_ps(block + i * 16)));
         }
-        for (i64 i = 0; i < ROWS; i++) best[i % 4] = _mm512_max_ps(best[i % 4], _mm512_loadu_ps(block + i * 16));
+        for (i64 i = 0; i < ROWS; i++) {
+            __m512 v = _mm512_loadu_ps(block + i * 16);
+            best[i % 4] = _mm512_max_ps(best[i % 4], v);
+            bad = _mm512_fmadd_ps(v, _mm512_setzero_ps(), bad);
+        }
     }
-    return _mm512_max_ps(_mm512_max_ps(best[0], best[1]), _mm512_max_ps(best[2], best[3]));
+    return _mm512_add_ps(bad, _mm512_max_ps(_mm512_max_ps(best[0], best[1]), _mm512_max_ps(best[2], best[3])));
+}
+
+static byte mantissa[128]; /* of 2^(i / 128), 7 bits */
+
+static void fill_mantissas(void) {
+    for (int i = 0; i < 128; i++) mantissa[i] = (byte)lrint(128 * (exp2(i / 128.0) - 1));
+}
+
+/* Two rows of powers of two as bfloat16, side by side. A power comes as 128 * (exponent + 127): rounded, the bits of the
+exponent are there, and the lowest seven say which mantissa. They are off by .16 % on average, as much as bfloat16 is;
+0 below 2^-126. */
+static inline __m512i powers(__m512 even, __m512 odd, __m512i low_half, __m512i high_half) {
+    __m512i e = _mm512_cvtps_epi32(_mm512_max_ps(even, _mm512_setzero_ps()));
+    __m512i o = _mm512_cvtps_epi32(_mm512_max_ps(odd, _mm512_setzero_ps()));
+    __m512i both = _mm512_or_si512(e, _mm512_slli_epi32(o, 16));
+    __m512i found = _mm512_permutex2var_epi8(low_half, both, high_half);
+    return _mm512_ternarylogic_epi64(_mm512_set1_epi16(127), found, both, 0xca); /* those bits from `found` */
 }
 
 /* Scores to unnormalised weights; returns one over their sum, for each column. */
 static __m512 soften(const Forward *f, i64 layer, const Attention *a) {
     i64 G = f->model->groups, size = f->padded_head * ROWS;
     const half *keys = f->step->keys[layer] + a->group * size;
-    __m512 by = _mm512_set1_ps(LOG2_E / sqrtf((float)f->model->head));
-    __m512 shift = _mm512_mul_ps(largest_seen(f, a), by), even = _mm512_setzero_ps(), odd = even;
+    __m512 by = _mm512_set1_ps(128 * LOG2_E / sqrtf((float)f->model->head)), largest = largest_seen(f, a);
+    __m512 shift = _mm512_fmsub_ps(largest, by, _mm512_set1_ps(128 * 127));
+    __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    __m512i low_half = _mm512_loadu_si512(mantissa), high_half = _mm512_loadu_si512(mantissa + 64);
+    __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     for (i64 n = 0; n < a->end - a->begin; n++) {
         if (a->next && n < a->next_blocks) fetch_second(keys + a->next[n] * G * size, size);
         for (i64 key = n * ROWS; key < (n + 1) * ROWS; key += 2) {
-            __m512 p = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(a->scores + key * 16), by, shift));
-            __m512 q = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(a->scores + key * 16 + 16), by, shift));
-            even = _mm512_add_ps(even, p);
-            odd = _mm512_add_ps(odd, q);
-            _mm512_storeu_si512(a->weights + key * 16, as_pairs(p, q));
+            __m512 even = _mm512_fmsub_ps(_mm512_loadu_ps(a->scores + key * 16), by, shift);
+            __m512 odd = _mm512_fmsub_ps(_mm512_loadu_ps(a->scores + key * 16 + 16), by, shift);
+            __m512i weights = powers(even, odd, low_half, high_half);
+            sum[key / 2 % 2] = _mm512_dpbf16_ps(sum[key / 2 % 2], (__m512bh)weights, ones);
+            _mm512_storeu_si512(a->weights + key * 16, weights);
         }
     }
-    return _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_add_ps(even, odd));
+    __m512 bad = _mm512_mul_ps(largest, _mm512_setzero_ps()); /* weights hide what is not finite */
+    return _mm512_add_ps(bad, _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_add_ps(sum[0], sum[1])));
 }
 
 static void mix(const Forward *f, i64 layer, const Attention *a) {
