@@ -11,10 +11,13 @@ from tutee.conversation import Message
 from tutee.data.openai_format import Supervised
 from tutee.errors import InvalidInput
 from tutee.model.chat_format import ChatFormat
+from tutee.model.layout import Layout
 from tutee.model.pretrained import Pretrained
 from tutee.train.batch import Group, pack_groups, totals
+from tutee.train.loop import take_step
 from tutee.train.options import read_options
-from tutee.train.sft import SftConfig, sequence_mean_loss, sft_groups, token_mean_loss
+from tutee.train.sft import SftConfig, sequence_mean_loss, sft_groups, token_accuracy, token_mean_loss
+from tutee.train.trainer import Trainer, TrainerConfig
 
 from .pairs import PAIR, SINGLE, example
 from .tiny_training import tiny_model
@@ -130,6 +133,25 @@ def test_a_model_that_cannot_end_is_refused(model: Pretrained) -> None:
     with pytest.raises(InvalidInput) as caught:
         sft_groups(model, [TALK])
     assert caught.value.code == "no_end_token"
+
+
+def test_accuracy_is_the_share_of_tokens_that_are_the_likeliest(model: Pretrained) -> None:
+    groups = list(sft_groups(model, [TALK, TALK]).groups)
+    trainer = Trainer(model, TrainerConfig(rank=4))
+    hits = counted = 0
+    for group in groups:
+        for one in group.examples:
+            layout = Layout.packed([len(one.tokens)])
+            hidden = model.decoder(torch.tensor(one.tokens), layout.positions, layout)
+            guesses = model.decoder.logits(hidden).argmax(-1).tolist()
+            for guess, token, counts in zip(guesses, one.tokens[1:], one.mask[1:], strict=False):
+                hits += counts > 0 and guess == token
+                counted += counts > 0
+    assert token_accuracy(trainer, groups, token_budget=24) == pytest.approx(hits / counted)
+    loss = SftConfig().loss()
+    for _ in range(30):
+        take_step(trainer, groups, loss, 3e-2, 2048)
+    assert token_accuracy(trainer, groups, token_budget=2048) > hits / counted + 0.2
 
 
 def test_settings() -> None:

@@ -27,6 +27,10 @@ from tutee.train.memory import refuse_groups
 from tutee.train.task import Checkpoint, Task, Trained
 from tutee.train.trainer import Trainer, TrainerConfig
 
+Accuracy = Callable[[Trainer, Sequence[Group], int], float]
+LOOKED_AT = 64
+"""Groups of the training data on which an accuracy is measured."""
+
 
 class LossConfig(Protocol):
     """The part of a method's settings that makes its loss."""
@@ -45,6 +49,7 @@ class FixedData:
         before_step: (settings, trainer) -> what a step's groups become just before they are learned.
         trainer: makes the trainer; a reward model's has a head.
         after_save: (trainer, all groups, folder) adds to a saved version.
+        accuracy: (trainer, groups, token budget) -> a share of right guesses, reported after each epoch.
     """
 
     config: type[LossConfig]
@@ -53,6 +58,7 @@ class FixedData:
     before_step: Callable[[Any, Trainer], Callable[[list[Group]], list[Group]]] = lambda config, trainer: list
     trainer: Callable[[Task], Trainer] = lambda task: Trainer(task.base, task.chosen[TrainerConfig], task.start)
     after_save: Callable[[Trainer, list[Group], Path], None] = lambda trainer, groups, folder: None
+    accuracy: Accuracy | None = None
 
     def __call__(self, task: Task) -> Trained:
         """Run, or go on where a broken-off run in `task.folder` was.
@@ -71,7 +77,7 @@ class FixedData:
             scored = _references(task.folder, [*groups, *valid], trainer)
             groups, valid = scored[: len(groups)], scored[len(groups) :]
         before_step, finish = self.before_step(config, trainer), partial(self.after_save, trainer, groups)
-        return learn_and_save(task, trainer, groups, valid, config.loss(), encoded, before_step, finish)
+        return learn_and_save(task, trainer, groups, valid, config.loss(), encoded, before_step, finish, self.accuracy)
 
 
 def learn_and_save(
@@ -83,12 +89,14 @@ def learn_and_save(
     encoded: Encoded | None = None,
     before_step: Callable[[list[Group]], list[Group]] = list,
     after_save: Callable[[Path], None] = lambda folder: None,
+    accuracy: Accuracy | None = None,
 ) -> Trained:
     """The loop, and after each epoch a version in `versions/step-…` with the loss on `valid` among its numbers.
 
     Args:
         encoded: what a person should know of the data comes from here.
         after_save: called with each version's folder, to add to it.
+        accuracy: see `FixedData`; measured on `valid`, and on the first `LOOKED_AT` groups that are trained on.
     """
     loop = task.chosen[LoopConfig]
     refuse_groups(trainer, groups, loop.token_budget)
@@ -101,7 +109,11 @@ def learn_and_save(
         if trainer.ranks.first:
             after_save(version)
         measured = evaluate_loss(trainer, before_step(list(valid)), loss, loop.token_budget) if valid else {}
-        return {f"valid_{name}": value for name, value in measured.items() if name != "entropy"}
+        measured = {f"valid_{name}": value for name, value in measured.items() if name != "entropy"}
+        for part, of in (("train", groups[:LOOKED_AT]), ("valid", valid)):
+            if accuracy is not None and of:
+                measured[f"{part}_mean_token_accuracy"] = accuracy(trainer, of, loop.token_budget)
+        return measured
 
     done = train(
         trainer,

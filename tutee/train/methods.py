@@ -49,7 +49,7 @@ from tutee.train.reward import RewardConfig, reward_groups
 from tutee.train.reward_model import RewardModel, gather_evidence
 from tutee.train.rewards import Term
 from tutee.train.rollout import RolloutConfig
-from tutee.train.sft import SftConfig, sft_groups
+from tutee.train.sft import SftConfig, sft_groups, token_accuracy
 from tutee.train.task import Chosen, Method, Task, Trained, choose, describe
 from tutee.train.trainer import Trainer, TrainerConfig
 
@@ -168,7 +168,7 @@ METHODS: Mapping[str, Method] = {
             parts=(*FIXED, SftConfig),
             defaults=partial(few_rows, 2e-4, 2e-5),
             read=read_supervised,
-            run=FixedData(SftConfig, lambda model, rows, config: sft_groups(model, rows)),
+            run=FixedData(SftConfig, lambda model, rows, config: sft_groups(model, rows), accuracy=token_accuracy),
         ),
         Method(
             name="dpo",

@@ -4,8 +4,8 @@ Token mean:    L = -Σ_i w_i Σ_t m_it log π(y_it | y_i<t, x_i) / Σ_i w_i Σ_t
 Sequence mean: L = -Σ_i w_i [Σ_t m_it log π(y_it | ·) / Σ_t m_it] / Σ_i w_i
 (w group weights, m token masks; both sums in the denominators run over the whole optimizer step.) Token mean is what
 most trainers call SFT (Ouyang et al. 2022, arXiv 2203.02155, step 1); sequence mean keeps long answers from drowning
-short ones, which matters with twenty corrections. A message of weight 0 is read but not learned. Pure functions of
-log-probs and streams; knows no model.
+short ones, which matters with twenty corrections. A message of weight 0 is read but not learned. The losses are pure
+functions of log-probs and streams.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from tutee.data.openai_format import Supervised
+from tutee.model.layout import Layout
+from tutee.model.logprobs import CHUNK
 from tutee.model.pretrained import Pretrained
-from tutee.train.batch import Batch, Group, Loss, Totals
+from tutee.train.batch import Batch, Group, Loss, Totals, pack_groups, split_groups
 from tutee.train.encode import Encoded, encode_rows, encode_turns
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
+from tutee.train.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,22 @@ def sft_groups(model: Pretrained, rows: Sequence[Supervised]) -> Encoded:
         return None if examples is None else [Group((example,)) for example in examples]
 
     return encode_rows(model, rows, groups_of)
+
+
+@torch.no_grad()
+def token_accuracy(trainer: Trainer, groups: Sequence[Group], token_budget: int) -> float:
+    """The share of the tokens to imitate that the policy finds likeliest at their places."""
+    decoder, right, counted = trainer.model.decoder, 0.0, 0.0
+    for part in split_groups(groups, token_budget):
+        batch = pack_groups(part)
+        hidden_TD = decoder(batch.tokens_T, batch.positions_T, Layout.packed(batch.lengths, trainer.lora))
+        for start in range(0, len(batch.targets_N), CHUNK):
+            rows = slice(start, start + CHUNK)
+            # Not `decoder.logits`: its packed copy of the head would be of weights that still learn.
+            guess_C = linear(hidden_TD[batch.sources_N[rows]], decoder.head_weight).argmax(-1)
+            right += float((batch.mask_N[rows] * (guess_C == batch.targets_N[rows])).sum())
+        counted += float(batch.mask_N.sum())
+    return right / max(1.0, counted)
 
 
 def token_mean_loss(logprob_N: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
