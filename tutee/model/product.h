@@ -94,10 +94,12 @@ static void place_head(const Forward *f, i64 layer, i64 row, i64 head, float *c)
     }
     if (head < H + G) {
         const float *cos = m->cos + s->positions[row] * middle, *sin = m->sin + s->positions[row] * middle;
-        for (i64 d = 0; d < middle; d++) {
-            float a = c[d], b = c[middle + d];
-            c[d] = a * cos[d] - b * sin[d];
-            c[middle + d] = b * cos[d] + a * sin[d];
+        for (i64 d = 0; d < middle; d += 16) {
+            __mmask16 here = first(middle - d);
+            __m512 x = _mm512_maskz_loadu_ps(here, cos + d), y = _mm512_maskz_loadu_ps(here, sin + d);
+            __m512 a = _mm512_loadu_ps(c + d), b = _mm512_maskz_loadu_ps(here, c + middle + d);
+            _mm512_mask_storeu_ps(c + d, here, _mm512_fmsub_ps(a, x, _mm512_mul_ps(b, y)));
+            _mm512_mask_storeu_ps(c + middle + d, here, _mm512_fmadd_ps(b, x, _mm512_mul_ps(a, y)));
         }
     }
     i64 block = s->slots[row] / ROWS, offset = s->slots[row] % ROWS;
@@ -107,7 +109,9 @@ static void place_head(const Forward *f, i64 layer, i64 row, i64 head, float *c)
         for (i64 d = 0; d < K; d += 16) _mm256_mask_storeu_epi16(to + d, first(K - d), to_half(c + d));
     } else {
         half *to = s->values[layer] + (block * G + head - H - G) * f->value_rows * ROWS + offset;
-        for (i64 d = 0; d < K; d++) to[d * ROWS] = narrow(c[d]);
+        half halves[MAX_HEAD];
+        for (i64 d = 0; d < K; d += 16) _mm256_storeu_si256((__m256i *)(halves + d), to_half(c + d));
+        for (i64 d = 0; d < K; d++) to[d * ROWS] = halves[d];
     }
 }
 
