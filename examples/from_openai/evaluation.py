@@ -64,7 +64,7 @@ run = client.evals.runs.create(
             "type": "template",
             "template": [{"role": "user", "content": "{{ item.question }}"}],
         },
-        "sampling_params": {"temperature": 0, "max_completions_tokens": 24, "seed": 7},
+        "sampling_params": {"temperature": 0, "max_completion_tokens": 24, "seed": 7},
     },
 )
 while run.status not in ("completed", "failed", "canceled"):

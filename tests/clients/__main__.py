@@ -88,6 +88,8 @@ def main(names: list[str]) -> int:
                 failed += not passed
                 table.add_row(name, "[green]passed[/]" if passed else "[red]failed[/]", f"{seconds:.0f}", said)
                 print(f"{name}: {'passed' if passed else 'failed'} in {seconds:.0f} s", flush=True)
+                if not passed:
+                    print(said, flush=True)
         finally:
             server.stop()
     Console(width=None if sys.stdout.isatty() else 150).print(table)

@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["garak>=0.13"]
 # ///
-"""garak's OpenAI-compatible generators: chat and REST, as its probes call them."""
+"""garak's OpenAI-compatible generator, as its probes call it: two answers to one conversation."""
 
 import os
 
@@ -19,5 +19,6 @@ generator = OpenAICompatible(
 )
 asked = Conversation([Turn("user", Message("Say hello."))])
 outputs = generator.generate(asked, generations_this_call=2)
-assert len(outputs) == 2 and all(output and output.text is not None for output in outputs), outputs
+assert len(outputs) == 2
+assert all(output and output.text is not None for output in outputs), outputs
 print([output.text[:30] for output in outputs])

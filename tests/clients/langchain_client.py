@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["langchain-openai>=1"]
 # ///
-"""LangChain's ChatOpenAI: invoke, stream with usage, structured output both ways, a bound tool; and OpenAIEmbeddings."""
+"""LangChain's ChatOpenAI: invoke, stream with usage, structured output both ways, a bound tool; and its embeddings."""
 
 import os
 

@@ -1,9 +1,11 @@
 # /// script
-# dependencies = ["litellm>=1.80"]
+# dependencies = ["litellm>=1.80", "mcp"]
 # ///
 """LiteLLM as a proxy would use us: openai/ and hosted_vllm/ routes, streamed with usage, tools, embeddings."""
 
 import os
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # no price list from the network
 
 import litellm
 
@@ -16,7 +18,7 @@ TOOL = {
         "name": "add",
         "parameters": {
             "type": "object",
-            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "properties": {name: {"type": "integer", "minimum": 0, "maximum": 9} for name in "ab"},
             "required": ["a", "b"],
             "additionalProperties": False,
         },
@@ -29,7 +31,7 @@ for route in ("openai", "hosted_vllm"):
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
     assert any(getattr(chunk, "usage", None) for chunk in chunks)
-    called = litellm.completion(**asked, tools=[TOOL], tool_choice="required").choices[0]
+    called = litellm.completion(**asked | {"max_tokens": 96}, tools=[TOOL], tool_choice="required").choices[0]
     assert called.finish_reason == "tool_calls"
     assert called.message.tool_calls[0].function.name == "add"
     vectors = litellm.embedding(model=f"{route}/{MODEL}", api_base=BASE, input=["cat", "dog"])

@@ -25,9 +25,15 @@ def llm(*words: str) -> str:
 
 
 short = ("-o", "max_tokens", "24", "-o", "temperature", "0")
+schema = {
+    "type": "object",
+    "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 30}},
+    "required": ["age"],
+    "additionalProperties": False,
+}
 streamed = llm("-m", "here", "Say hello.", *short)
 assert streamed == llm("-m", "here", "Say hello.", "--no-stream", *short)
 assert llm("-c", "And again.", *short).strip()
-dog = json.loads(llm("-m", "here", "--schema", "age int", "A dog", *short))
+dog = json.loads(llm("-m", "here", "--schema", json.dumps(schema), "A dog", *short))
 assert isinstance(dog["age"], int)
 print("said", repr(streamed[:40]), "and", dog)

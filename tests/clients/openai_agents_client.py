@@ -32,7 +32,7 @@ async def main() -> None:
     client, model = AsyncOpenAI(), os.environ["CLIENT_MODEL"]
     for kind in (OpenAIChatCompletionsModel, OpenAIResponsesModel):
         CALLS.clear()
-        settings = ModelSettings(tool_choice="required", temperature=0, max_tokens=48)
+        settings = ModelSettings(tool_choice="required", temperature=0, max_tokens=400)
         agent = Agent(
             name="helper",
             instructions="Use the tool, then answer.",
@@ -41,10 +41,10 @@ async def main() -> None:
             model_settings=settings,
         )
         done = await Runner.run(agent, "What is the weather in Paris?", max_turns=4)
-        assert len(CALLS) == 1 and isinstance(CALLS[0], str), CALLS
+        assert len(CALLS) == 1, CALLS
         assert isinstance(done.final_output, str)
 
-        plain = Agent(name="plain", model=agent.model, model_settings=ModelSettings(max_tokens=16))
+        plain = Agent(name="plain", model=agent.model, model_settings=ModelSettings(temperature=0, max_tokens=400))
         streamed = Runner.run_streamed(plain, "Say hello.")
         kinds = [event.type async for event in streamed.stream_events()]
         assert "raw_response_event" in kinds
