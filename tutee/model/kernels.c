@@ -87,7 +87,7 @@ void forward(const Model *m, const Step *s) {
         while (s->span[tile.last].end < row + tile.count) tile.last++;
         f.tile[f.tiles++] = tile;
     }
-    i64 together = ROWS / (m->heads / m->groups);
+    i64 together = 2 * queries_together(m);
     for (i64 b = 0; b < s->sequences; b++)
         for (i64 i = 0, count = s->starts[b + 1] - s->starts[b]; i < count; i += together)
             f.queries[f.tasks++] = (Queries){b, i, least(together, count - i)};

@@ -1,6 +1,7 @@
 /* Attention over the paged cache.
 
-For some neighbouring queries of one sequence and the R query heads of one group: up to 16 columns. Scores are made as
+For some neighbouring queries of one sequence and the R query heads of one group: up to 16 columns, or two sets of them,
+so that keys and values are read for twice as many. Scores are made as
 keys times queries (keys lie in the cache as rows, so the matrix unit reads them in place), [16 keys, 16 columns] a
 block; softmax runs down the columns; values lie in the cache turned, [K, 16 keys] a block, so that values times weights
 gives outputs [K, columns]. The maximum is known before the first exponential, so nothing is rescaled. */
@@ -11,15 +12,21 @@ gives outputs [K, columns]. The maximum is known before the first exponential, s
 typedef struct {
     i64 sequence, row, start; /* of the first query: its row, its position */
     i64 count;                /* queries */
+    i64 each, sets;           /* queries of a set of columns; sets */
     i64 group, begin, end;    /* kv head; blocks of 16 keys */
     i64 *block;               /* [end - begin]: where in the cache */
     const i64 *next;          /* the same for the sequence that comes after this, or NULL: what to fetch meanwhile */
     i64 next_blocks;
-    half *columns;            /* queries: [K / 32][16 pairs][16 columns][2] */
-    float *outputs;           /* [K to 16][16 columns] */
-    float *scores;            /* [keys][16 columns] */
-    half *weights;            /* [keys / 2][16 columns][2] */
+    /* of each set: */
+    half *columns[2];  /* queries: [K / 32][16 pairs][16 columns][2] */
+    float *outputs[2]; /* [K to 16][16 columns] */
+    float *scores[2];  /* [keys][16 columns] */
+    half *weights[2];  /* [keys / 2][16 columns][2] */
 } Attention;
+
+static i64 columns_of(const Forward *f, const Attention *a, i64 set) {
+    return least(a->each, a->count - set * a->each) * (f->model->heads / f->model->groups);
+}
 
 static inline __m512i as_pairs(__m512 even, __m512 odd) { /* to bfloat16, side by side */
     __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
@@ -31,16 +38,16 @@ static inline void fetch_second(const half *from, i64 count) { /* into the secon
     for (i64 i = 0; i < count; i += LANE / 2) _mm_prefetch((const char *)(from + i), _MM_HINT_T1);
 }
 
-static void load_queries(const Forward *f, const Attention *a) {
-    i64 R = f->model->heads / f->model->groups;
+static void load_queries(const Forward *f, const Attention *a, i64 set) {
+    i64 R = f->model->heads / f->model->groups, first_row = a->row + set * a->each;
     for (i64 k = 0; k < f->padded_head; k += 32) {
         __m512i words[16];
         for (i64 c = 0; c < 16; c++) {
-            const half *from = f->q + (a->row + c / R) * f->q_stride + (a->group * R + c % R) * f->padded_head + k;
-            words[c] = c < a->count * R ? _mm512_loadu_si512(from) : _mm512_setzero_si512();
+            const half *from = f->q + (first_row + c / R) * f->q_stride + (a->group * R + c % R) * f->padded_head + k;
+            words[c] = c < columns_of(f, a, set) ? _mm512_loadu_si512(from) : _mm512_setzero_si512();
         }
         transpose(words);
-        for (i64 pair = 0; pair < 16; pair++) _mm512_storeu_si512(a->columns + k * 16 + pair * 32, words[pair]);
+        for (i64 pair = 0; pair < 16; pair++) _mm512_storeu_si512(a->columns[set] + k * 16 + pair * 32, words[pair]);
     }
 }
 
@@ -58,7 +65,7 @@ static void score(const Forward *f, i64 layer, const Attention *a) {
         _tile_zero(2);
         _tile_zero(3);
         for (i64 k = 0; k < f->padded_head; k += 32) {
-            _tile_loadd(6, a->columns + k * 16, 64);
+            _tile_loadd(6, a->columns[0] + k * 16, 64);
             _tile_loadd(4, at[0] + k, stride);
             _tile_dpbf16ps(0, 4, 6);
             _tile_loadd(5, at[1] + k, stride);
@@ -68,7 +75,7 @@ static void score(const Forward *f, i64 layer, const Attention *a) {
             _tile_loadd(5, at[3] + k, stride);
             _tile_dpbf16ps(3, 5, 6);
         }
-        float *to = a->scores + n * 256; /* there is room for four */
+        float *to = a->scores[0] + n * 256; /* there is room for four */
         _tile_stored(0, to, 64);
         _tile_stored(1, to + 256, 64);
         _tile_stored(2, to + 512, 64);
@@ -78,17 +85,45 @@ static void score(const Forward *f, i64 layer, const Attention *a) {
 
 #define HIDDEN -1e30f /* a score that weighs nothing, yet is finite */
 
+/* The same for two sets of columns, two blocks of keys at a time. */
+static void score_both(const Forward *f, i64 layer, const Attention *a) {
+    i64 G = f->model->groups, size = ROWS * f->padded_head, stride = 2 * f->padded_head, blocks = a->end - a->begin;
+    const half *own = f->step->keys[layer] + a->group * size;
+    for (i64 n = 0; n < blocks; n += 2) {
+        const half *one = own + a->block[n] * G * size, *two = own + a->block[least(n + 1, blocks - 1)] * G * size;
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (i64 k = 0; k < f->padded_head; k += 32) {
+            _tile_loadd(4, one + k, stride);
+            _tile_loadd(6, a->columns[0] + k * 16, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, a->columns[1] + k * 16, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, two + k, stride);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, a->scores[0] + n * 256, 64);
+        _tile_stored(1, a->scores[1] + n * 256, 64);
+        _tile_stored(2, a->scores[0] + (n + 1) * 256, 64);
+        _tile_stored(3, a->scores[1] + (n + 1) * 256, 64);
+    }
+}
+
 /* Hides what a column must not see; returns the largest score of each, NaN where one is not finite. */
-static __m512 largest_seen(const Forward *f, const Attention *a) {
-    i64 R = f->model->heads / f->model->groups, window = f->model->window, last = a->start + a->count - 1;
+static __m512 largest_seen(const Forward *f, const Attention *a, i64 set) {
+    i64 R = f->model->heads / f->model->groups, window = f->model->window;
+    i64 start = a->start + set * a->each, last = start + columns_of(f, a, set) / R - 1;
     int32_t position[16];
-    for (i64 c = 0; c < 16; c++) position[c] = a->start + least(c / R, a->count - 1);
+    for (i64 c = 0; c < 16; c++) position[c] = least(start + c / R, last);
     __m512i newest = _mm512_loadu_si512(position), oldest = _mm512_set1_epi32(0);
     if (window) oldest = _mm512_sub_epi32(newest, _mm512_set1_epi32(window - 1));
     __m512 hidden = _mm512_set1_ps(HIDDEN), best[4] = {hidden, hidden, hidden, hidden}, bad = _mm512_setzero_ps();
     for (i64 n = a->begin; n < a->end; n++) {
-        float *block = a->scores + (n - a->begin) * 256;
-        int partly = n * ROWS + ROWS > a->start + 1 || (window && n * ROWS <= last - window);
+        float *block = a->scores[set] + (n - a->begin) * 256;
+        int partly = n * ROWS + ROWS > start + 1 || (window && n * ROWS <= last - window);
         for (i64 i = 0; partly && i < ROWS; i++) {
             __m512i here = _mm512_set1_epi32(n * ROWS + i);
             __mmask16 seen = _mm512_cmple_epi32_mask(here, newest) & _mm512_cmpge_epi32_mask(here, oldest);
@@ -121,10 +156,10 @@ static inline __m512i powers(__m512 even, __m512 odd, __m512i low_half, __m512i 
 }
 
 /* Scores to unnormalised weights; returns one over their sum, for each column. */
-static __m512 soften(const Forward *f, i64 layer, const Attention *a) {
+static __m512 soften(const Forward *f, i64 layer, const Attention *a, i64 set) {
     i64 G = f->model->groups, size = f->padded_head * ROWS;
     const half *keys = f->step->keys[layer] + a->group * size;
-    __m512 by = _mm512_set1_ps(128 * LOG2_E / sqrtf((float)f->model->head)), largest = largest_seen(f, a);
+    __m512 by = _mm512_set1_ps(128 * LOG2_E / sqrtf((float)f->model->head)), largest = largest_seen(f, a, set);
     __m512 shift = _mm512_fmsub_ps(largest, by, _mm512_set1_ps(128 * 127));
     __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     __m512i low_half = _mm512_loadu_si512(mantissa), high_half = _mm512_loadu_si512(mantissa + 64);
@@ -132,11 +167,11 @@ static __m512 soften(const Forward *f, i64 layer, const Attention *a) {
     for (i64 n = 0; n < a->end - a->begin; n++) {
         if (a->next && n < a->next_blocks) fetch_second(keys + a->next[n] * G * size, size);
         for (i64 key = n * ROWS; key < (n + 1) * ROWS; key += 2) {
-            __m512 even = _mm512_fmsub_ps(_mm512_loadu_ps(a->scores + key * 16), by, shift);
-            __m512 odd = _mm512_fmsub_ps(_mm512_loadu_ps(a->scores + key * 16 + 16), by, shift);
+            __m512 even = _mm512_fmsub_ps(_mm512_loadu_ps(a->scores[set] + key * 16), by, shift);
+            __m512 odd = _mm512_fmsub_ps(_mm512_loadu_ps(a->scores[set] + key * 16 + 16), by, shift);
             __m512i weights = powers(even, odd, low_half, high_half);
             sum[key / 2 % 2] = _mm512_dpbf16_ps(sum[key / 2 % 2], (__m512bh)weights, ones);
-            _mm512_storeu_si512(a->weights + key * 16, weights);
+            _mm512_storeu_si512(a->weights[set] + key * 16, weights);
         }
     }
     __m512 bad = _mm512_mul_ps(largest, _mm512_setzero_ps()); /* weights hide what is not finite */
@@ -156,7 +191,7 @@ static void mix(const Forward *f, i64 layer, const Attention *a) {
         _tile_zero(3);
         for (i64 n = 0; n < a->end - a->begin; n++) {
             const half *block = own + a->block[n] * G * size + d * ROWS;
-            _tile_loadd(6, a->weights + n * 256, 64);
+            _tile_loadd(6, a->weights[0] + n * 256, 64);
             _tile_loadd(4, block, 32);
             _tile_dpbf16ps(0, 4, 6);
             _tile_loadd(5, block + second, 32);
@@ -166,7 +201,7 @@ static void mix(const Forward *f, i64 layer, const Attention *a) {
             _tile_loadd(5, block + fourth, 32);
             _tile_dpbf16ps(3, 5, 6);
         }
-        float *to = a->outputs + d * 16; /* there is room for four */
+        float *to = a->outputs[0] + d * 16; /* there is room for four */
         _tile_stored(0, to, 64);
         _tile_stored(1, to + 256, 64);
         _tile_stored(2, to + 512, 64);
@@ -175,17 +210,47 @@ static void mix(const Forward *f, i64 layer, const Attention *a) {
     set_tiles(64, 16);
 }
 
-static void store_outputs(const Forward *f, const Attention *a, __m512 by) {
+/* The same for two sets of columns, 32 dimensions at a time. */
+static void mix_both(const Forward *f, i64 layer, const Attention *a) {
+    i64 G = f->model->groups, size = f->value_rows * ROWS;
+    const half *own = f->step->values[layer] + a->group * size;
+    set_tiles(32, 8);
+    for (i64 d = 0; d < f->value_rows; d += 2 * ROWS) {
+        i64 second = f->value_rows - d > ROWS ? 256 : 0;
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (i64 n = 0; n < a->end - a->begin; n++) {
+            const half *block = own + a->block[n] * G * size + d * ROWS;
+            _tile_loadd(4, block, 32);
+            _tile_loadd(6, a->weights[0] + n * 256, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, a->weights[1] + n * 256, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, block + second, 32);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, a->outputs[0] + d * 16, 64);
+        _tile_stored(1, a->outputs[1] + d * 16, 64);
+        _tile_stored(2, a->outputs[0] + d * 16 + 256, 64);
+        _tile_stored(3, a->outputs[1] + d * 16 + 256, 64);
+    }
+    set_tiles(64, 16);
+}
+
+static void store_outputs(const Forward *f, const Attention *a, i64 set, __m512 by) {
     i64 R = f->model->heads / f->model->groups, K = f->model->head;
     for (i64 d = 0; d < K; d += 32) {
         __m512i words[16];
         for (i64 pair = 0; pair < 16; pair++) {
-            const float *from = a->outputs + (d + 2 * pair) * 16;
+            const float *from = a->outputs[set] + (d + 2 * pair) * 16;
             words[pair] = as_pairs(_mm512_mul_ps(_mm512_loadu_ps(from), by), _mm512_mul_ps(_mm512_loadu_ps(from + 16), by));
         }
         transpose(words);
-        for (i64 c = 0; c < a->count * R; c++) {
-            half *to = f->attended + (a->row + c / R) * f->attended_stride + (a->group * R + c % R) * K + d;
+        for (i64 c = 0; c < columns_of(f, a, set); c++) {
+            half *to = f->attended + (a->row + set * a->each + c / R) * f->attended_stride + (a->group * R + c % R) * K + d;
             _mm512_mask_storeu_epi16(to, first_halves(K - d), words[c]);
         }
     }
@@ -203,11 +268,15 @@ static void attend(const Forward *f, i64 layer, i64 chunk, byte *scratch) {
     a.begin = m->window ? most(0, a.start - m->window + 1) / ROWS : 0;
     a.end = parts(a.start + q->count, ROWS);
     i64 room = parts(a.end - a.begin, 4) * 4 * ROWS;
-    a.columns = (half *)scratch;
-    a.outputs = (float *)(scratch + MAX_HEAD * 32);
-    a.scores = (float *)(scratch + MAX_HEAD * 96);
-    a.weights = (half *)(a.scores + room * 16);
-    a.block = (i64 *)(a.weights + room * 16);
+    a.each = queries_together(m);
+    a.sets = parts(q->count, a.each);
+    for (i64 set = 0; set < a.sets; set++, scratch += MAX_HEAD * 96 + room * 96) {
+        a.columns[set] = (half *)scratch;
+        a.outputs[set] = (float *)(scratch + MAX_HEAD * 32);
+        a.scores[set] = (float *)(scratch + MAX_HEAD * 96);
+        a.weights[set] = (half *)(a.scores[set] + room * 16);
+    }
+    a.block = (i64 *)scratch;
     const i64 *table = s->tables + a.sequence * s->table_width;
     for (i64 n = a.begin; n < a.end; n++) a.block[n - a.begin] = each == 1 ? table[n] : table[n / each] * each + n % each;
     if (f->fetch_cache && each == 1 && !m->window) {
@@ -217,10 +286,13 @@ static void attend(const Forward *f, i64 layer, i64 chunk, byte *scratch) {
     }
     for (i64 i = 0; i < f->groups_at_once; i++) {
         a.group = chunk % chunks_each * f->groups_at_once + i;
-        load_queries(f, &a);
-        score(f, layer, &a);
-        __m512 by = soften(f, layer, &a);
-        mix(f, layer, &a);
-        store_outputs(f, &a, by);
+        __m512 by[2];
+        for (i64 set = 0; set < a.sets; set++) load_queries(f, &a, set);
+        if (a.sets == 2) score_both(f, layer, &a);
+        else score(f, layer, &a);
+        for (i64 set = 0; set < a.sets; set++) by[set] = soften(f, layer, &a, set);
+        if (a.sets == 2) mix_both(f, layer, &a);
+        else mix(f, layer, &a);
+        for (i64 set = 0; set < a.sets; set++) store_outputs(f, &a, set, by[set]);
     }
 }

@@ -82,6 +82,9 @@ static void *carve(byte **from, i64 bytes) {
 /* Of one matrix: what a chunk of a product multiplies at a time. */
 static i64 panel_pairs(const Model *m) { return parts(m->head, 32); }
 
+/* Neighbouring queries, each with the heads of one group, that make up to 16 columns. */
+static i64 queries_together(const Model *m) { return ROWS / (m->heads / m->groups); }
+
 static i64 most_steps(const Model *m) {
     i64 steps = 0;
     for (int which = 0; which < MATRICES; which++) steps = most(steps, m->layer[0].matrix[which].steps);
@@ -118,7 +121,7 @@ static i64 lay_out(Forward *f, const Model *m, const Step *s) {
     }
     f->tile = carve(&at, s->cap_tokens * sizeof(RowTile));
     f->queries = carve(&at, s->cap_tokens * sizeof(Queries));
-    i64 attention = MAX_HEAD * 96 + (s->cap_context + 128) * (64 + 32 + 1);
+    i64 attention = 2 * MAX_HEAD * 96 + (s->cap_context + 128) * 2 * (64 + 32 + 1);
     i64 product = RESULTS + (m->bits == 4 ? panel_pairs(m) * most_steps(m) * STEP : 0);
     f->scratch_bytes = parts(most(product, attention), 4096) * 4096 + 256; /* not in the same sets */
     f->scratch = carve(&at, s->cap_threads * f->scratch_bytes);
