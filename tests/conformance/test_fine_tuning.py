@@ -28,6 +28,8 @@ MARK = {
     "operation": "like",
 }
 """Does the answer hold the row's mark? The base model says "!" in about a quarter of its greetings."""
+QUICK = {"prompts": 4, "max_tokens": 16, "probe_items": 8, "probe_tokens": 8}
+"""The examination that follows training, cut short: not what these cases are about."""
 RISE = 0.25
 """How much T74 wants the validation reward to rise; measured were rises of about 0.5."""
 
@@ -66,6 +68,11 @@ def questions(people: Sequence[str] = PEOPLE) -> list[Any]:
 def upload(client: openai.OpenAI, rows: Sequence[Any], name: str = "rows.jsonl") -> str:
     text = "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows)
     return client.files.create(file=(name, text.encode()), purpose="fine-tune").id
+
+
+def method(kind: str, **hyperparameters: Any) -> Any:
+    """A method that is examined quickly."""
+    return {"type": kind, kind: {"hyperparameters": hyperparameters, "x_exam": QUICK}}
 
 
 def wait(
@@ -114,14 +121,14 @@ def test_supervised_from_upload_to_an_answer(strict_client: openai.OpenAI, model
         training_file=upload(client, chats()[:12]),
         validation_file=upload(client, chats()[12:]),
         suffix="ahoy",
-        hyperparameters={"n_epochs": 2},
+        method=method("supervised", n_epochs=4),
     )
     job = succeeded(client, job.id)
     assert job.fine_tuned_model is not None
     assert job.fine_tuned_model.split(":")[:2] == ["ft", model]
     assert ":ahoy:" in job.fine_tuned_model
     assert job.trained_tokens
-    assert (job.hyperparameters.n_epochs, job.hyperparameters.batch_size) == (2, 4)
+    assert (job.hyperparameters.n_epochs, job.hyperparameters.batch_size) == (4, 4)
     losses, validation = curve(client, job, "train_loss"), curve(client, job, "valid_loss")
     assert losses[-1] < losses[0] - 1
     assert validation[-1] < validation[0]
@@ -129,9 +136,12 @@ def test_supervised_from_upload_to_an_answer(strict_client: openai.OpenAI, model
     assert {event.type for event in events} == {"message", "metrics"}
     assert len({event.id for event in events}) == len(events)
     checkpoints = list(client.fine_tuning.jobs.checkpoints.list(job.id))
-    assert [row.step_number for row in checkpoints] == [6, 3]
-    assert checkpoints[1].fine_tuned_model_checkpoint == f"{job.fine_tuned_model}:ckpt-step-3"
+    assert [row.step_number for row in checkpoints] == [12, 9, 6, 3]
+    assert checkpoints[0].fine_tuned_model_checkpoint == job.fine_tuned_model
+    assert checkpoints[1].fine_tuned_model_checkpoint == f"{job.fine_tuned_model}:ckpt-step-9"
     assert checkpoints[0].metrics.full_valid_loss == pytest.approx(validation[-1])
+    accuracy = [row.metrics.full_valid_mean_token_accuracy or 0.0 for row in checkpoints]
+    assert accuracy[0] > accuracy[-1]
     listed = {row.id for row in client.models.list()}
     for row in checkpoints:
         name = row.fine_tuned_model_checkpoint
@@ -140,7 +150,6 @@ def test_supervised_from_upload_to_an_answer(strict_client: openai.OpenAI, model
             model=name, messages=[{"role": "user", "content": ask_about("Zoe")}], max_tokens=12, temperature=0
         )
         assert said.model == name
-    assert (said.choices[0].message.content or "") is not None
     final = client.chat.completions.create(
         model=job.fine_tuned_model,
         messages=[{"role": "user", "content": ask_about("Zoe")}],
@@ -177,12 +186,11 @@ def test_both_preference_dialects_are_the_same_data(client: openai.OpenAI, model
 
 @pytest.mark.conformance("T72", slow=True)
 def test_preferences_are_learned(client: openai.OpenAI, model: str) -> None:
-    method: Any = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.1, "n_epochs": 4}}}
     job = client.fine_tuning.jobs.create(
         model=model,
         training_file=upload(client, pairs()[:12]),
         validation_file=upload(client, pairs(preferred="preferred_completion")[12:]),
-        method=method,
+        method=method("dpo", beta=0.1, n_epochs=4),
     )
     job = succeeded(client, job.id)
     accuracy, margin = (curve(client, job, f"valid_reward_{name}") for name in ("accuracy", "margin"))
@@ -214,13 +222,13 @@ def test_what_is_out_of_range_is_named_at_once(
 
 @pytest.mark.conformance("T74", slow=True)
 def test_reinforcement_raises_the_validation_reward(client: openai.OpenAI, model: str) -> None:
-    own: Any = {"grader": MARK, "hyperparameters": {"n_epochs": 8, "eval_interval": 6, "eval_samples": 8}}
-    own["x_settings"] = {"max_tokens": 24}
+    asked = method("reinforcement", n_epochs=8, eval_interval=6, eval_samples=8)
+    asked["reinforcement"] |= {"grader": MARK, "x_settings": {"max_tokens": 24}}
     job = client.fine_tuning.jobs.create(
         model=model,
         training_file=upload(client, questions()[:12]),
         validation_file=upload(client, questions()[12:]),
-        method={"type": "reinforcement", "reinforcement": own},
+        method=asked,
         suffix="cheerful",
     )
     job = succeeded(client, job.id)
@@ -244,9 +252,9 @@ def test_reinforcement_raises_the_validation_reward(client: openai.OpenAI, model
 @pytest.mark.conformance("T75")
 def test_a_missing_grader_is_named(client: openai.OpenAI, model: str) -> None:
     file = upload(client, questions())
-    for method in ({"type": "reinforcement"}, {"type": "reinforcement", "reinforcement": {"hyperparameters": {}}}):
+    for asked in ({"type": "reinforcement"}, {"type": "reinforcement", "reinforcement": {"hyperparameters": {}}}):
         with pytest.raises(openai.BadRequestError) as caught:
-            client.fine_tuning.jobs.create(model=model, training_file=file, method=method)  # type: ignore[arg-type]
+            client.fine_tuning.jobs.create(model=model, training_file=file, method=asked)  # type: ignore[arg-type]
         assert caught.value.param == "method.reinforcement.grader"
         assert caught.value.code == "missing_required_parameter"
 
@@ -271,9 +279,9 @@ def test_a_paused_job_outlives_the_server_and_ends_as_if_nothing_had_been(
     own_server: Callable[..., ServerProcess], model: str
 ) -> None:
     running = own_server()
-    numbers: Any = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 8, "batch_size": 2}}}
     with running.client() as client:
         file = upload(client, chats())
+        numbers = method("supervised", n_epochs=8, batch_size=2)
         options: Any = {"model": model, "training_file": file, "method": numbers, "seed": 5}
         straight, paused = (client.fine_tuning.jobs.create(**options) for _ in range(2))
         straight = succeeded(client, straight.id)
@@ -313,14 +321,9 @@ def test_lists_page_by_themselves_and_filter_by_metadata(client: openai.OpenAI, 
 
 @pytest.mark.conformance("T80", slow=True)
 def test_a_seeded_rerun_has_the_same_result_file(client: openai.OpenAI, model: str) -> None:
-    training, method = (
-        upload(client, chats()),
-        {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}}},
-    )
-    jobs = [
-        client.fine_tuning.jobs.create(model=model, training_file=training, seed=11, method=method)  # type: ignore[arg-type]
-        for _ in range(2)
-    ]
+    training, asked = upload(client, chats()), method("supervised", n_epochs=1)
+    options: Any = {"model": model, "training_file": training, "seed": 11, "method": asked}
+    jobs = [client.fine_tuning.jobs.create(**options) for _ in range(2)]
     one, two = (result_file(client, succeeded(client, job.id)) for job in jobs)
     assert one == two
     assert one.startswith("step,train_loss,")

@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from tests.serve.conftest import Running
+from tests.serve.conftest import Running, add_candidate
 
 LINE = b'{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n'
 
@@ -237,6 +237,17 @@ def test_a_bad_field_is_named(
     reply = http.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file} | changes)
     error = reply.json()["error"]
     assert (reply.status_code, error["param"], error["code"]) == (status, param, code)
+
+
+def test_a_reward_model_is_asked_by_graders_and_not_in_a_chat(server: Running) -> None:
+    id = add_candidate(server, "judge", verdict=None)
+    server.services.store.versions.set_card(id, {"kind": "reward_model"})
+    client = server.sdk()
+    assert "judge" in {model.id for model in client.models.list()}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="judge", messages=[{"role": "user", "content": "a"}])
+    assert (caught.value.param, caught.value.code) == ("model", "not_a_chat_model")
+    server.services.store.versions.set_state(id, "revoked")
 
 
 def test_a_file_for_something_else_is_refused_and_one_in_use_stays(sdk: openai.OpenAI, file: str) -> None:

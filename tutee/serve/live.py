@@ -29,6 +29,8 @@ from tutee.store.schema import ModelVersion
 log = logging.getLogger("tutee.serve")
 
 ALIAS = "chat"
+REWARD_MODEL = "reward_model"
+"""What the card of a version says that has a score where others have words."""
 WATCH_SECONDS = 0.5
 UPSTREAM = "upstream:"
 """Before an upstream's name for its model, where other versions have the hash of their weights."""
@@ -108,10 +110,15 @@ class Live:
 
         Raises:
             NotFound: code `model_not_found`, param `model`.
+            InvalidInput: it is a reward model (code `not_a_chat_model`).
         """
         if name == ALIAS:
             return self.chat
-        return self.serve(self.find(name))
+        version = self.find(name)
+        if version.card.get("kind") == REWARD_MODEL:
+            message = f"'{name}' is a reward model: it judges answers and writes none. Name it in a grader."
+            raise InvalidInput(message, param="model", code="not_a_chat_model")
+        return self.serve(version)
 
     def find(self, name: str) -> ModelVersion:
         """The row of a name, without loading anything; one that another project made does not exist. Raises as

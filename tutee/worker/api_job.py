@@ -220,6 +220,7 @@ def register_checkpoints(place: Workplace, step: int, finished: bool = False) ->
     listed = {checkpoint.step for checkpoint in jobs.checkpoints(job.id, limit=100)}
     started = next((version for version in place.store.versions.list() if version.name == job.model), place.base)
     parent_id = started.id if started.kind == "adapter" else place.base.id
+    card = {"kind": "reward_model"} if method_of_job(job).result == "reward" else {}
     versions = []
     for folder in sorted((place.folder / "versions").glob("step-*")):
         saved = int(folder.name.removeprefix("step-"))
@@ -227,7 +228,7 @@ def register_checkpoints(place: Workplace, step: int, finished: bool = False) ->
             continue
         is_result = finished and saved == step
         name = result_name if is_result else f"{result_name}:ckpt-step-{saved}"
-        version = improve.register(place, folder, name=name, parent_id=parent_id)
+        version = improve.register(place, folder, name=name, card=card, parent_id=parent_id)
         if not is_result and version.state == "candidate":
             version = place.store.versions.set_state(version.id, "archived", why="A checkpoint on the way.")
         if saved not in listed:

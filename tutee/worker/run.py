@@ -61,8 +61,8 @@ def run_worker(settings: Settings, once: bool = False) -> None:
 
 
 NICE = 4
-"""Of the worker. Measured with one chat stream on the cores that a job trains on: at 4 both keep some .6 of their speed,
-at 10 the job keeps .2 to .45."""
+"""Of the worker. Measured with one chat stream on the cores that a job trains on: at 4 both keep some .6 of their
+speed, at 10 the job keeps .2 to .45."""
 
 
 def be_polite() -> None:
