@@ -104,6 +104,11 @@ CASES = {
     "T85": "Schemathesis against our OpenAPI document: no 5xx",
     "T86": "An hour of twice the load leaks nothing (`make soak`)",
     "T87": "Two tenants: one's ids are 404 for the other",
+    # The scripts of docs/from-openai.md, as they are
+    "S1": "supervised.py: the loss falls",
+    "S2": "preferences.py: pairs are ranked as people did",
+    "S3": "reinforcement.py: valid_reward_mean rises",
+    "S4": "evaluation.py: the counts are right",
 }
 
 if __name__ == "__main__":

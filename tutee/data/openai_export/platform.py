@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -128,7 +129,7 @@ class PlatformRows:
 
     def _event(self, session: Session, raw: Json) -> Base | None:
         id, job = _text(raw, "id"), self._job_of(session, raw)
-        if session.query(JobEvent.id).filter(JobEvent.id == id).first() is not None:
+        if session.scalar(select(JobEvent.seq).where(JobEvent.id == id)) is not None:
             return None
         return JobEvent(
             id=id,
