@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tutee.conversation import Message
 from tutee.errors import InvalidInput
-from tutee.train.batch import Example, Group, pack_groups, totals
+from tutee.train.batch import Batch, Example, Group, Totals, pack_groups, totals
 from tutee.train.environments import Question
+from tutee.train.metrics import Metrics
 from tutee.train.policy_loss import policy_loss
 from tutee.train.ppo import (
     KlPrice,
@@ -24,9 +25,9 @@ from tutee.train.ppo import (
     token_rewards,
     value_loss,
 )
-from tutee.train.reinforce import ReinforceConfig, reinforce
+from tutee.train.reinforce import ReinforceConfig, reinforce, update
 from tutee.train.rewards import Answer
-from tutee.train.rollout import Reference, Rollout, RolloutConfig
+from tutee.train.rollout import Reference, Rollout, RolloutConfig, together
 from tutee.train.trainer import Trainer, TrainerConfig
 
 from .tiny_reinforcement import NO_LIMITS, RUN, TRAINER, collector_for, ppo_learner
@@ -246,14 +247,37 @@ def test_a_critic_begins_as_the_reward_model_and_has_its_own_rate() -> None:
 
 
 @pytest.mark.row(12)
+@pytest.mark.row(25)
+def test_a_critic_that_learns_while_it_forecasts_learns_the_same() -> None:
+    """A step's only update needs no pass of its own for the forecasts; groups that come apart and small packs too."""
+    one_pass, two_passes = ppo_learner(), ppo_learner()
+    found = collector_for(one_pass.trainer).collect(0, 0).rollouts
+    mixed = [*found[1::2], *found[::2]]
+    once = ReinforceConfig(learning_rate=1e-2, token_budget=40)
+    report = one_pass.learn(mixed, 0, 1e-2, once)
+    rollouts, critic = together(mixed), two_passes.critic
+    reference = Reference(two_passes.trainer).score(rollouts)
+    values, after = forecasts(critic, rollouts, token_budget=40)
+    groups = make_groups(rollouts, values, after, reference, PpoConfig(), beta=0.05)
+
+    def loss(value_T: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
+        return value_loss(value_T, batch, totals, clip=0.2)
+
+    learned = update(critic, groups, loss, 0, 1e-2, once)
+    assert report["value_loss"] == pytest.approx(learned["value_loss"], rel=1e-5)
+    for name, tensor in critic.state()[0].items():
+        torch.testing.assert_close(one_pass.critic.state()[0][name], tensor, atol=1e-6, rtol=1e-4, msg=name)
+
+
+@pytest.mark.row(12)
 def test_neighbours_in_the_pack_do_not_reach_a_forecast() -> None:
     learner = ppo_learner(PpoConfig())
     collected = collector_for(learner.trainer).collect(0, 0)
     learner.learn(collected.rollouts, 0, 1e-2, RUN)
-    together, ends = forecasts(learner.critic, collected.rollouts, token_budget=10_000)
+    packed, ends = forecasts(learner.critic, collected.rollouts, token_budget=10_000)
     for i, alone in enumerate(collected.rollouts):
         values, after = forecasts(learner.critic, [alone], token_budget=1)
-        torch.testing.assert_close(values[0], together[i], atol=1e-6, rtol=0)
+        torch.testing.assert_close(values[0], packed[i], atol=1e-6, rtol=0)
         assert after[0] == pytest.approx(ends[i], abs=1e-6)
 
 

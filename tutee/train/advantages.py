@@ -85,12 +85,11 @@ def gae(reward_T: Tensor, value_T: Tensor, gamma: float = 1.0, lam: float = 0.95
     value_T = value_T.detach()
     following_T = torch.cat([value_T[1:], value_T.new_tensor([bootstrap])])
     delta_T = reward_T + gamma * following_T - value_T
-    advantage_T = torch.empty_like(delta_T)
-    running = delta_T.new_zeros(())
-    for t in reversed(range(len(delta_T))):
-        running = delta_T[t] + gamma * lam * running
-        advantage_T[t] = running
-    return advantage_T
+    running, backwards = 0.0, []
+    for delta in reversed(delta_T.tolist()):
+        running = delta + gamma * lam * running
+        backwards.append(running)
+    return delta_T.new_tensor(backwards).flip(0)
 
 
 def whiten(value_N: Tensor, *, centre: bool = True) -> Tensor:

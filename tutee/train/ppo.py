@@ -38,7 +38,7 @@ from tutee.train.metrics import Metrics
 from tutee.train.options import require
 from tutee.train.policy_loss import PolicyLossConfig, policy_loss
 from tutee.train.reinforce import ReinforceConfig, update
-from tutee.train.rollout import Reference, Rollout, answer_lengths, batches, grouped, sequence_kl
+from tutee.train.rollout import Reference, Rollout, answer_lengths, batches, grouped, sequence_kl, together
 from tutee.train.trainer import Trainer, TrainerConfig
 
 CRITIC = "critic."
@@ -240,9 +240,15 @@ class Ppo:
         self, rollouts: Sequence[Rollout], step: int, learning_rate: float, config: ReinforceConfig
     ) -> dict[str, float]:
         """Forecast, price, estimate advantages; then policy and critic learn from the same tokens."""
-        own = self._config
+        own, rollouts = self._config, together(rollouts)
         reference = self._reference.score(rollouts)
-        values, after = forecasts(self.critic, rollouts, config.token_budget)
+        rate = learning_rate * (own.critic_learning_rate or config.learning_rate) / config.learning_rate
+        learned: dict[str, float] | None = None
+        if config.updates == 1 and not own.bootstrap_cut:
+            values, learned = self._forecast_and_learn(rollouts, reference, step, rate, config)
+            after = [0.0] * len(rollouts)
+        else:
+            values, after = forecasts(self.critic, rollouts, config.token_budget)
         groups = make_groups(rollouts, values, after, reference, own, self._price.beta)
         report = self._describe(groups, rollouts, reference)
         if step >= own.critic_warmup:
@@ -253,13 +259,42 @@ class Ppo:
             mixed = [*groups, *self._ptx_rows(step, config.seed)]
             report |= update(self.trainer, mixed, policy, step, learning_rate, config)
 
-        def critic(value_T: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
-            return value_loss(value_T, batch, totals, clip=own.value_clip)
+        if learned is None:
 
-        rate = learning_rate * (own.critic_learning_rate or config.learning_rate) / config.learning_rate
-        learned = update(self.critic, groups, critic, step, rate, config)
+            def critic(value_T: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
+                return value_loss(value_T, batch, totals, clip=own.value_clip)
+
+            learned = update(self.critic, groups, critic, step, rate, config)
         self._price.observe(report["kl"], len(rollouts))
         return report | {"value_loss": learned["value_loss"], "critic_grad_norm": learned["grad_norm"]}
+
+    def _forecast_and_learn(
+        self,
+        rollouts: Sequence[Rollout],
+        reference: Sequence[Tensor],
+        step: int,
+        rate: float,
+        config: ReinforceConfig,
+    ) -> tuple[list[Tensor], dict[str, float]]:
+        """The critic's only update of a step in the pass that makes its forecasts: one forward pass fewer.
+
+        An answer's returns need nothing but its own forecasts, so they are known before the backward pass begins.
+        """
+        own = self._config
+        values: list[Tensor] = []
+        priced = zip(rollouts, reference, strict=True)
+        rewards = iter([token_rewards(r, ref_T, self._price.beta, own.missing_end) for r, ref_T in priced])
+
+        def loss(value_T: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
+            value_N = value_T.detach()[batch.sources_N]
+            said = torch.split(value_N, answer_lengths(batch))
+            values.extend(said)
+            raw_N = torch.cat([gae(next(rewards), v_T, own.gamma, own.lam) for v_T in said])
+            known = replace(batch, value_N=value_N, return_N=raw_N + value_N)
+            return value_loss(value_T, known, totals, clip=own.value_clip)
+
+        unpriced = [rollout.example(advantages=torch.zeros(len(rollout.logprobs))) for rollout in rollouts]
+        return values, update(self.critic, grouped(rollouts, unpriced), loss, step, rate, config)
 
     def _describe(
         self, groups: Sequence[Group], rollouts: Sequence[Rollout], reference: Sequence[Tensor]

@@ -309,6 +309,14 @@ def answer_lengths(batch: Batch) -> list[int]:
     return lengths
 
 
+def together(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The rollouts with those of one question next to each other: the order of `grouped`'s examples."""
+    first: dict[int, int] = {}
+    for rollout in rollouts:
+        first.setdefault(rollout.index, len(first))
+    return sorted(rollouts, key=lambda rollout: first[rollout.index])
+
+
 def grouped(rollouts: Sequence[Rollout], examples: Sequence[Example]) -> list[Group]:
     """The rollouts' examples, those of one prompt in one group."""
     by_prompt: dict[int, list[Example]] = {}
