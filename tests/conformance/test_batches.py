@@ -14,7 +14,7 @@ import pytest
 
 from tests.conformance.conftest import ServerProcess
 
-ENDPOINT = "/v1/chat/completions"
+ENDPOINT: Any = "/v1/chat/completions"
 BAD: dict[int, dict[str, Any]] = {7: {"temperature": 9}, 50: {"model": "nobody"}, 99: {"messages": []}}
 
 
@@ -38,6 +38,10 @@ def ended(client: openai.OpenAI, id: str) -> Any:
     pytest.fail(f"the batch did not end: {batch}")
 
 
+def counted(client: openai.OpenAI, id: str) -> Any:
+    return client.batches.retrieve(id).request_counts
+
+
 def rows(client: openai.OpenAI, file_id: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in client.files.content(file_id).text.splitlines()]
 
@@ -57,13 +61,13 @@ def test_a_hundred_lines_three_of_them_bad(strict_client: openai.OpenAI) -> None
 def test_a_killed_server_goes_on_and_no_line_is_there_twice(own_server: Callable[..., ServerProcess]) -> None:
     server = own_server()
     id = begin(server.client(), 60, 24).id
-    while (counts := server.client().batches.retrieve(id).request_counts).completed < 5:
+    while (counts := counted(server.client(), id)).completed < 5:
         time.sleep(0.05)
     os.kill(server.pid, signal.SIGKILL)
     server.stop()
     server.start()
     client = server.client()
-    assert counts.completed <= client.batches.retrieve(id).request_counts.completed < 58
+    assert counts.completed <= counted(client, id).completed < 58
     done = ended(client, id)
     assert (done.status, done.request_counts.completed, done.request_counts.failed) == ("completed", 58, 2)
     names = [row["custom_id"] for row in rows(client, done.output_file_id) + rows(client, done.error_file_id)]

@@ -149,8 +149,10 @@ def walk(http: httpx.Client) -> Walk:
     return Walk(http)
 
 
-def add_candidate(running: Running, name: str, verdict: str | None = "insufficient", scale: float = 0.5) -> str:
-    """An adapter with random weights as a candidate, judged or not; its version id."""
+def add_candidate(
+    running: Running, name: str, verdict: str | None = "insufficient", scale: float = 0.5, job_id: str | None = None
+) -> str:
+    """An adapter with random weights as a candidate, judged or not, made by nobody or a job; its version id."""
     store, base = running.services.store, running.services.live.base
     lora = Lora(base.model.config, LoraConfig(rank=2, alpha=4))
     with torch.no_grad():
@@ -159,7 +161,12 @@ def add_candidate(running: Running, name: str, verdict: str | None = "insufficie
     folder = running.services.settings.home / "versions" / name
     lora.save(folder, base.model.weights_sha256, base.model.name)
     row = store.versions.add(
-        name, "adapter", weights_sha256="0" * 63 + "1", folder=f"versions/{name}", parent_id=base.version.id
+        name,
+        "adapter",
+        weights_sha256="0" * 63 + "1",
+        folder=f"versions/{name}",
+        parent_id=base.version.id,
+        job_id=job_id,
     )
     if verdict is not None:
         store.gates.add(row.id, base.version.id, verdict, ["because"])

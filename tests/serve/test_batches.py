@@ -41,6 +41,12 @@ def ended(sdk: openai.OpenAI, id: str, seconds: float = 60.0) -> Any:
     pytest.fail(f"the batch is still {batch.status}: {batch.request_counts}")
 
 
+def counted(sdk: openai.OpenAI, id: str) -> int:
+    counts = sdk.batches.retrieve(id).request_counts
+    assert counts is not None
+    return counts.completed
+
+
 def rows(sdk: openai.OpenAI, file_id: str | None) -> list[dict[str, Any]]:
     return [] if file_id is None else [json.loads(row) for row in sdk.files.content(file_id).text.splitlines()]
 
@@ -131,7 +137,7 @@ def test_other_endpoints_are_asked_the_same_way(sdk: openai.OpenAI) -> None:
 def test_a_cancelled_batch_keeps_what_was_done_and_cannot_be_cancelled_twice(sdk: openai.OpenAI) -> None:
     many = [line(i, max_tokens=200, ignore_eos=True) for i in range(300)]
     begun = begin(sdk, many)
-    while sdk.batches.retrieve(begun.id).request_counts.completed == 0:
+    while counted(sdk, begun.id) == 0:
         time.sleep(0.05)
     assert sdk.batches.cancel(begun.id).status == "cancelling"
     done = ended(sdk, begun.id)
@@ -176,11 +182,11 @@ def test_a_server_that_starts_again_goes_on_and_does_no_line_twice(make_home: Ca
     with serving(settings) as running:
         sdk = running.sdk()
         begun = begin(sdk, [line(i, max_tokens=100, ignore_eos=True) for i in range(60)])
-        while sdk.batches.retrieve(begun.id).request_counts.completed < 3:
+        while counted(sdk, begun.id) < 3:
             time.sleep(0.02)
     with serving(settings) as running:
         sdk = running.sdk()
-        assert sdk.batches.retrieve(begun.id).request_counts.completed < 60, "it was over before it was stopped"
+        assert counted(sdk, begun.id) < 60, "it was over before it was stopped"
         done = ended(sdk, begun.id)
         assert (done.status, done.request_counts.completed) == ("completed", 60)
         assert [row["custom_id"] for row in rows(sdk, done.output_file_id)] == [f"line-{i}" for i in range(60)]

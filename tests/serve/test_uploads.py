@@ -44,6 +44,7 @@ def test_the_order_is_that_of_completion(server: Running, sdk: openai.OpenAI) ->
     second, first = send(sdk, upload.id, CONTENT[5000:]), send(sdk, upload.id, CONTENT[:5000])
     assert upload.expires_at == upload.created_at + 3600
     done = sdk.uploads.complete(upload.id, part_ids=[first, second], md5=hashlib.md5(CONTENT).hexdigest())
+    assert done.file is not None
     assert done.file.expires_at == done.file.created_at + 7200
     assert sdk.files.content(done.file.id).read() == CONTENT
     assert list((server.services.store.home / "uploads").glob(f"{upload.id}/*")) == []
@@ -63,7 +64,7 @@ def test_what_does_not_fit_is_refused_and_the_upload_stays_open(sdk: openai.Open
         ({"part_ids": [part], "md5": "0" * 32}, "md5"),
     ):
         with pytest.raises(openai.BadRequestError) as refused:
-            sdk.uploads.complete(upload.id, **asked)  # type: ignore[arg-type]
+            sdk.uploads.complete(upload.id, **asked)
         assert refused.value.param == param
     with pytest.raises(openai.BadRequestError, match="announced"):
         send(sdk, upload.id, b"one byte too many"[:1])

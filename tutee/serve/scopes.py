@@ -12,7 +12,7 @@ from functools import cache
 READING = frozenset({"GET", "HEAD"})
 
 TABLE: tuple[tuple[str, str], ...] = (
-    (r"/health|/version|/|/\{.*|/v1/\{.*", ""),
+    (r"/health|/version|/openapi\.json|/|/\{.*|/v1/\{.*", ""),
     (r"/v1/organization/.*", ""),
     (r"POST /v1/(chat/completions|completions|embeddings|moderations)", "model.request"),
     (r"POST /v1/responses(/input_tokens)?", "model.request"),
