@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_worker import add_file, chat_lines, pair_lines, run_all, wait_until
+from tests.test_worker import add_file, chat_lines, pair_lines, run_all, wait_until, worker_process
 from tests.tiny_home import EXAM, settings_for
 from tutee.store import Store
 from tutee.store.schema import Job
@@ -226,6 +225,24 @@ def test_a_paused_job_lets_others_by_and_ends_with_the_same_bits(home: Path, sto
     assert ended[0].trained_tokens == ended[1].trained_tokens
 
 
+def test_a_reinforcement_job_outlives_a_worker_that_is_killed(home: Path, store: Store) -> None:
+    straight, killed = add_reinforcement(store), add_reinforcement(store)
+    with worker_process(home) as process:
+        wait_until(lambda: len(store.jobs.metrics(killed.id).get("learning_rate", [])) >= 3, seconds=300)
+        process.kill()
+        process.wait()
+    assert store.jobs.get(killed.id).status == "running"
+    worker = Worker(settings_for(home), store, threading.Event())
+    worker.recover()
+    assert worker.run_next()
+    ended = [store.jobs.get(job.id) for job in (straight, killed)]
+    assert [(job.status, job.attempts) for job in ended] == [("succeeded", 1), ("succeeded", 2)]
+    made = [store.versions.get(str(job.version_id)) for job in ended]
+    assert made[0].weights_sha256 == made[1].weights_sha256
+    assert table_of(store, straight) == table_of(store, killed)
+    assert len([version for version in store.versions.list() if version.job_id == killed.id]) == 3
+
+
 def test_a_reward_model_from_the_api_judges_the_next_job(home: Path, store: Store) -> None:
     given = {"n_epochs": 1}
     first = add_unchecked(store, "reward_model", pair_lines(6), hyperparameters=given, settings={"rank": 2})
@@ -244,4 +261,4 @@ def test_a_reward_model_from_the_api_judges_the_next_job(home: Path, store: Stor
     run_all(home, store)
     assert store.jobs.get(job.id).error is None
     assert all(0 < float(row["train_reward_mean"]) < 1 for row in table_of(store, job))
-    assert json.dumps(judge.config)
+    assert store.versions.get(str(judge.version_id)).card["kind"] == "reward_model"

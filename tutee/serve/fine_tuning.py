@@ -58,9 +58,12 @@ def _check_grader(grader: Grader, services: Services) -> None:
     param = "method.reinforcement.grader"
     for name in sorted(grader.models()):
         try:
-            services.live.find(name)
+            judge = services.live.find(name)
         except NotFound as error:
             raise NotFound(error.message, param=param, code="model_not_found") from None
+        if services.live.root(judge).kind == "upstream":
+            message = f"'{name}' is on another server; a job's grader asks models of this one."
+            raise InvalidInput(message, param=param, code="unsupported_value")
     if grader.sources() and services.settings.python_graders == "off":
         message = "Python graders are switched off on this server (TUTEE_PYTHON_GRADERS)."
         raise InvalidInput(message, param=param, code="unsupported_value")

@@ -185,7 +185,8 @@ def _jobs(session: Session) -> Iterator[Finding]:
     late = time.time() - STALE_SECONDS
     for job in session.scalars(select(Job).where(Job.status == "running", Job.lease_expires < late)):
         yield Finding("jobs", "warn", f"{job.id} runs, but its worker is silent since an hour; start a worker.")
-    for job in session.scalars(select(Job).where(Job.status == "queued", Job.created_at < late)):
+    waiting = Job.status.in_(("queued", "validating_files"))
+    for job in session.scalars(select(Job).where(waiting, Job.created_at < late)):
         yield Finding("jobs", "warn", f"{job.id} waits since an hour; start a worker, or cancel it.")
 
 

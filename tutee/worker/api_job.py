@@ -218,9 +218,6 @@ def register_checkpoints(place: Workplace, step: int, finished: bool = False) ->
     job, jobs = place.job, place.store.jobs
     result_name = f"ft:{place.base.name}:tutee:{job.suffix or ''}:{job.id[-8:]}"
     listed = {checkpoint.step for checkpoint in jobs.checkpoints(job.id, limit=100)}
-    started = next((version for version in place.store.versions.list() if version.name == job.model), place.base)
-    parent_id = started.id if started.kind == "adapter" else place.base.id
-    card = {"kind": "reward_model"} if method_of_job(job).result == "reward" else {}
     versions = []
     for folder in sorted((place.folder / "versions").glob("step-*")):
         saved = int(folder.name.removeprefix("step-"))
@@ -228,7 +225,8 @@ def register_checkpoints(place: Workplace, step: int, finished: bool = False) ->
             continue
         is_result = finished and saved == step
         name = result_name if is_result else f"{result_name}:ckpt-step-{saved}"
-        version = improve.register(place, folder, name=name, card=card, parent_id=parent_id)
+        card = {"kind": "reward_model"} if method_of_job(job).result == "reward" else {}
+        version = improve.register(place, folder, name=name, card=card, parent_id=parent_of(place))
         if not is_result and version.state == "candidate":
             version = place.store.versions.set_state(version.id, "archived", why="A checkpoint on the way.")
         if saved not in listed:
@@ -238,6 +236,12 @@ def register_checkpoints(place: Workplace, step: int, finished: bool = False) ->
             jobs.event(job.id, "info", f"Checkpoint created at step {saved}: {version.name}.")
         versions.append(version)
     return versions
+
+
+def parent_of(place: Workplace) -> str:
+    """Id of the version that training went on from: an adapter, or the owner of the weights."""
+    started = next((version for version in place.store.versions.list() if version.name == place.job.model), place.base)
+    return started.id if started.kind == "adapter" else place.base.id
 
 
 def write_result_file(store: Store, job: Job) -> str:
