@@ -76,7 +76,7 @@ def read_criteria(raw: object, param: str = "testing_criteria") -> list[Criterio
 def _criterion(raw: object, param: str) -> Criterion:
     given = dict(raw) if isinstance(raw, Mapping) else raw
     threshold = None
-    if isinstance(given, dict) and given.get("type") in THRESHOLDS:
+    if isinstance(given, dict) and str(given.get("type")) in THRESHOLDS:
         threshold = given.pop("pass_threshold", None)
         _check_threshold(threshold, f"{param}.pass_threshold", needed=given["type"] == "text_similarity")
     grader = parse_grader(given, param, CRITERIA)
