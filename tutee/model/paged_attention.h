@@ -1,27 +1,34 @@
 /* Attention over the paged cache.
 
 For some neighbouring queries of one sequence and the R query heads of one group: up to 16 columns, or two sets of them,
-so that keys and values are read for twice as many. Scores are made as
-keys times queries (keys lie in the cache as rows, so the matrix unit reads them in place), [16 keys, 16 columns] a
-block; softmax runs down the columns; values lie in the cache turned, [K, 16 keys] a block, so that values times weights
-gives outputs [K, columns]. The maximum is known before the first exponential, so nothing is rescaled. */
+so that keys and values are read for twice as many. Scores are keys times queries (keys lie in the cache as rows, so the
+matrix unit reads them in place), [16 keys, 16 columns] a block; softmax runs down the columns; values lie in the cache
+turned, [K, 16 keys] a block, so that values times weights gives outputs [K, columns].
+
+Keys come CHUNK blocks at a time, from the sequence's beginning: their scores stay in the first cache. What is summed up is
+scaled anew when a chunk has a larger score (Milakov and Gimelshein 2018), in every column at the same keys whatever else
+is computed. */
 
 #pragma once
 #include "step.h"
+
+enum { CHUNK = 8 };
+#define HIDDEN -1e30f /* a score that weighs nothing, yet is finite */
 
 typedef struct {
     i64 sequence, row, start; /* of the first query: its row, its position */
     i64 count;                /* queries */
     i64 each, sets;           /* queries of a set of columns; sets */
-    i64 group, begin, end;    /* kv head; blocks of 16 keys */
+    i64 group, begin, end;    /* kv head; blocks of 16 keys, the first a multiple of CHUNK */
     i64 *block;               /* [end - begin]: where in the cache */
     const i64 *next;          /* the same for the sequence that comes after this, or NULL: what to fetch meanwhile */
     i64 next_blocks;
     /* of each set: */
-    half *columns[2];  /* queries: [K / 32][16 pairs][16 columns][2] */
-    float *outputs[2]; /* [K to 16][16 columns] */
-    float *scores[2];  /* [keys][16 columns] */
-    half *weights[2];  /* [keys / 2][16 columns][2] */
+    half *columns[2];                     /* queries: [K / 32][16 pairs][16 columns][2] */
+    float *outputs[2];                    /* [K to 16][16 columns] */
+    float *scores[2];                     /* [CHUNK * 16 keys][16 columns] */
+    half *weights[2];                     /* [CHUNK * 8][16 columns][2] */
+    __m512 largest[2], sum[2], faulty[2]; /* of each column so far: score; weights; NaN if a score was not finite */
 } Attention;
 
 static i64 columns_of(const Forward *f, const Attention *a, i64 set) {
@@ -51,15 +58,14 @@ static void load_queries(const Forward *f, const Attention *a, i64 set) {
     }
 }
 
-static void score(const Forward *f, i64 layer, const Attention *a) {
-    i64 G = f->model->groups, size = ROWS * f->padded_head, stride = 2 * f->padded_head, blocks = a->end - a->begin;
-    i64 value_size = f->value_rows * ROWS;
+/* Scores of blocks n … of a chunk that begins at `from`, four tiles at a time. */
+static void score(const Forward *f, i64 layer, const Attention *a, i64 from, i64 count) {
+    i64 G = f->model->groups, size = ROWS * f->padded_head, stride = 2 * f->padded_head, value_size = f->value_rows * ROWS;
     const half *own = f->step->keys[layer] + a->group * size, *values = f->step->values[layer] + a->group * value_size;
-    for (i64 n = 0; n < blocks; n += 4) {
-        i64 count = least(4, blocks - n);
+    for (i64 n = 0; n < count; n += 4 / a->sets) {
         const half *at[4];
-        for (i64 i = 0; i < 4; i++) at[i] = own + a->block[n + least(i, count - 1)] * G * size;
-        for (i64 i = n; a->next && i < n + count; i++) fetch_second(values + a->block[i] * G * value_size, value_size);
+        for (i64 i = 0; i < 4; i++) at[i] = own + a->block[from + least(n + i, count - 1)] * G * size;
+        for (i64 i = n; a->next && i < least(n + 4, count); i++) fetch_second(values + a->block[from + i] * G * value_size, value_size);
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
@@ -68,74 +74,57 @@ static void score(const Forward *f, i64 layer, const Attention *a) {
             _tile_loadd(6, a->columns[0] + k * 16, 64);
             _tile_loadd(4, at[0] + k, stride);
             _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(5, at[1] + k, stride);
-            _tile_dpbf16ps(1, 5, 6);
-            _tile_loadd(4, at[2] + k, stride);
-            _tile_dpbf16ps(2, 4, 6);
-            _tile_loadd(5, at[3] + k, stride);
-            _tile_dpbf16ps(3, 5, 6);
+            if (a->sets == 1) {
+                _tile_loadd(4, at[1] + k, stride);
+                _tile_dpbf16ps(1, 4, 6);
+                _tile_loadd(4, at[2] + k, stride);
+                _tile_dpbf16ps(2, 4, 6);
+                _tile_loadd(4, at[3] + k, stride);
+                _tile_dpbf16ps(3, 4, 6);
+            } else {
+                _tile_loadd(6, a->columns[1] + k * 16, 64);
+                _tile_dpbf16ps(1, 4, 6);
+                _tile_loadd(4, at[1] + k, stride);
+                _tile_dpbf16ps(3, 4, 6);
+                _tile_loadd(6, a->columns[0] + k * 16, 64);
+                _tile_dpbf16ps(2, 4, 6);
+            }
         }
-        float *to = a->scores[0] + n * 256; /* there is room for four */
+        /* One set: four blocks. Two sets: two blocks of each. */
+        float *to = a->scores[0] + n * 256;
         _tile_stored(0, to, 64);
-        _tile_stored(1, to + 256, 64);
-        _tile_stored(2, to + 512, 64);
-        _tile_stored(3, to + 768, 64);
+        _tile_stored(1, a->sets == 1 ? to + 256 : a->scores[1] + n * 256, 64);
+        _tile_stored(2, a->sets == 1 ? to + 512 : to + 256, 64);
+        _tile_stored(3, a->sets == 1 ? to + 768 : a->scores[1] + n * 256 + 256, 64);
     }
 }
 
-#define HIDDEN -1e30f /* a score that weighs nothing, yet is finite */
-
-/* The same for two sets of columns, two blocks of keys at a time. */
-static void score_both(const Forward *f, i64 layer, const Attention *a) {
-    i64 G = f->model->groups, size = ROWS * f->padded_head, stride = 2 * f->padded_head, blocks = a->end - a->begin;
-    const half *own = f->step->keys[layer] + a->group * size;
-    for (i64 n = 0; n < blocks; n += 2) {
-        const half *one = own + a->block[n] * G * size, *two = own + a->block[least(n + 1, blocks - 1)] * G * size;
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (i64 k = 0; k < f->padded_head; k += 32) {
-            _tile_loadd(4, one + k, stride);
-            _tile_loadd(6, a->columns[0] + k * 16, 64);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, a->columns[1] + k * 16, 64);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, two + k, stride);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_stored(0, a->scores[0] + n * 256, 64);
-        _tile_stored(1, a->scores[1] + n * 256, 64);
-        _tile_stored(2, a->scores[0] + (n + 1) * 256, 64);
-        _tile_stored(3, a->scores[1] + (n + 1) * 256, 64);
-    }
-}
-
-/* Hides what a column must not see; returns the largest score of each, NaN where one is not finite. */
-static __m512 largest_seen(const Forward *f, const Attention *a, i64 set) {
+/* Hides what a column must not see; returns the largest score of each so far. */
+static __m512 largest_seen(const Forward *f, Attention *a, i64 set, i64 from, i64 count) {
     i64 R = f->model->heads / f->model->groups, window = f->model->window;
     i64 start = a->start + set * a->each, last = start + columns_of(f, a, set) / R - 1;
     int32_t position[16];
     for (i64 c = 0; c < 16; c++) position[c] = least(start + c / R, last);
     __m512i newest = _mm512_loadu_si512(position), oldest = _mm512_set1_epi32(0);
     if (window) oldest = _mm512_sub_epi32(newest, _mm512_set1_epi32(window - 1));
-    __m512 hidden = _mm512_set1_ps(HIDDEN), best[4] = {hidden, hidden, hidden, hidden}, bad = _mm512_setzero_ps();
-    for (i64 n = a->begin; n < a->end; n++) {
-        float *block = a->scores[set] + (n - a->begin) * 256;
-        int partly = n * ROWS + ROWS > start + 1 || (window && n * ROWS <= last - window);
+    __m512 hidden = _mm512_set1_ps(HIDDEN), best[4] = {a->largest[set], hidden, hidden, hidden}, faulty = a->faulty[set];
+    for (i64 n = 0; n < count; n++) {
+        float *block = a->scores[set] + n * 256;
+        i64 key = (a->begin + from + n) * ROWS;
+        int partly = key + ROWS > start + 1 || (window && key <= last - window);
         for (i64 i = 0; partly && i < ROWS; i++) {
-            __m512i here = _mm512_set1_epi32(n * ROWS + i);
+            __m512i here = _mm512_set1_epi32(key + i);
             __mmask16 seen = _mm512_cmple_epi32_mask(here, newest) & _mm512_cmpge_epi32_mask(here, oldest);
             _mm512_storeu_ps(block + i * 16, _mm512_mask_mov_ps(hidden, seen, _mm512_loadu_ps(block + i * 16)));
         }
         for (i64 i = 0; i < ROWS; i++) {
             __m512 v = _mm512_loadu_ps(block + i * 16);
             best[i % 4] = _mm512_max_ps(best[i % 4], v);
-            bad = _mm512_fmadd_ps(v, _mm512_setzero_ps(), bad);
+            faulty = _mm512_fmadd_ps(v, _mm512_setzero_ps(), faulty);
         }
     }
-    return _mm512_add_ps(bad, _mm512_max_ps(_mm512_max_ps(best[0], best[1]), _mm512_max_ps(best[2], best[3])));
+    a->faulty[set] = faulty;
+    return _mm512_max_ps(_mm512_max_ps(best[0], best[1]), _mm512_max_ps(best[2], best[3]));
 }
 
 static byte mantissa[128]; /* of 2^(i / 128), 7 bits */
@@ -155,17 +144,17 @@ static inline __m512i powers(__m512 even, __m512 odd, __m512i low_half, __m512i 
     return _mm512_ternarylogic_epi64(_mm512_set1_epi16(127), found, both, 0xca); /* those bits from `found` */
 }
 
-/* Scores to unnormalised weights; returns one over their sum, for each column. */
-static __m512 soften(const Forward *f, i64 layer, const Attention *a, i64 set) {
+/* Scores of a chunk to weights, relative to the largest score so far; what was summed up before is scaled to it. */
+static void soften(const Forward *f, i64 layer, Attention *a, i64 set, i64 from, i64 count) {
     i64 G = f->model->groups, size = f->padded_head * ROWS;
     const half *keys = f->step->keys[layer] + a->group * size;
-    __m512 by = _mm512_set1_ps(128 * LOG2_E / sqrtf((float)f->model->head)), largest = largest_seen(f, a, set);
+    __m512 by = _mm512_set1_ps(128 * LOG2_E / sqrtf((float)f->model->head)), largest = largest_seen(f, a, set, from, count);
     __m512 shift = _mm512_fmsub_ps(largest, by, _mm512_set1_ps(128 * 127));
     __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     __m512i low_half = _mm512_loadu_si512(mantissa), high_half = _mm512_loadu_si512(mantissa + 64);
     __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
-    for (i64 n = 0; n < a->end - a->begin; n++) {
-        if (a->next && n < a->next_blocks) fetch_second(keys + a->next[n] * G * size, size);
+    for (i64 n = 0; n < count; n++) {
+        if (a->next && from + n < a->next_blocks) fetch_second(keys + a->next[from + n] * G * size, size);
         for (i64 key = n * ROWS; key < (n + 1) * ROWS; key += 2) {
             __m512 even = _mm512_fmsub_ps(_mm512_loadu_ps(a->scores[set] + key * 16), by, shift);
             __m512 odd = _mm512_fmsub_ps(_mm512_loadu_ps(a->scores[set] + key * 16 + 16), by, shift);
@@ -174,73 +163,60 @@ static __m512 soften(const Forward *f, i64 layer, const Attention *a, i64 set) {
             _mm512_storeu_si512(a->weights[set] + key * 16, weights);
         }
     }
-    __m512 bad = _mm512_mul_ps(largest, _mm512_setzero_ps()); /* weights hide what is not finite */
-    return _mm512_add_ps(bad, _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_add_ps(sum[0], sum[1])));
+    if (from > 0 && _mm512_cmp_ps_mask(largest, a->largest[set], _CMP_NEQ_UQ)) {
+        __m512 smaller = _mm512_mul_ps(_mm512_sub_ps(a->largest[set], largest), by);
+        __m512 factor = exp2_of(_mm512_mul_ps(smaller, _mm512_set1_ps(1.0f / 128)));
+        a->sum[set] = _mm512_mul_ps(a->sum[set], factor);
+        for (i64 d = 0; d < f->value_rows * 16; d += 16)
+            _mm512_storeu_ps(a->outputs[set] + d, _mm512_mul_ps(_mm512_loadu_ps(a->outputs[set] + d), factor));
+    }
+    a->sum[set] = _mm512_add_ps(a->sum[set], _mm512_add_ps(sum[0], sum[1]));
+    a->largest[set] = largest;
 }
 
-static void mix(const Forward *f, i64 layer, const Attention *a) {
-    i64 G = f->model->groups, size = f->value_rows * ROWS;
+/* Values times the weights of a chunk, added to the outputs: four tiles of 16 dimensions, or two for each set. */
+static void mix(const Forward *f, i64 layer, const Attention *a, i64 from, i64 count) {
+    i64 G = f->model->groups, size = f->value_rows * ROWS, many = 4 / a->sets;
     const half *own = f->step->values[layer] + a->group * size;
-    set_tiles(32, 8);
-    for (i64 d = 0; d < f->value_rows; d += 4 * ROWS) {
-        i64 tiles = least(4, (f->value_rows - d) / ROWS);
+    for (i64 d = 0; d < f->value_rows; d += many * ROWS) {
+        i64 tiles = least(many, (f->value_rows - d) / ROWS);
         i64 second = tiles > 1 ? 256 : 0, third = tiles > 2 ? 512 : 0, fourth = tiles > 3 ? 768 : 0;
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (i64 n = 0; n < a->end - a->begin; n++) {
-            const half *block = own + a->block[n] * G * size + d * ROWS;
-            _tile_loadd(6, a->weights[0] + n * 256, 64);
-            _tile_loadd(4, block, 32);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(5, block + second, 32);
-            _tile_dpbf16ps(1, 5, 6);
-            _tile_loadd(4, block + third, 32);
-            _tile_dpbf16ps(2, 4, 6);
-            _tile_loadd(5, block + fourth, 32);
-            _tile_dpbf16ps(3, 5, 6);
+        float *to[4], *first = a->outputs[0] + d * 16, *other = a->outputs[1] + d * 16; /* there is room for four */
+        for (i64 i = 0; i < 4; i++) to[i] = a->sets == 1 ? first + i * 256 : (i % 2 ? other : first) + i / 2 * 256;
+        _tile_loadd(0, to[0], 64);
+        _tile_loadd(1, to[1], 64);
+        _tile_loadd(2, to[2], 64);
+        _tile_loadd(3, to[3], 64);
+        for (i64 n = 0; n < count; n++) {
+            const half *block = own + a->block[from + n] * G * size + d * ROWS;
+            _tile_loadd(7, a->weights[0] + n * 256, 64);
+            _tile_loadd(5, block, 32);
+            _tile_dpbf16ps(0, 5, 7);
+            if (a->sets == 1) {
+                _tile_loadd(5, block + second, 32);
+                _tile_dpbf16ps(1, 5, 7);
+                _tile_loadd(5, block + third, 32);
+                _tile_dpbf16ps(2, 5, 7);
+                _tile_loadd(5, block + fourth, 32);
+                _tile_dpbf16ps(3, 5, 7);
+            } else {
+                _tile_loadd(7, a->weights[1] + n * 256, 64);
+                _tile_dpbf16ps(1, 5, 7);
+                _tile_loadd(5, block + second, 32);
+                _tile_dpbf16ps(3, 5, 7);
+                _tile_loadd(7, a->weights[0] + n * 256, 64);
+                _tile_dpbf16ps(2, 5, 7);
+            }
         }
-        float *to = a->outputs[0] + d * 16; /* there is room for four */
-        _tile_stored(0, to, 64);
-        _tile_stored(1, to + 256, 64);
-        _tile_stored(2, to + 512, 64);
-        _tile_stored(3, to + 768, 64);
+        _tile_stored(0, to[0], 64);
+        _tile_stored(1, to[1], 64);
+        _tile_stored(2, to[2], 64);
+        _tile_stored(3, to[3], 64);
     }
-    set_tiles(64, 16);
 }
 
-/* The same for two sets of columns, 32 dimensions at a time. */
-static void mix_both(const Forward *f, i64 layer, const Attention *a) {
-    i64 G = f->model->groups, size = f->value_rows * ROWS;
-    const half *own = f->step->values[layer] + a->group * size;
-    set_tiles(32, 8);
-    for (i64 d = 0; d < f->value_rows; d += 2 * ROWS) {
-        i64 second = f->value_rows - d > ROWS ? 256 : 0;
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (i64 n = 0; n < a->end - a->begin; n++) {
-            const half *block = own + a->block[n] * G * size + d * ROWS;
-            _tile_loadd(4, block, 32);
-            _tile_loadd(6, a->weights[0] + n * 256, 64);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, a->weights[1] + n * 256, 64);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, block + second, 32);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_stored(0, a->outputs[0] + d * 16, 64);
-        _tile_stored(1, a->outputs[1] + d * 16, 64);
-        _tile_stored(2, a->outputs[0] + d * 16 + 256, 64);
-        _tile_stored(3, a->outputs[1] + d * 16 + 256, 64);
-    }
-    set_tiles(64, 16);
-}
-
-static void store_outputs(const Forward *f, const Attention *a, i64 set, __m512 by) {
+static void store_outputs(const Forward *f, const Attention *a, i64 set) {
+    __m512 by = _mm512_add_ps(a->faulty[set], _mm512_div_ps(_mm512_set1_ps(1.0f), a->sum[set]));
     i64 R = f->model->heads / f->model->groups, K = f->model->head;
     for (i64 d = 0; d < K; d += 32) {
         __m512i words[16];
@@ -258,6 +234,25 @@ static void store_outputs(const Forward *f, const Attention *a, i64 set, __m512 
 
 static i64 attend_chunks(const Forward *f) { return f->tasks * f->model->groups / f->groups_at_once; }
 
+/* Of scratch memory, for one thread. */
+static i64 attention_bytes(i64 context) { return 2 * (MAX_HEAD * 96 + CHUNK * ROWS * 96) + parts(context, ROWS) * 8 + 256; }
+
+static void attend_group(const Forward *f, i64 layer, Attention *a) {
+    for (i64 set = 0; set < a->sets; set++) {
+        load_queries(f, a, set);
+        memset(a->outputs[set], 0, f->value_rows * 64);
+        a->largest[set] = _mm512_set1_ps(HIDDEN);
+        a->sum[set] = a->faulty[set] = _mm512_setzero_ps();
+    }
+    for (i64 n = 0; n < a->end - a->begin; n += CHUNK) {
+        i64 count = least(CHUNK, a->end - a->begin - n);
+        score(f, layer, a, n, count);
+        for (i64 set = 0; set < a->sets; set++) soften(f, layer, a, set, n, count);
+        mix(f, layer, a, n, count);
+    }
+    for (i64 set = 0; set < a->sets; set++) store_outputs(f, a, set);
+}
+
 static void attend(const Forward *f, i64 layer, i64 chunk, byte *scratch) {
     const Model *m = f->model;
     const Step *s = f->step;
@@ -265,16 +260,15 @@ static void attend(const Forward *f, i64 layer, i64 chunk, byte *scratch) {
     const Queries *q = &f->queries[chunk / chunks_each];
     Attention a = {.sequence = q->sequence, .count = q->count, .row = s->starts[q->sequence] + q->query};
     a.start = s->contexts[q->sequence] - (s->starts[q->sequence + 1] - s->starts[q->sequence]) + q->query;
-    a.begin = m->window ? most(0, a.start - m->window + 1) / ROWS : 0;
+    a.begin = m->window ? most(0, a.start - m->window + 1) / (ROWS * CHUNK) * CHUNK : 0;
     a.end = parts(a.start + q->count, ROWS);
-    i64 room = parts(a.end - a.begin, 4) * 4 * ROWS;
     a.each = queries_together(m);
     a.sets = parts(q->count, a.each);
-    for (i64 set = 0; set < a.sets; set++, scratch += MAX_HEAD * 96 + room * 96) {
+    for (i64 set = 0; set < 2; set++, scratch += MAX_HEAD * 96 + CHUNK * ROWS * 96) {
         a.columns[set] = (half *)scratch;
         a.outputs[set] = (float *)(scratch + MAX_HEAD * 32);
         a.scores[set] = (float *)(scratch + MAX_HEAD * 96);
-        a.weights[set] = (half *)(a.scores[set] + room * 16);
+        a.weights[set] = (half *)(a.scores[set] + CHUNK * ROWS * 16);
     }
     a.block = (i64 *)scratch;
     const i64 *table = s->tables + a.sequence * s->table_width;
@@ -284,15 +278,10 @@ static void attend(const Forward *f, i64 layer, i64 chunk, byte *scratch) {
         a.next = s->tables + next * s->table_width;
         a.next_blocks = parts(s->contexts[next], ROWS);
     }
+    set_tiles(1);
     for (i64 i = 0; i < f->groups_at_once; i++) {
         a.group = chunk % chunks_each * f->groups_at_once + i;
-        __m512 by[2];
-        for (i64 set = 0; set < a.sets; set++) load_queries(f, &a, set);
-        if (a.sets == 2) score_both(f, layer, &a);
-        else score(f, layer, &a);
-        for (i64 set = 0; set < a.sets; set++) by[set] = soften(f, layer, &a, set);
-        if (a.sets == 2) mix_both(f, layer, &a);
-        else mix(f, layer, &a);
-        for (i64 set = 0; set < a.sets; set++) store_outputs(f, &a, set, by[set]);
+        attend_group(f, layer, &a);
     }
+    set_tiles(0);
 }

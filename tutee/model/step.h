@@ -93,6 +93,8 @@ static i64 most_steps(const Model *m) {
 
 enum { RESULTS = 32 * MAX_HEAD * 4 }; /* bytes of a product's results; behind them its weights, where they are unpacked */
 
+static i64 attention_bytes(i64 context);
+
 /* Where everything lies in the workspace; returns its size. */
 static i64 lay_out(Forward *f, const Model *m, const Step *s) {
     i64 rows = s->cap_tokens + ROWS; /* a tile is read whole */
@@ -121,7 +123,7 @@ static i64 lay_out(Forward *f, const Model *m, const Step *s) {
     }
     f->tile = carve(&at, s->cap_tokens * sizeof(RowTile));
     f->queries = carve(&at, s->cap_tokens * sizeof(Queries));
-    i64 attention = 2 * MAX_HEAD * 96 + (s->cap_context + 128) * 2 * (64 + 32 + 1);
+    i64 attention = attention_bytes(s->cap_context);
     i64 product = RESULTS + (m->bits == 4 ? panel_pairs(m) * most_steps(m) * STEP : 0);
     f->scratch_bytes = parts(most(product, attention), 4096) * 4096 + 256; /* not in the same sets */
     f->scratch = carve(&at, s->cap_threads * f->scratch_bytes);

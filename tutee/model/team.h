@@ -64,7 +64,7 @@ static i64 take(Phase *phase, uint32_t number, i64 worker) {
 }
 
 static void take_part(uint32_t number, i64 worker) {
-    set_tiles(64, 16);
+    set_tiles(0);
     i64 phases = atomic_load(&team.phases);
     for (i64 p = 0; p < phases; p++) {
         Phase *phase = &team.phase[p];
@@ -118,7 +118,7 @@ static void hire(i64 threads) {
 }
 
 static void run_alone(Job *job) {
-    set_tiles(64, 16);
+    set_tiles(0);
     for (i64 p = 0; p < job->phases; p++)
         for (i64 i = 0, count = job->chunks(job, p); i < count; i++) job->run(job, p, i, 0);
     _tile_release();

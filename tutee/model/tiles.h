@@ -39,12 +39,12 @@ void pack(byte *tiles, i64 steps, i64 first_tile, i64 stride, const half *from, 
     }
 }
 
-/* A row of `key_bytes` in tiles 4 and 5, `pairs` rows in 6 and 7; all else is full. */
-static void set_tiles(int key_bytes, int pairs) {
+/* All tiles are full; in attention 5 and 7 are for products over 16 keys. */
+static void set_tiles(int attention) {
     struct { byte palette, start, reserved[14]; uint16_t bytes[16]; byte rows[16]; } shape = {.palette = 1};
     for (int i = 0; i < 8; i++) {
-        shape.bytes[i] = i == 4 || i == 5 ? key_bytes : 64;
-        shape.rows[i] = i >= 6 ? pairs : 16;
+        shape.bytes[i] = attention && i == 5 ? 32 : 64;
+        shape.rows[i] = attention && i == 7 ? 8 : 16;
     }
     __asm__ volatile("" : : "r"(&shape) : "memory"); /* or gcc 12 drops the stores: it believes 8 bytes are read */
     _tile_loadconfig(&shape);
