@@ -169,7 +169,7 @@ static i64 logits_chunks(Job *job, i64 phase) {
 
 /* `digits`: room for 3 * (rows + 16) * (D to 64) bytes, zeros beyond D. */
 void logits(const Head *h, const float *hidden, i64 rows, int8_t *digits, float *scale, float *out) {
-    Logits l = {.job = {2, logits_chunks, logits_run}, .head = h, .from = hidden, .rows = rows};
+    Logits l = {.job = {2, logits_chunks, logits_run, least(ROWS, rows)}, .head = h, .from = hidden, .rows = rows};
     l.steps = parts(h->width, 64);
     l.digits = digits;
     l.scale = scale;

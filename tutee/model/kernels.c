@@ -78,7 +78,7 @@ static void forward_run(Job *job, i64 phase, i64 chunk, i64 worker) {
 }
 
 void forward(const Model *m, const Step *s) {
-    Forward f = {.job = {m->layers * PHASES + 1, forward_chunks, forward_run}};
+    Forward f = {.job = {m->layers * PHASES + 1, forward_chunks, forward_run, least(ROWS, s->tokens)}};
     lay_out(&f, m, s);
     for (i64 row = 0, span = 0; row < s->tokens; row += ROWS) {
         RowTile tile = {.row = row, .count = least(ROWS, s->tokens - row)};

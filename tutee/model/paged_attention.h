@@ -278,10 +278,10 @@ static void attend(const Forward *f, i64 layer, i64 chunk, byte *scratch) {
         a.next = s->tables + next * s->table_width;
         a.next_blocks = parts(s->contexts[next], ROWS);
     }
-    set_tiles(1);
+    set_attention_tiles();
     for (i64 i = 0; i < f->groups_at_once; i++) {
         a.group = chunk % chunks_each * f->groups_at_once + i;
         attend_group(f, layer, &a);
     }
-    set_tiles(0);
+    set_tiles(f->job.rows);
 }

@@ -24,6 +24,7 @@ struct Job {
     i64 phases;
     i64 (*chunks)(Job *, i64 phase);
     void (*run)(Job *, i64 phase, i64 chunk, i64 worker);
+    i64 rows; /* most of a tile that are used; 0: all */
 };
 
 enum { RANGES = 8 };
@@ -33,7 +34,7 @@ typedef struct {
     _Atomic uint32_t done, total;
 } __attribute__((aligned(128))) Phase;
 
-enum { MAX_PHASES = 4096, MAX_THREADS = 64, PATIENCE = 2000, IDLE_PATIENCE = 1000 };
+enum { MAX_PHASES = 4096, MAX_THREADS = 64, PATIENCE = 2000, IDLE_PATIENCE = 1000, IDLE_YIELDS = 1000 };
 
 static struct {
     pthread_mutex_t lock;
@@ -41,7 +42,7 @@ static struct {
     _Atomic int32_t sleepers, wanted, ranges;
     i64 helpers;
     Job *job;
-    _Atomic i64 phases;
+    _Atomic i64 phases, rows;
     Phase phase[MAX_PHASES];
 } team = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -64,7 +65,7 @@ static i64 take(Phase *phase, uint32_t number, i64 worker) {
 }
 
 static void take_part(uint32_t number, i64 worker) {
-    set_tiles(0);
+    set_tiles(atomic_load(&team.rows));
     i64 phases = atomic_load(&team.phases);
     for (i64 p = 0; p < phases; p++) {
         Phase *phase = &team.phase[p];
@@ -92,6 +93,8 @@ static void *helper(void *id) {
             if ((i64)id < atomic_load(&team.wanted)) take_part(number, (i64)id);
         } else if (waited < IDLE_PATIENCE) {
             _mm_pause();
+        } else if (waited < IDLE_PATIENCE + IDLE_YIELDS) { /* the next step comes soon, and to be woken takes long */
+            sched_yield();
         } else {
             atomic_fetch_add(&team.sleepers, 1);
             syscall(SYS_futex, &team.number, FUTEX_WAIT_PRIVATE, seen, NULL);
@@ -118,7 +121,7 @@ static void hire(i64 threads) {
 }
 
 static void run_alone(Job *job) {
-    set_tiles(0);
+    set_tiles(job->rows);
     for (i64 p = 0; p < job->phases; p++)
         for (i64 i = 0, count = job->chunks(job, p); i < count; i++) job->run(job, p, i, 0);
     _tile_release();
@@ -135,6 +138,7 @@ static void run(Job *job, i64 threads) {
     uint32_t number = atomic_load(&team.number) + 1;
     team.job = job;
     atomic_store(&team.phases, job->phases);
+    atomic_store(&team.rows, job->rows);
     atomic_store(&team.wanted, threads);
     i64 ranges = least(threads, RANGES);
     atomic_store(&team.ranges, ranges);

@@ -39,15 +39,24 @@ void pack(byte *tiles, i64 steps, i64 first_tile, i64 stride, const half *from, 
     }
 }
 
-/* All tiles are full; in attention 5 and 7 are for products over 16 keys. */
-static void set_tiles(int attention) {
+static void load_shape(i64 rows, int fifth_bytes, int seventh_rows) {
     struct { byte palette, start, reserved[14]; uint16_t bytes[16]; byte rows[16]; } shape = {.palette = 1};
     for (int i = 0; i < 8; i++) {
-        shape.bytes[i] = attention && i == 5 ? 32 : 64;
-        shape.rows[i] = attention && i == 7 ? 8 : 16;
+        shape.bytes[i] = i == 5 ? fifth_bytes : 64;
+        shape.rows[i] = i == 7 ? seventh_rows : i < 6 ? rows : 16;
     }
     __asm__ volatile("" : : "r"(&shape) : "memory"); /* or gcc 12 drops the stores: it believes 8 bytes are read */
     _tile_loadconfig(&shape);
+}
+
+/* For products of up to `rows` (0: 16), which tiles 0 … 5 hold: fewer take less time, and give the same numbers. */
+static void set_tiles(i64 rows) {
+    load_shape(rows ? rows : ROWS, 64, 16);
+}
+
+/* For attention: full tiles, but 5 and 7 are for products over 16 keys. */
+static void set_attention_tiles(void) {
+    load_shape(16, 32, 8);
 }
 
 enum { AHEAD = 4 * STEP };
