@@ -50,7 +50,7 @@ job = client.fine_tuning.jobs.create(
         "type": "reinforcement",
         "reinforcement": {
             "grader": GRADER,
-            "hyperparameters": {"n_epochs": 2, "batch_size": 8, "eval_interval": 2, "eval_samples": 2},
+            "hyperparameters": {"n_epochs": 3, "batch_size": 8, "eval_interval": 4, "eval_samples": 4},
         },
     },
 )

@@ -21,7 +21,7 @@ for path in ("/v1/chat/completions", "/v1/completions"):
         "backend": backend,
         "profile": {"kind": "concurrent", "streams": [2]},
         "constraint": {"kind": "max_requests", "count": 6},
-        "tokenizer": {"kind": "huggingface_auto", "processor": tokenizer},
+        "tokenizer": {"kind": "huggingface_auto", "model": tokenizer},
         "data": data,
         "output": {"kind": "json", "path": str(report)},
     }.items():
