@@ -35,6 +35,8 @@ from tutee.train.trainer import Trainer, TrainerConfig
 
 BUDGET = 2048
 """Tokens of a microbatch."""
+FULL_BUDGET = 1024
+"""The same where all weights learn: gradients and moments take the room, and a microbatch costs one pass over them."""
 Step = Callable[[], dict[str, float]]
 
 
@@ -45,7 +47,7 @@ def learned(prompt: list[int], answer: list[int]) -> Example:
 def supervised(model: Pretrained, work: Work, full: bool) -> Step:
     trainer = Trainer(model, TrainerConfig(full=full))
     groups = [Group((learned(ids[:1], ids[1:]),)) for ids in work["rows"]]
-    return partial(optimize, trainer, groups, token_mean_loss)
+    return partial(optimize, trainer, groups, token_mean_loss, FULL_BUDGET if full else BUDGET)
 
 
 def preferences(model: Pretrained, work: Work) -> Step:
@@ -54,7 +56,7 @@ def preferences(model: Pretrained, work: Work) -> Step:
         Group.pair(learned(prompt, chosen), learned(prompt, rejected)) for prompt, chosen, rejected in work["pairs"]
     ]
     groups = with_references(groups, trainer.score)
-    return partial(optimize, trainer, groups, dpo_loss)
+    return partial(optimize, trainer, groups, dpo_loss, BUDGET)
 
 
 def rewards(model: Pretrained, work: Work) -> Step:
@@ -62,11 +64,11 @@ def rewards(model: Pretrained, work: Work) -> Step:
     groups = [
         Group.pair(learned(prompt, chosen), learned(prompt, rejected)) for prompt, chosen, rejected in work["pairs"]
     ]
-    return partial(optimize, trainer, groups, RewardConfig().loss())
+    return partial(optimize, trainer, groups, RewardConfig().loss(), FULL_BUDGET)
 
 
-def optimize(trainer: Trainer, groups: list[Group], loss: Loss) -> dict[str, float]:
-    take_step(trainer, groups, loss, 1e-6, BUDGET)
+def optimize(trainer: Trainer, groups: list[Group], loss: Loss, budget: int) -> dict[str, float]:
+    take_step(trainer, groups, loss, 1e-6, budget)
     return {}
 
 
@@ -79,7 +81,7 @@ def reinforcement(model: Pretrained, work: Work, critic: bool) -> Step:
     if critic:
         learner = Ppo(trainer, make_critic(trainer, TrainerConfig(full=True)), PpoConfig(), Reference(trainer))
     params = SamplingParams(temperature=1.0, max_tokens=work["answer"], ignore_eos=True, seed=1, logprobs=0)
-    config = ReinforceConfig(token_budget=BUDGET)
+    config = ReinforceConfig(token_budget=FULL_BUDGET)
 
     def step() -> dict[str, float]:
         begun = time.perf_counter()

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from tutee.errors import InvalidInput
-from tutee.train import methods, train
+from tutee.train import methods, parallel, train
 from tutee.train.methods import METHODS, choose, describe, find, read_rows
+from tutee.train.progress import Progress
 from tutee.train.record import read_metrics
 from tutee.train.task import setting_help
 
@@ -142,7 +143,7 @@ RUNS = {
     "sft": (CHATS, FAST),
     "dpo": (PAIRS, FAST),
     "kto": (THUMBS, FAST),
-    "reward": ([*PAIRS, {"prompt": "Hi", "completions": ["a", "b", "c"]}], FAST),
+    "reward": ([*PAIRS, {"prompt": "Hi", "completions": ["a", "b", "c"]}], {**FAST, "probed": True}),
     "pretrain": ("One day.\n\nAnother day.", {"vocabulary": 270, "layers": 1, "width": 16, "heads": 2, "context": 16}),
     "offline_distillation": (CHATS, FAST),
     "best_of_n": (ASKED, {**FAST, "prompts": 2, "group": 8, "max_tokens": 100, "rounds": 1, "grader": "GRADER"}),
@@ -160,6 +161,15 @@ def files(tmp_path: Path) -> dict[str, str]:
     chats = tmp_path / "chats.jsonl"
     chats.write_text("".join(json.dumps(row) + "\n" for row in CHATS))
     return {"GRADER": f"{grader}:grade", "CHATS": str(chats)}
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.samples])
+def test_methods_that_draw_answers_are_refused_under_torchrun(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "current", lambda: parallel.Ranks(0, 2))
+    with pytest.raises(InvalidInput, match=f"{name} draws answers, which one process does: start it without torchrun"):
+        methods.run(METHODS[name], None, [], {}, tmp_path)
 
 
 def test_every_method_is_run_here() -> None:
@@ -198,3 +208,32 @@ def test_a_question_without_an_answer_is_named(tiny_folder: Path, tmp_path: Path
     data.write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "c"}\n')
     with pytest.raises(InvalidInput, match="line 2 has no text 'answer'"):
         train("grpo", data=data, folder=tmp_path / "out", model=tiny_folder, dtype="float32")
+
+
+def test_reinforcement_validates_at_intervals_and_keeps_a_version_of_each(tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("data", "valid"):
+        rows = [{"prompt": f"{name} {i}", "answer": "a"} for i in range(3)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown: dict[int, list[str]] = {}
+
+    def note(progress: Progress) -> None:
+        shown[progress.step] = sorted(name for name in progress.metrics if name.startswith("valid_"))
+
+    settings = {"steps": 5, "prompts": 2, "group": 2, "max_tokens": 4, "rank": 2, "eval_interval": 2, "eval_samples": 3}
+    trained = train(
+        "grpo",
+        data=tmp_path / "data.jsonl",
+        validation=tmp_path / "valid.jsonl",
+        folder=tmp_path / "out",
+        model=tiny_folder,
+        dtype="float32",
+        report=note,
+        match="none",
+        format="[a-m].*",
+        **settings,
+    )
+    looked = ["valid_finished", "valid_length", "valid_reward"]
+    assert shown == {1: looked, 2: looked, 3: [], 4: looked, 5: looked}
+    assert [checkpoint.step for checkpoint in trained.checkpoints] == [2, 4, 5]
+    assert all("valid_reward" in checkpoint.metrics for checkpoint in trained.checkpoints)
+    assert all((checkpoint.folder / "adapter_config.json").is_file() for checkpoint in trained.checkpoints)

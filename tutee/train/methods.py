@@ -46,7 +46,7 @@ from tutee.train.reinforcement import (
     ppo_learner,
 )
 from tutee.train.reward import RewardConfig, reward_groups
-from tutee.train.reward_model import RewardModel, gather_evidence
+from tutee.train.reward_model import RewardModel, gather_evidence, probe
 from tutee.train.rewards import Term
 from tutee.train.rollout import RolloutConfig
 from tutee.train.sft import SftConfig, sft_groups, token_accuracy
@@ -99,8 +99,10 @@ class VariantSettings:
 
 
 def reward_trainer(task: Task) -> Trainer:
-    """A trainer of a reward model: with a fresh head."""
+    """A trainer of a reward model: with a fresh head, or (`probed`) one that predicts before it has learned."""
     head = ValueHead(task.base.config.hidden_size, task.seed)
+    if task.chosen[RewardConfig].probed:
+        probe(task.base, head, reward_groups(task.base, task.examples).groups)
     return Trainer(task.base, task.chosen[TrainerConfig], task.start, head)
 
 

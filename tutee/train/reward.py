@@ -39,6 +39,8 @@ class RewardConfig:
     """Demand the margins that the data gives."""
     centre: float = 0.01
     """Times the squared sum of the two scores: keeps scores near 0."""
+    probed: bool = False
+    """Begin with the head that predicts the pairs best from the untrained network's states, not with a random one."""
 
     def __post_init__(self) -> None:
         require(0 <= self.centre <= 1, "centre", "'centre' must be between 0 and 1.")

@@ -26,7 +26,7 @@ from tutee.errors import InvalidInput
 Grade = Callable[[Mapping[str, Any], Mapping[str, Any]], float]
 """(sample, item) -> reward."""
 
-START_S = 60.0
+START_S = 180.0
 """How long the module may take to be imported."""
 DEFAULT_NAME = "grade"
 
