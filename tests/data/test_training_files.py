@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tutee.data.training_files import read_texts, read_thumbs
+from tutee.data.training_files import read_reinforcement, read_texts, read_thumbs
 from tutee.errors import InvalidInput
 
 
@@ -55,3 +55,23 @@ def test_texts_are_divided_at_blank_lines() -> None:
         list(read_texts(io.BytesIO(b"\n \n")))
     with pytest.raises(InvalidInput, match="line 2: is not UTF-8"):
         list(read_texts(io.BytesIO(b"ok\n\xff\n")))
+
+
+def test_a_reinforcement_row_is_a_question_and_an_item() -> None:
+    asked = {"messages": [{"role": "user", "content": "1 ? 2 = 3"}], "reference_answer": {"op": "+"}, "tools": []}
+    [row] = read_reinforcement(lines(asked))
+    assert (row.line, row.messages[0].content, row.item) == (1, "1 ? 2 = 3", {"reference_answer": {"op": "+"}})
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "a", "answer": "b"}, "messages is missing"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "must be 'user'"),
+        ({"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]}, "tools are not offered"),
+    ],
+)
+def test_what_is_no_question_is_named(row: object, says: str) -> None:
+    with pytest.raises(InvalidInput, match=f"line 1: .*{says}"):
+        list(read_reinforcement(lines(row)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tutee.errors import InvalidInput
-from tutee.train.hyperparameters import resolve
+from tutee.train.hyperparameters import method_of, resolve
 from tutee.train.methods import METHODS
 
 SFT, DPO = METHODS["sft"], METHODS["dpo"]
@@ -48,3 +48,43 @@ def test_a_method_has_only_its_own_and_says_nothing_twice() -> None:
         resolve("supervised", SFT, {"beta": 0.1}, {}, rows=10)
     with pytest.raises(InvalidInput, match="as a hyperparameter and as a setting"):
         resolve("dpo", DPO, {"beta": 0.1}, {"beta": 0.2}, rows=10)
+
+
+def test_reinforcement_counts_epochs_and_the_loop_steps() -> None:
+    found = resolve("reinforcement", METHODS["grpo"], {}, {}, rows=16, validation=4)
+    assert found.hyperparameters == {
+        "n_epochs": 20,
+        "batch_size": 8,
+        "learning_rate_multiplier": 1.0,
+        "reasoning_effort": "default",
+        "compute_multiplier": 1.0,
+        "eval_interval": 4,
+        "eval_samples": 8,
+        "x_algorithm": "grpo",
+    }
+    wanted = {"steps": 40, "prompts": 8, "group": 8, "eval_interval": 4, "eval_samples": 8}
+    assert found.settings == wanted
+    said = {"n_epochs": 3, "batch_size": 5, "compute_multiplier": 0.5, "eval_samples": 2, "x_algorithm": "rloo"}
+    asked = resolve("reinforcement", METHODS["grpo"], {**said, "learning_rate_multiplier": 2}, {}, rows=16)
+    assert asked.settings == {
+        "steps": 10, "prompts": 5, "group": 4, "eval_interval": 1, "eval_samples": 2, "variant": "rloo",
+        "learning_rate": pytest.approx(2e-4),
+    }  # fmt: skip
+    assert asked.hyperparameters.items() >= {**said, "learning_rate_multiplier": 2}.items()
+
+
+def test_settings_of_ours_show_in_what_auto_became_and_contradict_nothing() -> None:
+    own = {"prompts": 4, "group": 16, "steps": 9, "learning_rate": 3e-4}
+    found = resolve("reinforcement", METHODS["grpo"], {}, own, rows=16)
+    assert found.settings.items() >= own.items()
+    shown = {"batch_size": 4, "compute_multiplier": 2.0, "learning_rate_multiplier": pytest.approx(3.0)}
+    assert found.hyperparameters.items() >= shown.items()
+    with pytest.raises(InvalidInput, match="as a hyperparameter and as a setting"):
+        resolve("reinforcement", METHODS["grpo"], {"batch_size": 2}, {"prompts": 4}, rows=16)
+
+
+def test_ppo_is_a_method_of_its_own() -> None:
+    assert method_of("reinforcement", {"x_algorithm": "ppo"}) == "ppo"
+    assert [method_of(name, {}) for name in ("supervised", "dpo", "reward_model", "reinforcement", "kto")] == [
+        "sft", "dpo", "reward", "grpo", "kto"
+    ]  # fmt: skip

@@ -73,12 +73,11 @@ def in_openai_words(method: str, metrics: Mapping[str, float | None]) -> dict[st
     return {said: value for said, value in found.items() if value is not None}
 
 
-def headline(method: str, metrics: Mapping[str, float]) -> str | None:
+def headline(metrics: Mapping[str, float]) -> str | None:
     """The number that a step's line in the log shows; None when the step has none."""
-    if method == "reinforcement":
-        shown = [f"{name}={metrics[own]:.3f}" for name, own in (("reward", "reward"), ("validation", "valid_reward"))
-                 if own in metrics]  # fmt: skip
-        return ", ".join(shown) or None
+    shown = {"reward": metrics.get("reward"), "validation": metrics.get("valid_reward")}
+    if shown["reward"] is not None:
+        return ", ".join(f"{name}={value:.3f}" for name, value in shown.items() if value is not None)
     return f"training loss={metrics['loss']:.2f}" if "loss" in metrics else None
 
 

@@ -129,7 +129,7 @@ class Reporter:
         step = progress.step + self._offsets.get(progress.stage, 0)
         self.store.jobs.metric(self.job.id, step, dict(progress.metrics))
         finite = {name: value for name, value in progress.metrics.items() if math.isfinite(value)}
-        said = headline(self.job.method, finite)
+        said = headline(finite)
         often = progress.step % max(1, progress.total // EVENTS) == 0 or progress.step == progress.total
         if said is not None and (often or any(name.startswith("valid_") for name in finite)):
             data = {"step": step, "total_steps": progress.total, **in_openai_words(self.job.method, finite)}
