@@ -223,6 +223,11 @@ BODIES: dict[tuple[str, str], Schema] = {
         encoding_format=maybe(words("float", "base64")),
         dimensions=maybe(whole(1, 2**31 - 1)),
     ),
+    ("POST", "/v1/moderations"): record(
+        "input",
+        input=either(text(), many(text()), many(record("type", type=words("text", "image_url"), text=text()))),
+        model=maybe(text()),
+    ),
     ("POST", "/v1/responses"): RESPONSE,
     ("POST", "/v1/responses/input_tokens"): RESPONSE,
     ("POST", "/v1/conversations"): record(items=maybe(many(ITEM, 20)), metadata=METADATA),
