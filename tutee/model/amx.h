@@ -27,6 +27,7 @@ static inline void begin_tiles(void) {
         uint8_t rows[16];
     } __attribute__((aligned(64))) config = {.palette = 1};
     for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = 16;
+    __asm__ volatile("" : : "r"(&config) : "memory"); /* or gcc 12 drops the stores: it believes 8 bytes are read */
     _tile_loadconfig(&config);
 }
 
