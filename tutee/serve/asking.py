@@ -33,6 +33,8 @@ class Named:
 
     messages: str
     effort: str
+    form: str
+    """Of the answer's text."""
 
 
 def prepare(served: Served, messages: Sequence[Message], wish: Wish, named: Named) -> tuple[Prompt, SamplingParams]:
@@ -56,7 +58,7 @@ def prepare(served: Served, messages: Sequence[Message], wish: Wish, named: Name
             param=named.messages,
             code="context_length_exceeded",
         )
-    return prompt, with_grammar(params, served, wish.tools, wish.text_rule, prompt)
+    return prompt, with_grammar(params, served, wish.tools, wish.text_rule, prompt, named.form)
 
 
 def _effort(served: Served, effort: str | None, param: str) -> str | None:

@@ -86,11 +86,12 @@ class Answering:
             Unavailable: the engine failed, or ended, in mid-answer.
         """
         async for batch in self.tap:
-            for index, chunk in batch:
-                if chunk.finish_reason in ("error", "abort"):
-                    raise self.tap.failure(index)
-                self.told += len(chunk.token_ids)
-            yield batch
+            failed = next((i for i, (_, chunk) in enumerate(batch) if chunk.finish_reason in ("error", "abort")), None)
+            told = batch[:failed]
+            self.told += sum(len(chunk.token_ids) for _, chunk in told)
+            yield told
+            if failed is not None:
+                raise self.tap.failure(batch[failed][0])
 
 
 @router.post("/chat/completions", openapi_extra=MEMBER)
@@ -119,7 +120,9 @@ def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, Prompt, Sa
     """Who answers, the prompt, and how to draw."""
     served = services.live.resolve(asked.model)
     wish = Wish(asked.params, asked.tools, asked.text_rule, asked.effort)
-    prompt, params = prepare(served, merge_system_messages(asked.messages), wish, Named("messages", "reasoning_effort"))
+    prompt, params = prepare(
+        served, merge_system_messages(asked.messages), wish, Named("messages", "reasoning_effort", "response_format")
+    )
     if asked.store and params.logprobs is None and not served.upstream:
         params = replace(params, logprobs=0)  # not for the client: whoever learns from it needs them
     return served, prompt, params

@@ -71,6 +71,8 @@ def read_completion_request(body: Fields) -> CompletionRequest:
     # The best of several is the one with the highest log-prob a token, so they are needed for the choice.
     needed = 0 if logprobs is None and best_of > n else logprobs
     params = read_sampling(body, logprobs=needed, max_tokens=max(1, max_tokens))
+    include_usage = read_include_usage(body, stream)
+    body.close()
     return CompletionRequest(
         model=model,
         prompts=prompts,
@@ -81,7 +83,7 @@ def read_completion_request(body: Fields) -> CompletionRequest:
         echo=echo,
         logprobs=logprobs,
         stream=stream,
-        include_usage=read_include_usage(body, stream),
+        include_usage=include_usage,
     )
 
 

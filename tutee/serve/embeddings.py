@@ -85,6 +85,7 @@ def _resolve(services: Services, model: str, body: Fields) -> Served:
     if body.integer("dimensions", 1) not in (None, width):
         message = f"cannot be chosen: vectors of '{model}' have {width} dimensions, and none may be left out"
         body.refuse("dimensions", message, "unsupported_parameter")
+    body.close()
     return served
 
 

@@ -33,7 +33,7 @@ from tutee.serve.streaming import EventStream, Tap, encode, wait_for
 
 router = APIRouter(prefix="/v1/responses")
 
-NAMED = Named("input", "reasoning.effort")
+NAMED = Named("input", "reasoning.effort", "text.format")
 ROOM = 512
 """Tokens that `truncation: auto` leaves for an answer without a `max_output_tokens`."""
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -44,10 +44,9 @@ Order = Literal["asc", "desc"]
 async def create(request: Request, caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     """Answer an input, and what came before it."""
     asked, served, prompt, params = await run_in_threadpool(_prepare, services, caller.id, body)
-    tap = Tap(whole=not asked.stream)
-    tap.submit(served, prompt, [params], caller.id)
     entries = LogprobEntries(served.model.tokenizer) if asked.logprobs else None
-    output = Output(prompt.form, entries)
+    tap, output = Tap(whole=not asked.stream), Output(prompt.form, entries)
+    tap.submit(served, prompt, [params], caller.id)
     responding = Responding(asked, served, caller.id, services.store, tap, output, services.responses)
     try:
         await run_in_threadpool(responding.keep)

@@ -34,6 +34,7 @@ def tokenize(services: ServicesDep, body: Body) -> Response:
     served = services.live.resolve(body.string("model") or ALIAS)
     strings = body.boolean("return_token_strs") or False
     ids = _of_messages(served, body) if body.raw.get("messages") is not None else _of_prompt(served, body)
+    body.close()
     tokenizer = served.model.tokenizer
     return reply(
         {
@@ -67,6 +68,7 @@ def detokenize(services: ServicesDep, body: Body) -> Response:
     served = services.live.resolve(body.string("model") or ALIAS)
     body.need("tokens")
     tokens = body.array("tokens", most=MOST_TOKENS) or []
+    body.close()
     vocabulary = served.model.config.vocab_size
     for i, id in enumerate(tokens):
         if isinstance(id, bool) or not isinstance(id, int) or not 0 <= id < vocabulary:

@@ -24,7 +24,7 @@ Mode = Literal["none", "auto", "required"]
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MOST_FUNCTIONS = 128
-MOST_CALLS = 16
+MOST_CALLS = 8
 """Calls of one answer, where calls are required: a small model would go on for ever."""
 
 
@@ -151,7 +151,9 @@ def _name(fields: Fields, named_in: str) -> str:
     return inner.need_string("name")
 
 
-def answer_grammar(tools: Tools, content: str | None, *, thinks: bool, thinking: bool) -> Grammar | None:
+def answer_grammar(
+    tools: Tools, content: str | None, *, thinks: bool, thinking: bool, named: str = "response_format"
+) -> Grammar | None:
     """The form of an answer, or None if any text will do.
 
     Args:
@@ -161,7 +163,7 @@ def answer_grammar(tools: Tools, content: str | None, *, thinks: bool, thinking:
     strict = any(function.strict for function in tools.functions)
     if tools.mode != "required" and content is None and not strict:
         return None
-    param = "response_format" if content is not None else "tools"
+    param = named if content is not None else "tools"
     rules = {"start": "thoughts? answer" if thinks and not thinking else "thoughts answer" if thinking else "answer"}
     if thinks or thinking:
         begin = "" if thinking else '"<think>"'
@@ -200,17 +202,19 @@ def _call_rules(tools: Tools) -> dict[str, str]:
 
 
 def with_grammar(
-    params: SamplingParams, served: Served, tools: Tools, content: str | None, prompt: Prompt
+    params: SamplingParams, served: Served, tools: Tools, content: str | None, prompt: Prompt, named: str
 ) -> SamplingParams:
     """`params` with the form that the answer to `prompt` must have, compiled for who answers.
 
     Args:
         content: the Lark rule that the text must follow, or None: any text.
+        named: the field that asked for it.
 
     Raises:
         InvalidInput: the form cannot be used, or not with these parameters, or another server answers.
     """
-    grammar = answer_grammar(tools, content, thinks=prompt.form.thinks, thinking=prompt.form.thinking)
+    form = prompt.form
+    grammar = answer_grammar(tools, content, thinks=form.thinks, thinking=form.thinking, named=named)
     if grammar is None:
         return params
     if served.upstream:
