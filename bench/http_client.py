@@ -21,7 +21,7 @@ class Stream(asyncio.Protocol):
     """One connection that sends one request and counts the events of the reply."""
 
     def __init__(self, request: bytes, done: Callable[[], None]) -> None:
-        self.request, self.done = request, done
+        self.request, self._done, self._over = request, done, False
         self.events, self.tail = 0, b""
         self.first_s = 0.0
 
@@ -40,6 +40,12 @@ class Stream(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.done()
+
+    def done(self) -> None:
+        """Say once that the reply is over: the last event and the end of the connection both tell."""
+        if not self._over:
+            self._over = True
+            self._done()
 
 
 def identity(stream: Stream) -> Stream:

@@ -275,7 +275,7 @@ def main() -> None:
     import torch
 
     from tutee.serve.app import build_app, open_services
-    from tutee.serve.run import share_the_processor
+    from tutee.serve.run import settle, share_the_processor
     from tutee.settings import Settings
 
     places = options.streams * (options.prompt_tokens + options.new_tokens + 32)
@@ -291,6 +291,7 @@ def main() -> None:
         share_the_processor(settings)
         client = Client()
         with open_services(settings, worker=False) as services, listening(build_app(services)) as (port, loop):
+            settle()
             bench = Bench(services, port, client, options)
             found: Json = {"bench": "http", "model": services.live.base.model.name, "threads": torch.get_num_threads()}
             bench.http(bench.bodies[:8])  # warm

@@ -181,15 +181,15 @@ def test_a_server_that_starts_again_goes_on_and_does_no_line_twice(make_home: Ca
     settings = make_home()
     with serving(settings) as running:
         sdk = running.sdk()
-        begun = begin(sdk, [line(i, max_tokens=100, ignore_eos=True) for i in range(60)])
+        begun = begin(sdk, [line(i, max_tokens=60, ignore_eos=True) for i in range(30)])
         while counted(sdk, begun.id) < 3:
             time.sleep(0.02)
     with serving(settings) as running:
         sdk = running.sdk()
-        assert counted(sdk, begun.id) < 60, "it was over before it was stopped"
+        assert counted(sdk, begun.id) < 30, "it was over before it was stopped"
         done = ended(sdk, begun.id)
-        assert (done.status, done.request_counts.completed) == ("completed", 60)
-        assert [row["custom_id"] for row in rows(sdk, done.output_file_id)] == [f"line-{i}" for i in range(60)]
+        assert (done.status, done.request_counts.completed) == ("completed", 30)
+        assert [row["custom_id"] for row in rows(sdk, done.output_file_id)] == [f"line-{i}" for i in range(30)]
 
 
 def test_finishing_again_after_a_crash_makes_no_second_file(server: Running, sdk: openai.OpenAI) -> None:

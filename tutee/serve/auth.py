@@ -67,6 +67,7 @@ class Doorkeeper:
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings = settings
         self.store = store
+        self._loopback = settings.loopback
         self.limits = Limits()
         self._known: dict[tuple[str, str], Caller] = {}  # actors never change their handle: this cannot go stale
 
@@ -92,7 +93,7 @@ class Doorkeeper:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         key = key.strip() if scheme.lower() == "bearer" else ""
         project = request.headers.get("openai-project", "")
-        if self.settings.loopback:
+        if self._loopback:
             handle = request.headers.get("x-tutee-actor") or OWNER_HANDLE
             if not key.startswith(PREFIX) and (found := self._known.get((handle, project or DEFAULT_PROJECT))):
                 return found

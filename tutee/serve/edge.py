@@ -12,6 +12,7 @@ import ipaddress
 import os
 import re
 import time
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -68,6 +69,7 @@ class Edge:
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app = app
         self.settings = settings
+        self._loopback = settings.loopback
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,7 +117,7 @@ class Edge:
         """Checks that need only the request line and the headers."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self.settings.loopback and not _names_loopback(host):
+        if self._loopback and not _names_loopback(host):
             raise Forbidden(f"Host {host!r} is not this machine. Use 127.0.0.1 or localhost.", code="host_not_allowed")
         if scope["method"] not in READING_METHODS:
             site = headers.get("sec-fetch-site")
@@ -152,6 +154,7 @@ def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"The body is over the limit of {limit:,} bytes.")
 
 
+@lru_cache(maxsize=256)
 def _names_loopback(host: str) -> bool:
     name = urlsplit(f"//{host}").hostname or ""
     if name == "localhost" or name.endswith(".localhost"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -53,15 +54,22 @@ def serve(settings: Settings) -> None:
     share_the_processor(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     with open_socket(settings) as listener, open_services(settings) as services:
-        Server(uvicorn_config(build_app(services)), f"http://{host}:{listener.getsockname()[1]}").run(
-            sockets=[listener]
-        )
+        app = build_app(services)
+        settle()
+        Server(uvicorn_config(app), f"http://{host}:{listener.getsockname()[1]}").run(sockets=[listener])
 
 
 def share_the_processor(settings: Settings) -> None:
     """How the model's threads and Python's share the cores."""
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     sys.setswitchinterval(SWITCH_SECONDS)
+
+
+def settle() -> None:
+    """Let the garbage collector forget what lives as long as the server: going through the modules, the model and the
+    routes again and again would halt every stream for a tenth of a second at a time."""
+    gc.collect()
+    gc.freeze()
 
 
 def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
