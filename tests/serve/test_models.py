@@ -74,6 +74,15 @@ def test_an_alias_answers_wherever_a_model_is_named_and_the_reply_says_who(serve
             assert answer.model == "tiny"
             chunks = sdk.chat.completions.create(model=name, messages=HELLO, max_tokens=1, stream=True)
             assert {chunk.model for chunk in chunks} == {"tiny"}
+        asked = "gpt-4.1-nano"
+        assert sdk.completions.create(model=asked, prompt="Hi", max_tokens=1).model == "tiny"
+        assert sdk.embeddings.create(model=asked, input="Hi", encoding_format="float").model == "tiny"
+        assert sdk.responses.create(model=asked, input="Hi", max_output_tokens=16).model == "tiny"
+        rows = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+        file = sdk.files.create(file=("rows.jsonl", rows), purpose="fine-tune")
+        job = sdk.fine_tuning.jobs.create(model=asked, training_file=file.id)
+        assert job.model == "tiny"
+        sdk.fine_tuning.jobs.cancel(job.id)
         with pytest.raises(openai.BadRequestError) as caught:
             sdk.models.delete("gpt-4.1-nano")
         assert caught.value.code == "model_is_alias"
