@@ -30,7 +30,7 @@ PAIR_BYTES: dict[Precision, int] = {"bfloat16": 2048, "int8": 2048, "int4": 1152
 LIMIT = 127
 TOP = 15
 """The highest level of 4 bits."""
-SHRINKS = (0, 1, 2)
+SHRINKS = (0, 1)
 """By how much a step may be smaller than one that reaches a group's ends: the rest comes closer, the ends are cut."""
 
 

@@ -110,6 +110,11 @@ class NativeDecoder:
         self._kept: list[Tensor] = []
         """Tensors whose addresses the structures hold."""
 
+    def prepare(self) -> None:
+        """Pack the weights now, so that the first step need not."""
+        with self._lock:
+            self._renew()
+
     def forward(self, tokens_T: Tensor, positions_T: Tensor, layout: Layout) -> Tensor:
         """Hidden states after the final norm, float32 [T, D], without a gradient; writes the layout's cache.
 

@@ -44,7 +44,8 @@ class Served:
         if self.native:
             self.cache = TiledCache(decoder.config, num_blocks, block_size)
             self._native = decoder.native if precision == "bfloat16" else decoder.packed(precision)
-            if precision != "bfloat16":
+            if precision != "bfloat16" and self._native is not None:
+                self._native.prepare()  # takes seconds, which no request should wait for
                 self._head = NativeHead(decoder.head_weight, decoder.model.norm.weight, planes=1)
         else:
             self.cache = KVCache(decoder.config, num_blocks, block_size, decoder.dtype, self.device)
