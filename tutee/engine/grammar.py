@@ -36,6 +36,8 @@ DEEPEST = 64
 """Levels of nesting of a schema."""
 KEPT = 256
 """Compiled grammars kept for the next request that asks for the same."""
+USES = 64
+"""Answers that share what was learned of one compiled grammar, and its budget; then it is compiled again."""
 LIMITS = LLParserLimits(
     max_items_in_row=1000,
     initial_lexer_fuel=1_000_000,
@@ -168,7 +170,8 @@ class Vocabulary:
         self._end_ids = sorted(end_ids)
         self._lock = threading.Lock()
         self._tokens: LLTokenizer | None = None
-        self._compiled: OrderedDict[str, Matcher] = OrderedDict()
+        self._compiled: OrderedDict[str, tuple[Matcher, int]] = OrderedDict()
+        """By text: where answers begin, and how many have begun there."""
 
     @property
     def words(self) -> int:
@@ -182,13 +185,13 @@ class Vocabulary:
             InvalidInput: the grammar is wrong, or too complex from its first token on (code `invalid_json_schema`).
         """
         with self._lock:
-            known = self._compiled.get(grammar.text)
-            if known is None:
-                known = self._compile(grammar)
-                self._compiled[grammar.text] = known
-                if len(self._compiled) > KEPT:
-                    self._compiled.popitem(last=False)
+            known, uses = self._compiled.get(grammar.text, (None, 0))
+            if known is None or uses >= USES or self._first_problem(known) is not None:
+                known, uses = self._compile(grammar), 0
+            self._compiled[grammar.text] = known, uses + 1
             self._compiled.move_to_end(grammar.text)
+            if len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
             return known.copy()
 
     def _compile(self, grammar: Grammar) -> Matcher:
@@ -196,12 +199,17 @@ class Vocabulary:
             self._tokens = _read_tokens(self._tokenizer, self._size, self._end_ids)
         matcher = LLMatcher(self._tokens, grammar.text, log_level=0, limits=LIMITS)
         first = Matcher(matcher, grammar.param, self.words)
-        first.copy().fill(np.empty(self.words, dtype=np.int32))
-        if matcher.is_error():
-            what = " ".join(matcher.get_error().split())[:300]
+        if self._first_problem(first) is not None:
+            what = " ".join(matcher.get_error().split())[:300] or "no answer has it, or it is too complex."
             message = f"The form asked for in '{grammar.param}' cannot be used: {what}"
             raise InvalidInput(message, param=grammar.param, code="invalid_json_schema")
         return first
+
+    def _first_problem(self, matcher: Matcher) -> GrammarExhausted | None:
+        mask: Mask = np.empty(self.words, dtype=np.int32)
+        begun = matcher.copy()
+        begun.fill(mask)
+        return begun.problem(mask)
 
 
 class _Tokens:
