@@ -88,5 +88,5 @@ def imitate(model: Pretrained, groups: Sequence[Group], steps: int, batch: int, 
         part = [groups[i] for i in dice.choice(len(groups), min(batch, len(groups)), replace=False)]
         metrics = trainer.forward_backward(pack_groups(part), loss, totals(part))
         trainer.optim_step(rate)
-        losses.append(metrics.parts["loss"][0])
+        losses.append(metrics.total("loss"))
     return float(np.mean(losses[-10:]))

@@ -39,7 +39,7 @@ def gradients(
     if not full:
         moved(trainer)
     denominators = totals([group for part in parts for group in part])
-    value = sum(trainer.forward_backward(pack_groups(part), loss, denominators).parts["loss"][0] for part in parts)
+    value = sum(trainer.forward_backward(pack_groups(part), loss, denominators).total("loss") for part in parts)
     parameters = list(model.decoder.parameters() if full else trainer.lora.parameters())
     grads = [p.grad.clone() for p in parameters]
     for p in parameters if full else ():

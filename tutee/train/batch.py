@@ -216,6 +216,11 @@ class Batch:
         return replace(self, **moved)
 
 
+def told(mask: Tensor) -> bool:
+    """Whether any of these is true, where asking costs nothing: an accelerator would be waited for, and is believed."""
+    return mask.device.type == "cpu" and bool(mask.any())
+
+
 Loss = Callable[[Tensor, Batch, Totals], tuple[Tensor, Metrics]]
 """(log-probs of a policy [N] or values of a value model [T], batch, the step's denominators) -> (scalar to
 differentiate, what to report)."""

@@ -29,7 +29,7 @@ from torch.nn.functional import logsigmoid
 
 from tutee.data.openai_format import Preference
 from tutee.model.pretrained import Pretrained
-from tutee.train.batch import Batch, Group, Loss, Totals
+from tutee.train.batch import Batch, Group, Loss, Totals, told
 from tutee.train.encode import Encoded, encode_answer, encode_rows
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
@@ -93,7 +93,7 @@ def dpo_loss(
     config = config or DpoConfig()
     # Differences are summed, not sums subtracted: equal policies then give exactly zero.
     ratio_E = batch.sum_by_example(batch.mask_N * (logprob_N - batch.reference_N))
-    if torch.isnan(batch.sum_by_example(batch.reference_N)[batch.pairs_P2]).any():
+    if told(torch.isnan(batch.sum_by_example(batch.reference_N)[batch.pairs_P2])):
         raise ValueError("DPO needs the reference log-probs of every pair")
     length_E = batch.sum_by_example(batch.mask_N)
     scores_P2 = (ratio_E / length_E if config.length_normalised else ratio_E)[batch.pairs_P2]
@@ -109,12 +109,12 @@ def _preference(chosen_P: Tensor, rejected_P: Tensor, target_P: Tensor, config: 
     """The loss of each pair, from the (normalised) log-ratios of its answers."""
     shape = SHAPES[config.shape]
     if config.shape not in SYMMETRIC:
-        if bool((target_P != 1).any()):
+        if told(target_P != 1):
             raise ValueError(f"the shape {config.shape} knows no ties")
         return shape(chosen_P, rejected_P, config.beta, config.label_smoothing)
     right_P = target_P * (1 - config.label_smoothing) + (1 - target_P) * config.label_smoothing
     loss_P = right_P * shape(chosen_P, rejected_P, config.beta, 0.0)
-    if bool((right_P == 1).all()):
+    if right_P.device.type == "cpu" and not told(right_P != 1):
         return loss_P
     return loss_P + (1 - right_P) * shape(rejected_P, chosen_P, config.beta, 0.0)
 

@@ -172,10 +172,10 @@ def take_step(
     for part, own in trainer.ranks.parts(groups, token_budget):
         said = trainer.forward_backward(pack_groups(part, share_prompts=True), loss, denominators)
         metrics += said if own else Metrics()
-    metrics = trainer.ranks.add_metrics(metrics)
+    metrics = trainer.ranks.add_metrics(metrics.settled())
     done = trainer.optim_step(learning_rate)
     values = metrics.values()
-    values["loss"] = metrics.parts["loss"][0]  # the microbatches share one denominator, so their losses add
+    values["loss"] = metrics.total("loss")  # the microbatches share one denominator, so their losses add
     values |= {"learning_rate": learning_rate, "grad_norm": done.grad_norm, "skipped_steps": float(trainer.skipped)}
     values["tokens"] = float(sum(group.num_tokens for group in groups))
     return values
@@ -188,8 +188,8 @@ def evaluate_loss(trainer: Trainer, groups: Sequence[Group], loss: Loss, token_b
     for part, own in trainer.ranks.parts(groups, token_budget):
         said = trainer.forward(pack_groups(part, share_prompts=True), loss, denominators)
         metrics += said if own else Metrics()
-    metrics = trainer.ranks.add_metrics(metrics)
-    return {**metrics.values(), "loss": metrics.parts["loss"][0]}
+    metrics = trainer.ranks.add_metrics(metrics.settled())
+    return {**metrics.values(), "loss": metrics.total("loss")}
 
 
 def _refuse_runaway(values: dict[str, float]) -> None:

@@ -33,7 +33,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tutee.train.batch import Batch, Totals
+from tutee.train.batch import Batch, Totals, told
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
 
@@ -116,7 +116,7 @@ def policy_loss(
 
 
 def _log_ratio(logprob_N: Tensor, old_N: Tensor, batch: Batch, rollout_N: Tensor, config: PolicyLossConfig) -> Tensor:
-    if bool((torch.isnan(old_N) & rollout_N).any()):
+    if told(torch.isnan(old_N) & rollout_N):
         raise ValueError("a rollout has no log-probs of the policy that the update starts from")
     log_ratio_N = torch.where(rollout_N, logprob_N - old_N.nan_to_num(), 0.0)
     if config.ratio == "sequence":
@@ -130,7 +130,7 @@ def kl_terms(
     logprob_N: Tensor, reference_N: Tensor, ratio_N: Tensor, rollout_N: Tensor, config: PolicyLossConfig
 ) -> Tensor:
     """What one token adds for β = 1 [N]; 0 for tokens that are no rollout's."""
-    if bool((torch.isnan(reference_N) & rollout_N).any()):
+    if told(torch.isnan(reference_N) & rollout_N):
         raise ValueError("a rollout has no reference log-probs, and the loss ties the policy to a reference")
     difference_N = torch.where(rollout_N, logprob_N - reference_N.nan_to_num(), 0.0)
     difference_N = difference_N.clamp(-MOST_LOG_RATIO, MOST_LOG_RATIO)
@@ -177,12 +177,10 @@ def _metrics(
     metrics += Metrics.ratio("kl_to_old", (weight_N * moved_N).sum(), weight)
     metrics += Metrics.ratio("log_ratio", (weight_N * log_ratio_N.abs()).sum(), weight)
     known_N = rollout_N & ~torch.isnan(batch.reference_N)
-    if bool(known_N.any()):
-        difference_N = torch.where(known_N, logprob_N - batch.reference_N.nan_to_num(), 0.0)
-        k3_N = torch.expm1(-difference_N.clamp(min=-MOST_LOG_RATIO)) + difference_N
-        metrics += Metrics.ratio("kl_k3", (weight_N * known_N * k3_N).sum(), (weight_N * known_N).sum())
-        metrics += Metrics.ratio("kl_k1", (weight_N * difference_N).sum(), (weight_N * known_N).sum())
-    return metrics
+    difference_N = torch.where(known_N, logprob_N - batch.reference_N.nan_to_num(), 0.0)
+    k3_N = torch.expm1(-difference_N.clamp(min=-MOST_LOG_RATIO)) + difference_N
+    metrics += Metrics.ratio("kl_k3", (weight_N * known_N * k3_N).sum(), (weight_N * known_N).sum())
+    return metrics + Metrics.ratio("kl_k1", (weight_N * difference_N).sum(), (weight_N * known_N).sum())
 
 
 def importance_weights(old: Tensor, behaviour: Tensor, most: float, per_sequence: bool = False) -> Tensor:

@@ -143,8 +143,14 @@ class Trainer:
             momentum=self.config.momentum,
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; batches are taken there."""
+        return self.model.decoder.head_weight.device
+
     def forward_backward(self, batch: Batch, loss: Loss, totals: Totals) -> Metrics:
         """Add the gradient of `loss` over one microbatch; call again for the next one of the same step."""
+        batch = batch.to(self.device, non_blocking=True)
         first, entropy = self._first(batch)
         value, metrics = loss(first, batch, totals)
         value.backward()  # type: ignore[no-untyped-call]
@@ -159,13 +165,14 @@ class Trainer:
     @torch.no_grad()
     def forward(self, batch: Batch, loss: Loss, totals: Totals) -> Metrics:
         """What `forward_backward` would report, without a gradient: validation."""
+        batch = batch.to(self.device, non_blocking=True)
         first, entropy = self._first(batch)
         value, metrics = loss(first, batch, totals)
         return metrics + entropy + Metrics.ratio("loss", value, 1.0)
 
     def _first(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """What the loss is a function of: log-probs [N], or a value model's values [T]; and what it says of them."""
-        layout = Layout.packed(batch.lengths, lora=self.lora, parents=batch.parents)
+        layout = Layout.packed(batch.lengths, self.lora, self.device, batch.parents)
         hidden_TD = self.model.decoder(batch.tokens_T, batch.positions_T, layout)
         if self.head is not None:
             return self.head(hidden_TD), Metrics()
