@@ -37,7 +37,7 @@ def sample(logits_BV: Tensor, states: Sequence[SamplerState], masks: Masks | Non
     `logits_BV` (float32, contiguous) is overwritten.
     """
     reported = [row for row, state in enumerate(states) if state.params.logprobs is not None]
-    normaliser_B = _normalisers(logits_BV) if reported else None
+    normaliser_B = normalisers(logits_BV) if reported else None
     # A reported log-prob is the model's own: of the logits before penalties and biases.
     own = {row: logits_BV[row].clone() for row in reported if states[row].adjusts}
     top: list[TopLogprobs] = [()] * len(states)
@@ -63,7 +63,7 @@ def sample(logits_BV: Tensor, states: Sequence[SamplerState], masks: Masks | Non
     return Sampled(tokens_B.tolist(), logprobs, top)
 
 
-def _normalisers(logits_BV: Tensor) -> Tensor:
+def normalisers(logits_BV: Tensor) -> Tensor:
     """Log of the sum of exp(logit), float64 [B]."""
     normaliser_B = torch.empty(len(logits_BV), dtype=torch.float64)
     call = _Sampling(

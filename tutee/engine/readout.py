@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tutee.engine.drawing import normalisers
 from tutee.engine.request import TopLogprobs
 from tutee.model.logprobs import CHUNK, log_softmax
 from tutee.model.served import Served
@@ -99,10 +100,24 @@ def _score(served: Served, hidden_RD: Tensor, asked: Sequence[tuple[PromptLogpro
     most = max(readout.top for readout, _ in asked)
     for start in range(0, len(asked), CHUNK):
         rows = slice(start, start + CHUNK)
-        logprob_RV = log_softmax(served.logits(hidden_RD[rows]))
-        values = logprob_RV.gather(1, targets_R1[rows]).squeeze(1).tolist()
-        best = logprob_RV.topk(min(most, logprob_RV.shape[1])) if most else None
+        values_RV = served.logits(hidden_RD[rows])
+        shift_R1: Tensor | float = 0.0
+        if served.native:  # in C, without writing the vocabulary once more
+            shift_R1 = normalisers(values_RV)[:, None]
+        else:
+            values_RV = log_softmax(values_RV)
+        values = (values_RV.gather(1, targets_R1[rows]) - shift_R1).squeeze(1).tolist()
+        best, ids = _best(values_RV, most)
+        best_values, best_ids = (best - shift_R1).tolist(), ids.tolist()
         for row, ((readout, _), value) in enumerate(zip(asked[rows], values, strict=True)):
             readout.logprobs.append(value)
-            top = () if best is None else zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True)
-            readout.top_logprobs.append(tuple(top)[: readout.top])
+            top = zip(best_ids[row][: readout.top], best_values[row][: readout.top], strict=True)
+            readout.top_logprobs.append(tuple(top))
+
+
+def _best(values_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(values, ids) of the largest of each row, the largest first."""
+    if count == 1:  # what harnesses ask for; on the CPU nine times as fast as topk
+        return values_RV.max(1, keepdim=True)
+    best = values_RV.topk(min(count, values_RV.shape[1]))
+    return best.values, best.indices
