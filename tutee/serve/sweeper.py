@@ -1,5 +1,6 @@
-"""Puts away what has expired: files whose time is over, uploads whose hour is over. Nothing depends on it being prompt:
-what has expired is not shown from that moment on, whether it was swept or not.
+"""Puts away what has expired: files, uploads, webhook deliveries that were settled long ago.
+
+Nothing depends on it being prompt: what has expired is not shown from that moment on, whether it was swept or not.
 """
 
 from __future__ import annotations
@@ -37,5 +38,6 @@ class Sweeper:
             try:
                 self._store.files.sweep()
                 self._store.uploads.sweep()
+                self._store.webhooks.sweep()
             except Exception:
                 log.exception("sweeping")

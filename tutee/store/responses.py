@@ -152,6 +152,7 @@ class Responses:
             rows = list(session.scalars(select(Response).where(Response.status.in_(UNFINISHED))))
             for row in rows:
                 row.status, row.body = "failed", row.body | {"status": "failed", "error": dict(error)}
+                announce(session, row.actor_id, "response.failed", row.id)
             return len(rows)
 
 

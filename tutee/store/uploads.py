@@ -98,8 +98,8 @@ class Uploads:
 
         Raises:
             NotFound: as `get`.
-            InvalidInput: the upload is not open; a part that it does not have, or twice; a wrong number of bytes; other
-                bytes than `md5` (hex) says.
+            InvalidInput: the upload is not open; a part that it does not have, or twice, or whose bytes are gone; a
+                wrong number of bytes; other bytes than `md5` (hex) says.
         """
         with self._database.read() as session:
             upload = _require(session, id, actor_id)
@@ -114,7 +114,10 @@ class Uploads:
         if total != upload.bytes:
             message = f"The parts have {total} bytes, but {upload.bytes} were announced."
             raise InvalidInput(message, param="part_ids", code="invalid_value")
-        joined = _Joined([self._folder / id / part_id for part_id in part_ids], md5)
+        paths = [self._folder / id / part_id for part_id in part_ids]
+        if not all(path.is_file() for path in paths):  # a backup holds no parts
+            raise InvalidInput("Parts are gone from the disk; begin a new upload.", param="part_ids", code="parts_gone")
+        joined = _Joined(paths, md5)
         content, lifetime = cast(BinaryIO, joined), upload.lifetime
         file = self._files.add(content, upload.filename, upload.purpose, actor_id, id=upload.file_id, lifetime=lifetime)
         self._end(id, "completed")

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from tutee.errors import NotFound
 from tutee.ids import new_id
 from tutee.store import audit
-from tutee.store.database import Database
+from tutee.store.database import Database, affected
 from tutee.store.paging import paginate
 from tutee.store.records import Page
 from tutee.store.schema import WebhookDelivery, WebhookEndpoint, now
@@ -42,6 +42,8 @@ EVENT_TYPES = (
 )
 SECRET_PREFIX = "whsec_"
 OLD_SECRET_SECONDS = 24 * 3600.0
+KEPT_SECONDS = 30 * 24 * 3600.0
+"""How long it can be looked up what became of a delivery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,11 @@ class Webhooks:
             else:
                 row.settled_at = now()
                 row.status = "delivered" if delivered else "given_up"
+
+    def sweep(self) -> int:
+        """Forget the deliveries that were settled a month ago; how many there were."""
+        with self._database.write() as session:
+            return affected(session, delete(WebhookDelivery).where(WebhookDelivery.settled_at < now() - KEPT_SECONDS))
 
 
 def event_body(event_id: str, type: str, created_at: float, data: Mapping[str, Any]) -> dict[str, Any]:
