@@ -77,7 +77,7 @@ def passes_eval(evidence: EvalEvidence) -> Check:
         "margin": evidence.margin,
     }
     so_far = f"it passes {hits} of {n} rows, the live version {hits_live} of {n_live}"
-    if rise >= -evidence.margin:
+    if n and n_live and rise >= -evidence.margin:
         return Check(name, "pass", f"On the eval {evidence.name!r} {so_far}.", rise, blocking, numbers)
     if hi < 0:
         return Check(name, "fail", f"It is worse on the eval {evidence.name!r}: {so_far}.", rise, blocking, numbers)

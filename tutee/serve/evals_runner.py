@@ -22,7 +22,7 @@ from tutee.evaluate.eval_data import DataRow, DataSource, read_data_source, rows
 from tutee.grade import Failure, Sample, Tools
 from tutee.serve.auth import Caller, Doorkeeper
 from tutee.serve.judges import CHAT, Judges
-from tutee.serve.own_requests import OwnRequests
+from tutee.serve.own_requests import OwnRequests, Stopping
 from tutee.store import Store
 from tutee.store.evals import GradedRow
 from tutee.store.schema import Completion, EvalRun
@@ -42,8 +42,8 @@ NO_ERROR = {"code": "", "message": ""}
 Finished = Callable[[EvalRun], None]
 
 
-class Stopping(Exception):
-    """The server is going down; the run goes on after its next start."""
+class Cancelled(Exception):
+    """Somebody wants the run to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ class EvalRunner:
     def close(self) -> None:
         """Stop; what runs is taken up again by the next server."""
         self._closing.set()
+        self._own_requests.stop()
         self.wake()
         for thread in self._threads:
             if thread.is_alive():
@@ -180,26 +181,29 @@ class EvalRunner:
 
     def _all(self, left: Iterator[DataRow], work: Work) -> bool:
         """Every row, `ROWS_AT_ONCE` at a time. False: the run shall end."""
-        with ThreadPoolExecutor(ROWS_AT_ONCE, thread_name_prefix="eval-row") as pool:
-            open_: set[Future[None]] = set()
-            try:
-                for row in left:
-                    open_.add(pool.submit(self._row, row, work))
-                    if len(open_) >= ROWS_AT_ONCE:
-                        open_ = self._settle(open_)
-                        if self._store.eval_runs.cancelled(work.run.id):
-                            return False
-                while open_:
-                    open_ = self._settle(open_)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-        return not self._store.eval_runs.cancelled(work.run.id)
+        pool = ThreadPoolExecutor(ROWS_AT_ONCE, thread_name_prefix="eval-row")
+        open_: set[Future[None]] = set()
+        try:
+            for row in left:
+                open_.add(pool.submit(self._row, row, work))
+                if len(open_) >= ROWS_AT_ONCE:
+                    open_ = self._settle(open_, work)
+            while open_:
+                open_ = self._settle(open_, work)
+        except Cancelled:
+            return False
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return True
 
-    def _settle(self, open_: set[Future[None]]) -> set[Future[None]]:
+    def _settle(self, open_: set[Future[None]], work: Work) -> set[Future[None]]:
+        """Wait until a row is done; returns the others. Raises Cancelled, Stopping, and what a row raised."""
         while True:
             done, left = wait(open_, LOOK_S, FIRST_COMPLETED)
             if self._closing.is_set():
                 raise Stopping
+            if self._store.eval_runs.cancelled(work.run.id):
+                raise Cancelled
             if done:
                 for future in done:
                     future.result()

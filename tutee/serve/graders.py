@@ -28,6 +28,7 @@ def validate(body: Body) -> Response:
 @router.post("/run", openapi_extra=MEMBER)
 def run(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     """Grade one answer. What the grader, the item or a judge did wrong is in `metadata.errors`, not an error here."""
+    body.need("grader")
     raw = body.take("grader")
     body.need("model_sample")
     text = body.string("model_sample") or ""
