@@ -102,8 +102,9 @@ def test_serve_as_a_process_says_where_it_is_and_ends_with_its_worker(make_home:
         lines = iter(process.stdout.readline, "")
         url = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
         assert httpx.get(f"{url}/health").status_code == 200
-        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
-        worker = int(children.stdout.split()[0])
+        look = ["ps", "-o", "pid=", "--ppid", str(process.pid)]
+        wait_until(lambda: bool(subprocess.run(look, capture_output=True).stdout))
+        worker = int(subprocess.run(look, capture_output=True).stdout.split()[0])
         process.send_signal(signal.SIGTERM)
         assert process.wait(15) == 0
         wait_until(lambda: not Path(f"/proc/{worker}").exists())

@@ -351,6 +351,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
+            self._runner.prepare()
             while self._inbox.wait(lambda: self._unfinished):
                 try:
                     self.step()

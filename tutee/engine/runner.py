@@ -51,6 +51,10 @@ class Runner:
         self._masks = MaskThread()
         self._logits = torch.empty(0, model.config.vocab_size)
 
+    def prepare(self) -> None:
+        """What the first step would do else, and can be done before there is one."""
+        self._served.prepare()
+
     @torch.no_grad()  # Not inference mode: a trainer may share these weights, and what they are prepared into.
     def run(self, work: list[Scheduled]) -> tuple[list[Scheduled], Sampled]:
         """Compute the scheduled tokens; sample for the sequences that have their whole past now.

@@ -15,6 +15,7 @@ import ctypes
 import threading
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import Structure, c_double, c_int64, c_void_p
 
 import torch
@@ -198,14 +199,20 @@ class NativeDecoder:
         size = {which: PAIR_BYTES[self._precision] * self._shape.pairs[which] * steps[which] for which in MATRICES}
         if self._tiles is None:
             self._tiles = Tiles(len(self._blocks), sum(size.values()))
-        at = self._tiles.address
+        begin = self._tiles.address
         self._kept.clear()
-        for layer, block in zip(self._layers, self._blocks, strict=True):
+
+        @torch.no_grad()
+        def pack_block(number: int) -> None:
+            layer, block, at = self._layers[number], self._blocks[number], begin + number * sum(size.values())
             for i, which in enumerate(MATRICES):
                 layer.matrix[i] = self._matrix(which, block, at, steps[which])
                 at += size[which]
             layer.norm_in, layer.norm_mid = self._float(block.norm_in), self._float(block.norm_mid)
             layer.q_norm, layer.k_norm = self._float(block.q_norm), self._float(block.k_norm)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(pack_block, range(len(self._blocks))))
         embedding, norm, cos, sin = (self._float(tensor) for tensor in self._floats)
         self._model.embedding, self._model.norm, self._model.cos, self._model.sin = embedding, norm, cos, sin
         self._stamp = stamp

@@ -20,7 +20,9 @@ from torch import Tensor
 from tutee.model.compiled import cpu_flags, load
 
 _log = logging.getLogger(__name__)
-NEEDED = frozenset({"amx_tile", "amx_bf16", "amx_int8", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "avx512vbmi"})
+NEEDED = frozenset(
+    {"amx_tile", "amx_bf16", "amx_int8", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "avx512vbmi"}
+)
 ROWS = 16
 """Rows of a tile."""
 STEP = 2048

@@ -44,14 +44,20 @@ class Served:
         if self.native:
             self.cache = TiledCache(decoder.config, num_blocks, block_size)
             self._native = decoder.native if precision == "bfloat16" else decoder.packed(precision)
-            if precision != "bfloat16" and self._native is not None:
-                self._native.prepare()  # takes seconds, which no request should wait for
+            if precision != "bfloat16":
                 self._head = NativeHead(decoder.head_weight, decoder.model.norm.weight, planes=1)
         else:
             self.cache = KVCache(decoder.config, num_blocks, block_size, decoder.dtype, self.device)
         self.decoder = decoder if self.native or precision == "bfloat16" else deepcopy(decoder)
         """What PyTorch runs, where C does not."""
         self._head_VD: Tensor | None = None
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Bring the weights into the order in which they are read, which the first step would do else."""
+        if self._native is not None:
+            self._native.prepare()
+            self.logits(torch.zeros(1, self._given.config.hidden_size))
 
     def forward(self, tokens_T: Tensor, layout: Layout) -> Tensor:
         """Hidden states after the final norm, float32 [T, D]; without a gradient."""

@@ -97,6 +97,10 @@ def routes() -> list[APIRoute]:
     return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
 
 
+SETTLE_SECONDS = 2.0
+"""Between a server's start and its worker's, whose imports would take a core from the first answer."""
+
+
 @contextmanager
 def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Services]:
     """Take the home, open its database, load the model, start the worker; all closed again at the end.
@@ -160,7 +164,7 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
         if worker:
             supervisor = Supervisor(worker_command(), worker_environment(settings))
             opened.callback(supervisor.close)
-            supervisor.start()
+            supervisor.start(after=SETTLE_SECONDS)
         yield services
 
 

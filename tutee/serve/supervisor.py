@@ -53,10 +53,12 @@ class Supervisor:
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = threading.Event()
+        self._after = 0.0
         self._thread = threading.Thread(target=self._watch, name="worker-supervisor", daemon=True)
 
-    def start(self) -> None:
-        """Start the worker and watch it from a thread."""
+    def start(self, after: float = 0.0) -> None:
+        """Start the worker, so many seconds from now, and watch it from a thread."""
+        self._after = after
         self._thread.start()
 
     @property
@@ -73,6 +75,7 @@ class Supervisor:
 
     def _watch(self) -> None:
         pause = FIRST_PAUSE
+        self._closing.wait(self._after)
         while not self._closing.is_set():
             started = time.monotonic()
             self._process = subprocess.Popen(self.command, env=self.environment, stdin=subprocess.DEVNULL)
