@@ -72,15 +72,15 @@ def estimate(
     learns = count if trainer.full else adapter_parameters(model, trainer.rank)
     rounded = matrices if trainer.full and width < 4 else 0
     kept = tokens * kept_a_token(model, dtype, longest) + 3 * 4 * CHUNK * model.vocab_size
-    # A bfloat16 weight's gradient is there in its own precision too, while it is added to the master's.
-    gradients = 4 * learns + width * rounded
     kv = 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * cache_tokens
     return Estimate(
         {
             "weights": copies * (matrices * width + (table + vectors) * 4),
             "float32 masters": 4 * rounded,
             "moments": (4 if trainer.optimizer == "muon" else 8) * learns,
-            "forward and backward pass": max(kept, gradients),
+            # From the second microbatch of a step on, those of the first are there.
+            "gradients": 4 * learns,
+            "forward and backward pass": kept,
             "sampler's cache": kv * width,
         }
     )
