@@ -32,7 +32,7 @@ async def main() -> None:
     client, model = AsyncOpenAI(), os.environ["CLIENT_MODEL"]
     for kind in (OpenAIChatCompletionsModel, OpenAIResponsesModel):
         CALLS.clear()
-        settings = ModelSettings(tool_choice="required", temperature=0, max_tokens=400)
+        settings = ModelSettings(tool_choice="required", parallel_tool_calls=False, temperature=0, max_tokens=400)
         agent = Agent(
             name="helper",
             instructions="Use the tool, then answer.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import pytest
 from tests.conftest import write_tiny_model
 from tests.serve.conftest import Running, add_candidate, home_at, serving
 
+END = 257
+"""The tiny model's end token."""
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 
 
@@ -137,8 +140,10 @@ def test_another_content_type_is_refused(http: httpx.Client, model: str) -> None
 
 
 def hold(running: Running) -> openai.Stream[Any]:
-    """A long answer that has begun to stream."""
-    stream: Any = running.sdk().chat.completions.create(model="tiny", messages=HELLO, max_tokens=3000, stream=True)
+    """A long answer that has begun to stream, and does not end by itself."""
+    stream: Any = running.sdk().chat.completions.create(
+        model="tiny", messages=HELLO, max_tokens=3000, stream=True, logit_bias={str(END): -100}
+    )
     next(stream)
     return stream
 
@@ -149,7 +154,8 @@ def test_a_full_queue_says_when_to_come_back_and_the_sdk_does(own: Running) -> N
     waiting = threading.Thread(target=lambda: own.sdk().chat.completions.create(**asked()))
     waiting.start()
     while sum(engine.stats.waiting for engine in own.services.live.engines) == 0:
-        pass
+        assert waiting.is_alive(), "nothing waits: the first stream is over"
+        time.sleep(0.01)
     with pytest.raises(openai.RateLimitError) as caught:
         own.sdk().chat.completions.create(**asked())
     assert int(caught.value.response.headers["retry-after"]) >= 1
