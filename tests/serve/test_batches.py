@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from tests.serve.conftest import Running, serving
+from tutee.engine.engine import Engine
 from tutee.ids import new_id
 from tutee.settings import Settings
 from tutee.store.files import BATCH_ENDED
@@ -132,6 +133,21 @@ def test_other_endpoints_are_asked_the_same_way(sdk: openai.OpenAI) -> None:
     request = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": body}
     done = ended(sdk, begin(sdk, [request], endpoint="/v1/completions").id)
     assert rows(sdk, done.output_file_id)[0]["response"]["body"]["object"] == "text_completion"
+
+
+def test_lines_wait_behind_people(sdk: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    priorities: dict[str, int] = {}
+    submit = Engine.submit
+
+    def noting(self: Engine, *arguments: Any, **named: Any) -> Any:
+        priorities[named["owner"]] = max(named["priority"], priorities.get(named["owner"], 0))
+        return submit(self, *arguments, **named)
+
+    monkeypatch.setattr(Engine, "submit", noting)
+    sdk.chat.completions.create(model="chat", messages=[{"role": "user", "content": "Hi"}], max_tokens=1)
+    assert set(priorities.values()) == {0}
+    ended(sdk, begin(sdk, [line(1)]).id)
+    assert set(priorities.values()) == {10}
 
 
 def test_a_cancelled_batch_keeps_what_was_done_and_cannot_be_cancelled_twice(sdk: openai.OpenAI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -80,6 +81,22 @@ def test_a_missing_scope_is_403_and_says_which(public: Running, make_key: MakeKe
         assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
         for path in ("/v1/files", "/v1/models", "/v1/fine_tuning/jobs", "/v1/tutee/me", "/metrics"):
             assert code(http.get(path)) == (403, "insufficient_permissions"), path
+
+
+def test_no_route_opens_without_a_key_or_with_a_scope_of_another_group(public: Running, make_key: MakeKey) -> None:
+    with (
+        public.http() as nobody,
+        keyed(public, make_key(scopes=["files.write"])) as filing,
+        keyed(public, make_key(scopes=["evals.write"])) as judging,
+    ):
+        asked = [route for route in routes() if (route.openapi_extra or {}).get(RULE) != "public"]
+        for route in asked:
+            path = re.sub(r"\{[^}]*\}", "x", route.path)
+            for method in route.methods or ():
+                other = judging if (scope_of(method, route.path) or "").startswith("files") else filing
+                assert code(nobody.request(method, path)) == (401, "invalid_api_key"), f"{method} {path}"
+                assert code(other.request(method, path)) == (403, "insufficient_permissions"), f"{method} {path}"
+    assert len(asked) > 60
 
 
 # --- ends ----------------------------------------------------------------------------------------------------------
