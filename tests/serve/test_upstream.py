@@ -203,3 +203,28 @@ def test_a_key_goes_to_its_own_upstream_only(
         running.sdk().chat.completions.create(model="tiny", messages=HELLO, max_tokens=2)
     assert ("127.0.0.1", None) in asked
     assert ("127.0.0.1", "Bearer secret") not in asked
+
+
+def test_responses_over_an_upstream(server: Running, over: Running) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "input": "Hello there", "max_output_tokens": 16, "temperature": 0}
+    theirs, ours = (sdk.responses.create(**asked) for sdk in (server.strict(), over.strict()))
+    assert ours.output_text == theirs.output_text
+    assert ours.usage is not None
+    assert ours.usage.input_tokens > 0
+    assert over.strict().responses.create(**asked, previous_response_id=ours.id).output_text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/embeddings", {"input": "x"}),
+        ("/v1/responses/input_tokens", {"input": "x"}),
+        ("/v1/responses", {"input": "x", "top_logprobs": 2}),
+        ("/tokenize", {"prompt": "x"}),
+    ],
+)
+def test_what_lies_below_messages_is_refused(over: Running, path: str, body: dict[str, Any]) -> None:
+    reply = over.http().post(path, json={"model": "chat"} | body)
+    assert reply.status_code == 400, reply.text
+    assert (reply.json()["error"]["code"], reply.json()["error"]["param"]) == ("upstream_cannot", "model")
