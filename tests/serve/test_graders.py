@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import torch
 
-from tests.serve.conftest import Running, serving
+from tests.serve.conftest import Running, add_candidate, serving
+from tutee.conversation import Message
+from tutee.model.lora import Lora
+from tutee.model.value_head import ValueHead, hidden_states
 from tutee.settings import Settings
 
 CHECK = {"type": "string_check", "name": "c", "input": "{{ sample.output_text }}", "reference": "x", "operation": "eq"}
 JUDGE = {"type": "score_model", "name": "j", "model": "tiny", "input": [{"role": "user", "content": "Rate."}]}
 LOOP = {"type": "python", "name": "p", "source": "def grade(sample, item):\n    import socket\n    socket.socket()\n"}
+
+
+@pytest.fixture
+def own(make_home: Callable[..., Settings]) -> Iterator[Running]:
+    with serving(make_home()) as running:
+        yield running
 
 
 def run(sdk: openai.OpenAI, grader: dict[str, Any], sample: str = "x", **more: Any) -> Any:
@@ -45,6 +56,35 @@ def test_a_served_model_judges_in_the_form_that_is_asked(sdk: openai.OpenAI) -> 
     assert done.metadata.token_usage == usage["total_tokens"] > 0
     errors = done.metadata.errors
     assert errors.api_model_grader_parse_error or 0 <= done.reward <= 1
+
+
+def test_a_reward_model_scores_the_answer(own: Running) -> None:
+    store, base = own.services.store, own.services.live.base
+    add_candidate(own, "taste")
+    version = store.versions.get("taste")
+    head = ValueHead(base.model.config.hidden_size, seed=1)
+    head.save(own.services.settings.home / version.folder)
+    said = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "{{ sample.output_text }}"}]
+    grader = {**JUDGE, "model": "taste", "input": said, "range": [-1, 1]}
+    sdk = own.strict()
+    done = {text: run(sdk, grader, text) for text in ("good day", "go away", "good day ")}
+    rewards = {text: each.reward for text, each in done.items()}
+    assert all(-1 < reward < 1 for reward in rewards.values())
+    assert len(set(rewards.values())) == 3
+    assert run(sdk, grader, "good day").reward == rewards["good day"]
+    assert done["good day"].metadata.sampled_model_name == "taste"
+
+    by_hand = own.services.judges.rewards
+    messages = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "good day"}]
+    score, _ = by_hand.score(version, messages)
+    prompt, answer = base.model.chat_format.render_answer([Message("user", "Hello?")], Message("assistant", "good day"))
+    lora = Lora.load(own.services.settings.home / version.folder, base.model.config, base.model.weights_sha256)
+    with torch.no_grad():
+        _, hidden = next(iter(hidden_states(base.model.decoder, [[*prompt, *answer]], lora)))
+        assert score == pytest.approx(float(head(hidden[-1:])[0]), abs=1e-6)
+    assert rewards["good day"] == pytest.approx(2 / (1 + math.exp(-score)) - 1, abs=1e-6)
+    errors = run(sdk, {**grader, "input": said[:1]}).metadata.errors
+    assert "must end with the assistant's answer" in errors.api_model_grader_server_error_details
 
 
 def test_a_judge_that_is_not_there_is_a_grading_error(sdk: openai.OpenAI) -> None:

@@ -57,6 +57,7 @@ from tutee.serve.own_requests import OwnRequests
 from tutee.serve.page import page_router
 from tutee.serve.replies import install_error_handlers
 from tutee.serve.responses_running import INTERRUPTED, RunningResponses
+from tutee.serve.reward_scores import RewardScores
 from tutee.serve.services import Services
 from tutee.serve.supervisor import Supervisor, worker_command, worker_environment
 from tutee.serve.temporary import TemporaryChats
@@ -134,7 +135,7 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
         pythons = open_pythons(settings)
         if pythons is not None:
             opened.callback(pythons.close)
-        judges = Judges(own_requests, pythons)
+        judges = Judges(own_requests, pythons, live, RewardScores(live, settings.home))
         gate_runs = GateRuns(store)
         runner = EvalRunner(
             store,

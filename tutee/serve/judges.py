@@ -13,8 +13,11 @@ from typing import Any
 
 from tutee.errors import InvalidInput
 from tutee.grade import ModelAnswer, ModelQuestion, RunPython, Tools, Usage
+from tutee.serve.acting import Acting, acting
 from tutee.serve.auth import Caller
+from tutee.serve.live import Live
 from tutee.serve.own_requests import OwnRequests
+from tutee.serve.reward_scores import RewardScores
 
 CHAT = "/v1/chat/completions"
 ANSWER_S = 300.0
@@ -29,12 +32,19 @@ class Judges:
 
     own_requests: OwnRequests
     run_python: RunPython | None
+    live: Live
+    rewards: RewardScores
 
     def tools(self, caller: Caller) -> Tools:
         """The tools of graders that work for somebody."""
         return Tools(partial(self._ask, caller), self.run_python)
 
     def _ask(self, caller: Caller, question: ModelQuestion) -> ModelAnswer:
+        acting.set(Acting(caller.project_id, caller.priority))
+        version = self.live.find(question.model)
+        if self.rewards.is_one(version):
+            score, tokens = self.rewards.score(version, question.messages)
+            return ModelAnswer("", Usage(tokens), version.name, score=score)
         body: dict[str, Any] = {
             "model": question.model,
             "messages": question.with_instruction(),
