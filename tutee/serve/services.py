@@ -37,8 +37,8 @@ class Services:
     own_requests: OwnRequests
     judges: Judges
     evals: EvalRunner
-    responses: RunningResponses
     background: Background
+    responses: RunningResponses
 
     def chats(self, id: str) -> Chats:
         """Where the conversation or message called `id` is kept: in the database, or in memory."""
