@@ -31,8 +31,8 @@ MARK = {
 QUICK = {"prompts": 4, "max_tokens": 16, "probe_items": 8, "probe_tokens": 8}
 """The examination that follows training, cut short: not what these cases are about."""
 RISE = 0.25
-"""How much T74 wants the validation reward to rise. Measured: it begins at .28; the training reward went from .27 to .80
-in 11 of the 12 steps."""
+"""How much T74 wants the validation reward to rise. Measured: it begins at .28; the training reward went from .27 to
+.80 in 11 of the 12 steps."""
 
 
 def user(text: str) -> dict[str, str]:
