@@ -28,6 +28,8 @@ Grade = Callable[[Mapping[str, Any], Mapping[str, Any]], float]
 
 START_S = 180.0
 """How long the module may take to be imported."""
+QUIET = "ignore:'tutee.train.reward_process' found in sys.modules:RuntimeWarning"
+"""The package imports this file, and Python runs it once more as a program: that is meant."""
 DEFAULT_NAME = "grade"
 
 
@@ -82,7 +84,7 @@ class RewardProcess:
 
     def _start(self) -> None:
         ours, theirs = Pipe()
-        command = [sys.executable, "-m", "tutee.train.reward_process", self.name, str(theirs.fileno())]
+        command = [sys.executable, "-W", QUIET, "-m", "tutee.train.reward_process", self.name, str(theirs.fileno())]
         # One second of grace: the child's own alarm is only for the case that we are gone and it hangs.
         command.append(str(math.ceil(self._timeout_s) + 1))
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=2)
