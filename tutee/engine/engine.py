@@ -15,7 +15,7 @@ from collections.abc import Sequence as Seq
 
 from tutee.engine.blocks import BlockPool
 from tutee.engine.door import Door
-from tutee.engine.grammar import Grammar, Matcher, Vocabulary
+from tutee.engine.grammar import Grammar, Vocabulary
 from tutee.engine.inbox import Errand, Inbox
 from tutee.engine.masks import Stuck
 from tutee.engine.readout import Readout
@@ -69,7 +69,7 @@ class Engine:
         autostart: bool = True,
     ) -> None:
         self._model = model
-        self._vocabulary = _vocabulary_of(model)
+        self._vocabulary = Vocabulary.of(model)
         num_blocks = -(-cache_tokens // block_size) + 1
         self._precision = check_precision(precision, model.dtype)
         self._runner = Runner(model, num_blocks, block_size, self._precision)
@@ -158,10 +158,10 @@ class Engine:
         tokens = [int(token) for token in prompt]
         self._versions.use(version)  # A load must not hold up the engine's thread, which needs the lock below.
         vocabulary = self._vocabulary
-        matcher = _matcher(vocabulary, params)  # So must no grammar.
+        matcher = vocabulary.begin(params.grammar)  # Nor must a grammar.
         with self._inbox.lock:
             if vocabulary is not self._vocabulary:
-                matcher = _matcher(self._vocabulary, params)
+                matcher = self._vocabulary.begin(params.grammar)
             check_prompt(tokens, params, self._model.config.vocab_size, self.context_length)
             found = self._versions.use(version)
             request = Request(
@@ -269,7 +269,7 @@ class Engine:
         with self._inbox.lock:
             self._inbox.put(errand)
             self._model = model
-            self._vocabulary = _vocabulary_of(model)
+            self._vocabulary = Vocabulary.of(model)
             self._versions = Versions(Version(version, None, self._pool.new_root()), self._max_adapters)
         self._wait(errand)
 
@@ -423,12 +423,3 @@ class Engine:
                 self._scheduler.add(news)
         for sequence in self._unfinished:
             self._end(sequence, "abort")
-
-
-def _matcher(vocabulary: Vocabulary, params: SamplingParams) -> Matcher | None:
-    return None if params.grammar is None else vocabulary.matcher(params.grammar)
-
-
-def _vocabulary_of(model: Pretrained) -> Vocabulary:
-    """What grammars need to know of a model."""
-    return Vocabulary(model.tokenizer, model.config.vocab_size, model.chat_format.stop_ids)

@@ -23,6 +23,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from tutee.errors import InvalidInput
+from tutee.model.pretrained import Pretrained
 from tutee.model.tokenizer import Tokenizer
 
 Mask = NDArray[np.int32]
@@ -173,10 +174,19 @@ class Vocabulary:
         self._compiled: OrderedDict[str, tuple[Matcher, int]] = OrderedDict()
         """By text: where answers begin, and how many have begun there."""
 
+    @classmethod
+    def of(cls, model: Pretrained) -> Vocabulary:
+        """A model's."""
+        return cls(model.tokenizer, model.config.vocab_size, model.chat_format.stop_ids)
+
     @property
     def words(self) -> int:
         """Words of a mask."""
         return -(-self._size // 32)
+
+    def begin(self, grammar: Grammar | None) -> Matcher | None:
+        """`matcher`, where there is a grammar."""
+        return None if grammar is None else self.matcher(grammar)
 
     def matcher(self, grammar: Grammar) -> Matcher:
         """A matcher at the beginning of an answer. The first use takes a fraction of a second (all tokens are read).
