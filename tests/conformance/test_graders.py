@@ -24,7 +24,7 @@ def test_reinforcement_without_a_grader(client: openai.OpenAI) -> None:
         client.fine_tuning.jobs.create(
             model="chat",
             training_file=file.id,
-            method={"type": "reinforcement", "reinforcement": {}},  # type: ignore[typeddict-item]
+            method={"type": "reinforcement", "reinforcement": {}},  # type: ignore[arg-type]
         )
     assert caught.value.param == "method.reinforcement.grader"
 

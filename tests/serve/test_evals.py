@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -44,7 +46,8 @@ class Client:
         self.sdk = sdk
 
     def eval(self, *criteria: Any, config: Any = CONFIG, **more: Any) -> Any:
-        return self.sdk.evals.create(data_source_config=config, testing_criteria=list(criteria or [IS]), **more)
+        testing: Any = list(criteria or [IS])
+        return self.sdk.evals.create(data_source_config=config, testing_criteria=testing, **more)
 
     def run(self, eval_id: str, source: Any, **more: Any) -> Any:
         return self.sdk.evals.runs.create(eval_id, data_source=source, **more)
@@ -164,7 +167,13 @@ def test_stored_completions_as_they_are_and_asked_again(client: Client, sdk: ope
 
 
 def test_a_judge_is_asked_as_well_and_counted_apart(client: Client) -> None:
-    judge = {"type": "label_model", "name": "mood", "model": "tiny", "labels": ["up", "down"], "passing_labels": ["up"]}
+    judge: dict[str, Any] = {
+        "type": "label_model",
+        "name": "mood",
+        "model": "tiny",
+        "labels": ["up", "down"],
+        "passing_labels": ["up"],
+    }
     judge |= {"input": [{"role": "developer", "content": "Judge {{ sample.output_text }}"}]}
     run = client.ended(client.run(client.eval(judge).id, asked("one", "two")))
     counts = run.result_counts
@@ -271,6 +280,15 @@ def test_the_report_escapes_what_people_and_models_wrote(client: Client, http: h
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.text
     assert "1 passed" in page.text
     assert http.get("/v1/evals/report.css").headers["content-type"].startswith("text/css")
+
+
+@pytest.mark.parametrize("page", ["graders", "evals"])
+def test_the_examples_of_the_documentation_run(server: Running, page: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert examples
+    for example in examples:
+        exec(example.replace("http://127.0.0.1:8000", server.url), {})
 
 
 @pytest.fixture
