@@ -96,7 +96,7 @@ def holds(client: openai.OpenAI, model: str, samples: int) -> None:
 
 @pytest.mark.conformance("T35")
 def test_a_strict_schema_holds(client: openai.OpenAI, model: str) -> None:
-    holds(client, model, 8)
+    holds(client, model, 4)
 
 
 @pytest.mark.conformance("T35", slow=True)
@@ -137,8 +137,7 @@ def test_a_schema_cut_short(client: openai.OpenAI, model: str) -> None:
 
 @pytest.mark.conformance("T40")
 def test_required(strict_client: openai.OpenAI, model: str) -> None:
-    for seed in range(3):
-        choice = ask(strict_client, model, tools=TOOLS, tool_choice="required", seed=seed, max_tokens=900).choices[0]
+    for choice in ask(strict_client, model, tools=TOOLS, tool_choice="required", seed=1, n=2, max_tokens=500).choices:
         assert choice.finish_reason == "tool_calls"
         assert choice.message.content is None
         assert choice.message.tool_calls
@@ -166,17 +165,15 @@ def test_none(client: openai.OpenAI, model: str) -> None:
 
 @pytest.mark.conformance("T43")
 def test_one_call_at_most(client: openai.OpenAI, model: str) -> None:
-    for seed in range(3):
-        options = {"tool_choice": "required", "parallel_tool_calls": False, "seed": seed}
-        assert len(ask(client, model, tools=TOOLS, **options).choices[0].message.tool_calls) == 1
+    reply = ask(client, model, tools=TOOLS, tool_choice="required", parallel_tool_calls=False, n=3, seed=1)
+    assert [len(choice.message.tool_calls) for choice in reply.choices] == [1, 1, 1]
 
 
 @pytest.mark.conformance("T43")
 def test_a_strict_function_is_called_right_or_not_at_all(client: openai.OpenAI, model: str) -> None:
     strict = [tool("get_weather", WEATHER, strict=True)]
     system = {"role": "system", "content": "Always answer with a <tool_call>."}
-    for seed in range(3):
-        choice = ask(client, model, messages=[system, *QUESTION], tools=strict, seed=seed, max_tokens=60).choices[0]
+    for choice in ask(client, model, messages=[system, *QUESTION], tools=strict, seed=1, n=3, max_tokens=60).choices:
         for call in (choice.message.tool_calls or []) if choice.finish_reason == "tool_calls" else []:
             validator_for(WEATHER).validate(json.loads(call.function.arguments))
 

@@ -248,7 +248,11 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": schema(nested(200))}, "response_format", "invalid_json_schema"),
     ({"response_format": schema({"$ref": "https://example.com/x"})}, "response_format", "invalid_json_schema"),
     ({"response_format": {"type": "json_object"}, "min_tokens": 3}, "min_tokens", "invalid_value"),
-    ({"messages": [*HELLO, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id", "missing_required_parameter"),
+    (
+        {"messages": [*HELLO, {"role": "tool", "content": "x"}]},
+        "messages[1].tool_call_id",
+        "missing_required_parameter",
+    ),
     (
         {"messages": [*HELLO, {"role": "tool", "content": "x", "tool_call_id": "call_9"}]},
         "messages[1].tool_call_id",
