@@ -41,7 +41,8 @@ def test_the_same_bytes_twice_are_two_files(sdk: openai.OpenAI) -> None:
     assert sdk.files.content(second.id).read() == LINES
 
 
-def test_lists_page(sdk: openai.OpenAI) -> None:
+def test_lists_page(server: Running) -> None:
+    sdk = server.sdk(default_headers={"X-Tutee-Actor": "librarian"})
     made = [sdk.files.create(file=(f"{i}", b"x"), purpose="batch").id for i in range(3)]
     assert [row.id for row in sdk.files.list(purpose="batch", limit=2, order="asc")] == made
 
