@@ -20,6 +20,8 @@ PEOPLE = (
     "Ana", "Ben", "the team", "a cat", "your neighbour", "Grandma", "the new teacher", "a friend", "Uncle Tom",
     "the baker", "your class", "Dr. Lee", "the twins", "a stranger", "the mayor", "Mia",
 )  # fmt: skip
+UNSEEN = PEOPLE[12]
+"""The first one who is in validation files only."""
 MARK = {
     "type": "string_check",
     "name": "cheerful",
@@ -148,12 +150,12 @@ def test_supervised_from_upload_to_an_answer(strict_client: openai.OpenAI, model
         name = row.fine_tuned_model_checkpoint
         assert name in listed
         said = client.chat.completions.create(
-            model=name, messages=[{"role": "user", "content": ask_about("Zoe")}], max_tokens=12, temperature=0
+            model=name, messages=[{"role": "user", "content": ask_about(UNSEEN)}], max_tokens=12, temperature=0
         )
         assert said.model == name
     final = client.chat.completions.create(
         model=job.fine_tuned_model,
-        messages=[{"role": "user", "content": ask_about("Zoe")}],
+        messages=[{"role": "user", "content": ask_about(UNSEEN)}],
         max_tokens=12,
         temperature=0,
     )
@@ -245,7 +247,7 @@ def test_reinforcement_raises_the_validation_reward(client: openai.OpenAI, model
     assert [row.step_number for row in checkpoints] == [12, 6]
     assert job.fine_tuned_model is not None
     said = client.chat.completions.create(
-        model=job.fine_tuned_model, messages=[{"role": "user", "content": ask_about("Zoe")}], max_tokens=24, n=4
+        model=job.fine_tuned_model, messages=[{"role": "user", "content": ask_about(UNSEEN)}], max_tokens=24, n=4
     )
     assert any("!" in (choice.message.content or "") for choice in said.choices)
 
