@@ -1,17 +1,16 @@
 """What a job writes while it runs: events for people, metrics for curves, checkpoints on disk.
 
 Three kinds of events: `message`, `metrics` (a step's numbers in `data`), and `status`, one for each change of a job's
-status, which `changes` hands to whoever wants to be told (webhooks) and OpenAI's clients see as a message.
+status, which OpenAI's clients see as a message.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from tutee.errors import InvalidInput
@@ -22,22 +21,6 @@ from tutee.store.records import Page
 from tutee.store.schema import JobCheckpoint, JobEvent, JobMetric, now
 
 LEVELS = ("info", "warn", "error")
-
-
-@dataclass(frozen=True, slots=True)
-class StatusChange:
-    """One change of a job's status.
-
-    Args:
-        seq: grows with every change; what `JobLog.changes` goes on after.
-        status: validating_files, queued, paused, succeeded, failed or cancelled.
-        at: seconds since the epoch.
-    """
-
-    seq: int
-    job_id: str
-    status: str
-    at: float
 
 
 class JobLog:
@@ -62,22 +45,6 @@ class JobLog:
         with self._database.read() as session:
             statement = select(JobEvent).where(JobEvent.job_id == id)
             return paginate(session, statement, JobEvent.seq, JobEvent.id, limit=limit, after=after)
-
-    def changes(self, after: int = 0, limit: int = 100) -> Sequence[StatusChange]:
-        """Changes of any job's status, oldest first: what a webhook is sent for.
-
-        A subscriber keeps the `seq` of the last one that it has dealt with and asks for those after it, so it misses
-        none over a restart. A job begins to run many times (after a crash, a pause), so that is not among them.
-        """
-        with self._database.read() as session:
-            statement = select(JobEvent).where(JobEvent.type == "status", JobEvent.seq > after)
-            rows = session.scalars(statement.order_by(JobEvent.seq).limit(limit)).all()
-            return [StatusChange(row.seq, row.job_id, (row.data or {})["status"], row.created_at) for row in rows]
-
-    def last_change(self) -> int:
-        """The `seq` of the newest change, 0 before the first: where a new subscriber begins."""
-        with self._database.read() as session:
-            return session.scalar(select(func.max(JobEvent.seq)).where(JobEvent.type == "status")) or 0
 
     def metric(self, id: str, step: int, values: Mapping[str, float]) -> None:
         """Record one step's numbers. A step that is run again after a crash replaces what it said the first time."""
