@@ -25,7 +25,7 @@ def count_paints(page) -> None:
 
 
 def test_an_answer_streams_and_survives_a_reload(make_page, shoot):
-    page = make_page(max_tokens=1500)
+    page = make_page(max_tokens=6000)
     open_chat(page)
     shoot(page, "welcome")
     count_paints(page)

@@ -15,7 +15,7 @@ def test_a_file_comes_back_byte_for_byte(strict_client: openai.OpenAI) -> None:
     made = strict_client.files.create(file=("rows.jsonl", content), purpose="fine-tune")
     assert (made.bytes, made.filename, made.purpose) == (len(content), "rows.jsonl", "fine-tune")
     assert strict_client.files.content(made.id).read() == content
-    assert made.id in [row.id for row in strict_client.files.list()]
+    assert made.id in [row.id for row in strict_client.files.list(purpose="fine-tune")]
     assert strict_client.files.delete(made.id).deleted
     with pytest.raises(openai.NotFoundError):
         strict_client.files.content(made.id)

@@ -93,7 +93,7 @@ def test_a_file_is_gone_when_its_time_is_over(
     monkeypatch.setattr("tutee.store.files.now", lambda: later)
     with pytest.raises(openai.NotFoundError):
         sdk.files.retrieve(made.id)
-    assert made.id not in [row.id for row in sdk.files.list()]
+    assert made.id not in [row.id for row in sdk.files.list(purpose="user_data")]
     assert place.is_file()
     assert server.services.store.files.sweep() == 1
     assert not place.exists()

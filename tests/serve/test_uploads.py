@@ -113,6 +113,6 @@ def test_completing_again_after_a_crash_makes_no_second_file(server: Running, sd
     part = send(sdk, upload.id, CONTENT)
     row = store.uploads.get(upload.id, store.actors.get_or_create("owner").id)
     store.files.add(CONTENT, row.filename, row.purpose, row.actor_id, id=row.file_id)
-    before = len(sdk.files.list().data)
+    before = len(sdk.files.list(purpose="fine-tune").data)
     assert sdk.uploads.complete(upload.id, part_ids=[part]).file.id == row.file_id  # type: ignore[union-attr]
-    assert len(sdk.files.list().data) == before
+    assert len(sdk.files.list(purpose="fine-tune").data) == before

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from tests.store.conftest import everything
 from tutee.errors import InvalidInput, NotFound
 from tutee.store import Store
+from tutee.store.keys import usable
 from tutee.store.schema import Actor
 
 
@@ -63,8 +64,11 @@ def test_a_key_is_kept_as_a_hash_and_can_be_revoked(store: Store, owner: Actor) 
     assert store.keys.find(key).id == row.id  # type: ignore[union-attr]
     assert store.keys.find(key + "x") is None
     assert key.startswith(row.prefix)
+    assert usable(row)
     store.keys.revoke(row.id)
-    assert store.keys.find(key) is None
+    revoked = store.keys.find(key)
+    assert revoked is not None
+    assert not usable(revoked)
     assert [k.name for k in store.keys.list(owner.id)] == ["laptop"]
     for id in (row.id, "key-none"):
         with pytest.raises(NotFound):
