@@ -60,9 +60,9 @@ def run_worker(settings: Settings, once: bool = False) -> None:
                         stopping.wait(POLL_SECONDS)
 
 
-NICE = 4
-"""Of the worker. Measured with one chat stream on the cores that a job trains on: at 4 both keep some .6 of their
-speed, at 10 the job keeps .2 to .45."""
+NICE = 1
+"""Of the worker. Measured with one chat stream on the cores that a job trains on (`bench/serve.py --rows training`), speeds
+kept by stream and job: .59 and .57 at 1, .66 and .42 at 2, .67 and .35 at 4, .90 and .15 at 10."""
 
 
 def be_polite() -> None:
