@@ -61,8 +61,8 @@ def run_worker(settings: Settings, once: bool = False) -> None:
 
 
 NICE = 1
-"""Of the worker. Measured with one chat stream on the cores that a job trains on (`bench/serve.py --rows training`), speeds
-kept by stream and job: .59 and .57 at 1, .66 and .42 at 2, .67 and .35 at 4, .90 and .15 at 10."""
+"""Of the worker. Shares of their speeds that a chat stream and a job on the same cores keep (`bench/serve.py --rows
+training`): .59 and .57 at 1, .66 and .42 at 2, .67 and .35 at 4, .90 and .15 at 10."""
 
 
 def be_polite() -> None:
