@@ -75,7 +75,7 @@ def backwards(method: str, seed: int) -> dict[str, Any]:
         critic = make_critic(trainer, TrainerConfig(full=True, beta2=0.95))
         learner, group = Ppo(trainer, critic, PpoConfig(kl_price=0.02, lam=1.0), reference), 2
     else:
-        learner, group = Grpo(trainer, GrpoConfig(kl=0.02, scale="none"), reference), 8
+        learner, group = Grpo(trainer, GrpoConfig(kl=0.02, scale="none"), reference), 4
     environment = Backwards(seed)
     rollout = RolloutConfig(prompts=256 // group, group=group, max_tokens=LENGTH + 2, seed=seed)
     engine = Engine(model, max_batch=256, cache_tokens=16384, autostart=False)
