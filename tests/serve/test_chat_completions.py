@@ -302,7 +302,6 @@ def test_a_client_that_goes_away_frees_its_slot(server: Running, stream: bool) -
     ):
         if stream:
             next(reply.iter_raw())
-            assert engine.stats.running + engine.stats.waiting >= 1
     deadline = time.monotonic() + 2
     while engine.stats.running or engine.stats.waiting:
         assert time.monotonic() < deadline, "the abandoned request still runs"

@@ -84,9 +84,10 @@ def _bubblewrap(visible: Sequence[str], covered: Sequence[str], limits: Limits) 
     found = shutil.which("bwrap")
     assert found is not None
     out = [found, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    out += ["--size", str(limits.tmp), "--tmpfs", "/tmp"]  # before the rest: the interpreter may live there
     for path in visible:
         out += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
     for path in covered:
         out += ["--tmpfs", path]
-    out += ["--dev", "/dev", "--size", str(limits.tmp), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
+    out += ["--dev", "/dev", "--chdir", "/tmp", "--remount-ro", "/"]
     return [*out, "--"]

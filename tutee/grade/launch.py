@@ -79,18 +79,18 @@ def furnish(plan: dict[str, Any]) -> None:
     os.mkdir("/tmp" + OLD)
     must(libc.syscall(PIVOT_ROOT[os.uname().machine], b"/tmp", b"/tmp" + OLD.encode()), "pivot_root")
     os.chdir("/")
-    for path in plan["visible"]:
+    os.mkdir("/tmp")
+    mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={plan['tmp']},mode=1777")
+    for path in plan["visible"]:  # after /tmp: the interpreter may live there
         show(path)
     for path in DEVICES:
         show(path, devices=True)
     for path in plan["hidden"]:
         if os.path.isdir(path):
             mount("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=4k,mode=755")
-    os.mkdir("/tmp")
     must(libc.umount2(OLD.encode(), MNT_DETACH), "umount2")
     os.rmdir(OLD)
     mount("", "/", "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
-    mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={plan['tmp']},mode=1777")
     os.chdir("/tmp")
 
 
