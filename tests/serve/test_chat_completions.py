@@ -296,16 +296,20 @@ def test_an_unknown_model_is_a_404(sdk: openai.OpenAI) -> None:
 def test_a_client_that_goes_away_frees_its_slot(server: Running, stream: bool) -> None:
     engine = server.services.live.base.engine
     body = {"model": "chat", "messages": HELLO, "max_tokens": 4000, "ignore_eos": True, "stream": stream}
+    before = engine.stats.generated_tokens_total
     with (
         server.http() as http,
         http.stream("POST", "/v1/chat/completions", json=body) if stream else _leaving(http, body) as reply,
     ):
         if stream:
-            next(reply.iter_raw())
+            pieces = reply.iter_raw()
+            while engine.stats.generated_tokens_total == before:  # the first piece only says whose turn it is
+                next(pieces)
     deadline = time.monotonic() + 2
     while engine.stats.running or engine.stats.waiting:
         assert time.monotonic() < deadline, "the abandoned request still runs"
         time.sleep(0.01)
+    assert engine.stats.generated_tokens_total - before < 4000, "the answer ended by itself"
 
 
 class _leaving:  # noqa: N801 (a context manager used like a function)
