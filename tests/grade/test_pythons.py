@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tutee.grade import Failure
-from tutee.grade.isolation import Limits
+from tutee.grade.isolation import Limits, possible_ways
 from tutee.grade.pythons import Pythons, open_pythons
 from tutee.settings import Settings
 
@@ -30,9 +30,11 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "tutee.db"
 
 
-@pytest.fixture(scope="module")
-def pythons(secret: Path) -> Iterator[Pythons]:
-    with Pythons(LIMITS, hidden=[secret.parent], most=3) as running:
+@pytest.fixture(scope="module", params=["bubblewrap", "namespaces"])
+def pythons(secret: Path, request: pytest.FixtureRequest) -> Iterator[Pythons]:
+    if request.param not in possible_ways():
+        pytest.skip(f"{request.param} is not installed")
+    with Pythons(LIMITS, hidden=[secret.parent], ways=[request.param], most=3) as running:
         try:
             running.how  # noqa: B018
         except Failure as failure:
@@ -253,9 +255,8 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-def test_where_there_is_no_wall_nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tutee.grade.pythons.ways", list)
-    with Pythons(LIMITS) as none:
+def test_where_there_is_no_wall_nothing_runs(tmp_path: Path) -> None:
+    with Pythons(LIMITS, ways=[]) as none:
         with pytest.raises(Failure) as caught:
             none(grade("return 1"), SAMPLE, {})
         assert caught.value.flags == ("python_grader_server_error",)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tutee.grade.launch import DEVICES, NOBODY
+
 How = Literal["bubblewrap", "namespaces", "none"]
 INSIDE = (Path(__file__).parent / "inside.py").read_text(encoding="utf-8")
 SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache")
@@ -37,7 +39,7 @@ class Limits:
     """Of a process's whole life; a fresh one takes over well before."""
 
 
-def ways() -> list[How]:
+def possible_ways() -> list[How]:
     """What could work here, best first; whether it does is found out by trying."""
     return ["bubblewrap", "namespaces"] if shutil.which("bwrap") else ["namespaces"]
 
@@ -84,10 +86,13 @@ def _bubblewrap(visible: Sequence[str], covered: Sequence[str], limits: Limits) 
     found = shutil.which("bwrap")
     assert found is not None
     out = [found, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    out += ["--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]  # root's sandbox would be root in it
     out += ["--size", str(limits.tmp), "--tmpfs", "/tmp"]  # before the rest: the interpreter may live there
     for path in visible:
         out += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
     for path in covered:
         out += ["--tmpfs", path]
-    out += ["--dev", "/dev", "--chdir", "/tmp", "--remount-ro", "/"]
+    for path in DEVICES:
+        out += ["--dev-bind", path, path]
+    out += ["--chdir", "/tmp", "--remount-ro", "/"]
     return [*out, "--"]

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tutee.grade.grader_process import GraderProcess, NotIsolated
-from tutee.grade.isolation import DOCUMENTATION, How, Limits, plan, ways
+from tutee.grade.isolation import DOCUMENTATION, How, Limits, plan, possible_ways
 from tutee.grade.result import Failure
 from tutee.settings import Settings
 
@@ -36,6 +36,7 @@ class Pythons:
         unisolated: the operator's word that graders may run as this user, with limits and without network and other
             programs, but seeing its files.
         hidden: folders that no grader may see, wherever they lie: the home.
+        ways: the walls to try, best first; by default every one that could work here.
         most: processes at once, idle ones included.
     """
 
@@ -45,10 +46,12 @@ class Pythons:
         *,
         unisolated: bool = False,
         hidden: Sequence[Path] = (),
+        ways: Sequence[How] | None = None,
         most: int = 4,
     ) -> None:
         self._limits = limits or Limits()
         self._hidden = hidden
+        self._ways = possible_ways() if ways is None else ways
         self._unisolated = unisolated
         self._most = most
         self._lock = threading.Condition()
@@ -101,7 +104,7 @@ class Pythons:
 
     def _find(self) -> tuple[How | None, str]:
         reasons = []
-        for how in ways():
+        for how in self._ways:
             try:
                 self._start(TRIVIAL, how).close()
             except (NotIsolated, Failure, OSError) as error:
