@@ -146,7 +146,7 @@ class Bench:
 
     def engine(self, bodies: Sequence[Json]) -> Json:
         from tutee.serve.body import Fields
-        from tutee.serve.chat_request import merge_system_messages, read_chat_request
+        from tutee.serve.chat.request import merge_system_messages, read_chat_request
 
         self.served.engine.weights_changed()  # no prefix of the run before may be found
         asked = [read_chat_request(Fields(each)) for each in bodies]
@@ -158,7 +158,7 @@ class Bench:
 
     def silent_answers(self, count: int) -> Iterator[str]:
         """Requests that follow answers which are being written, in the store and in memory, by nobody."""
-        from tutee.serve.answers import LiveAnswer
+        from tutee.serve.native.answers import LiveAnswer
         from tutee.store.records import Showing, Start
 
         store = self.services.store
@@ -252,7 +252,7 @@ def starlette_echo(one_by_one: bool) -> Any:
     from starlette.responses import StreamingResponse
     from starlette.routing import Route
 
-    from tutee.serve.chat_events import ChatEvents, Event
+    from tutee.serve.chat.events import ChatEvents, Event
 
     line = ChatEvents(Event("chatcmpl-0", 0, "chat", "0" * 12), 1).text(0, " word")
 

@@ -18,8 +18,8 @@ from fastapi.routing import APIRoute
 from tests.conftest import write_tiny_model
 from tests.serve.belongings import Belongings, belongings_of, request
 from tests.serve.conftest import Running, add_candidate, home_at, serving
+from tutee.serve.access.auth import RULE
 from tutee.serve.app import routes
-from tutee.serve.auth import RULE
 
 pytestmark = pytest.mark.conformance("T87")
 

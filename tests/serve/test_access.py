@@ -7,8 +7,8 @@ from fastapi.routing import APIRoute
 
 from tests.serve.belongings import Belongings, belongings_of, request
 from tests.serve.conftest import Running
+from tutee.serve.access.auth import RULE
 from tutee.serve.app import build_app, routes
-from tutee.serve.auth import RULE
 
 TABLE = [(method, route) for route in routes() for method in sorted(route.methods or ())]
 
@@ -31,7 +31,7 @@ def test_every_route_declares_a_rule() -> None:
     for method, route in TABLE:
         rule = rule_of(route)
         known = rule in ("public", "member", "operator") or rule.startswith("owner:")
-        assert known, f"{method} {route.path} declares no access rule (see tutee/serve/auth.py)"
+        assert known, f"{method} {route.path} declares no access rule (see tutee/serve/access/auth.py)"
         if "{id}" in route.path:
             assert rule.startswith("owner:"), f"{method} {route.path} takes an id but is not `owned`"
 

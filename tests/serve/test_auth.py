@@ -10,8 +10,8 @@ import pytest
 
 from tests.serve.conftest import Running, serving
 from tutee.errors import InvalidInput
+from tutee.serve.access.auth import Doorkeeper
 from tutee.serve.app import open_services
-from tutee.serve.auth import Doorkeeper
 from tutee.settings import Settings
 
 

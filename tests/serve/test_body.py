@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tutee.conversation import Message
 from tutee.errors import InvalidInput
 from tutee.serve.body import Fields, parse_object
-from tutee.serve.chat_request import NOT_SERVED, merge_system_messages, read_chat_request
-from tutee.serve.fine_tuning_request import read_fine_tuning_request
+from tutee.serve.chat.request import NOT_SERVED, merge_system_messages, read_chat_request
+from tutee.serve.fine_tuning.request import read_fine_tuning_request
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 JSON = st.recursive(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.serve.conftest import Running, Walk
-from tutee.serve.feedback import word_diff
+from tutee.serve.native.feedback import word_diff
 
 
 def give(walk: Walk, kind: str, status: int = 200, **fields: Any) -> dict[str, Any]:

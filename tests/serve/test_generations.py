@@ -240,7 +240,7 @@ def test_the_end_of_the_server_marks_the_answer_interrupted(make_home: Callable[
 
 
 def test_a_full_disk_delays_saving_and_loses_nothing(server: Running, walk: Walk, monkeypatch: Any) -> None:
-    from tutee.serve import answers
+    from tutee.serve.native import answers
 
     kept = server.services.store.answers
     real, failures = kept.save, []

@@ -11,10 +11,10 @@ import openai
 import pytest
 
 from tests.serve.conftest import Running, home_at, serving
+from tutee.serve.access.auth import RULE
+from tutee.serve.access.limits import Bucket, Limits, RateLimited, duration
+from tutee.serve.access.scopes import scope_of
 from tutee.serve.app import routes
-from tutee.serve.auth import RULE
-from tutee.serve.limits import Bucket, Limits, RateLimited, duration
-from tutee.serve.scopes import scope_of
 from tutee.store.keys import GROUPS, SCOPES, grants
 from tutee.store.schema import Project
 
@@ -56,7 +56,7 @@ def test_every_route_has_a_scope_that_exists_and_none_only_where_no_key_matters(
         rule = (route.openapi_extra or {}).get(RULE)
         for method in route.methods or ():
             needed = scope_of(method, route.path)
-            assert needed is not None, f"{method} {route.path} is not in the table of tutee/serve/scopes.py"
+            assert needed is not None, f"{method} {route.path} is not in the table of tutee/serve/access/scopes.py"
             assert needed in SCOPES or (needed == "" and rule in ("public", "operator")), f"{method} {route.path}"
 
 

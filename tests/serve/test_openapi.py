@@ -9,8 +9,8 @@ import jsonschema_rs
 import pytest
 
 from tutee.serve import app
+from tutee.serve.access.auth import RULE
 from tutee.serve.api_schemas import BODIES, FORMS
-from tutee.serve.auth import RULE
 
 
 @pytest.fixture(scope="module")

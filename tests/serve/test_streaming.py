@@ -53,7 +53,7 @@ def test_an_engine_error_in_mid_stream_is_an_error_event_and_the_end(server: Run
     import openai
     import pytest
 
-    from tutee.serve import chat_completions
+    from tutee.serve.chat import routes as chat_completions
 
     async def broken(self):  # type: ignore[no-untyped-def]
         yield [(0, Chunk("so far", (1,), "tiny"))]

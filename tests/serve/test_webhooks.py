@@ -14,8 +14,8 @@ import pytest
 
 from tests.serve.conftest import Running
 from tutee.errors import InvalidInput
-from tutee.serve.destinations import check_url, pinned
-from tutee.serve.webhook_sender import LONGEST, _next, sign
+from tutee.serve.webhooks.destinations import check_url, pinned
+from tutee.serve.webhooks.sender import LONGEST, _next, sign
 from tutee.store.webhooks import Due, announce
 
 
@@ -98,7 +98,7 @@ def test_another_persons_jobs_are_not_told(server: Running, sdk: openai.OpenAI, 
 def test_what_was_not_taken_comes_again_under_the_same_id(
     server: Running, sdk: openai.OpenAI, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tutee.serve.webhook_sender.WAITS", (0.0,))
+    monkeypatch.setattr("tutee.serve.webhooks.sender.WAITS", (0.0,))
     receiver.answers = [500, 302]
     made = listen(sdk, receiver, "fine_tuning.job.failed")
     finished_job(server, "failed")

@@ -1,6 +1,6 @@
 """The gate's check of an eval that somebody named: the same rows, asked of the candidate and of the live version.
 
-Reads runs that are completed; who runs them is the server's business (`serve/evals_gate.py`).
+Reads runs that are completed; who runs them is the server's business (`serve/evals/gate.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """JSON Schemas of request bodies, for the OpenAPI document: what a client may send where, written by hand.
 
 Frozen on purpose: they say what this server takes, whatever OpenAI's own documents say next year. The readers
-(`chat_request.py` and its like) are what enforces; these describe, and fuzzing holds the two together. Extra fields are
+(`chat/request.py` and its like) are what enforces; these describe, and fuzzing holds the two together. Extra fields are
 allowed everywhere, as the server takes them.
 """
 

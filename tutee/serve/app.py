@@ -1,6 +1,6 @@
 """The app: routes, the parts behind them, and how they open and close. Read this file to know what is served.
 
-To add an endpoint: a router in a file of its own, one line in `ROUTERS`, an access rule beside its path
+To add an endpoint: a folder with `routes.py`, one line in `ROUTERS`, an access rule beside its path
 (`auth.PUBLIC`, `MEMBER`, `OPERATOR` or `owned(…)`; a test fails without one).
 """
 
@@ -15,71 +15,59 @@ from starlette.types import ASGIApp
 
 from tutee.grade.pythons import open_pythons
 from tutee.lock import only_one
-from tutee.serve import (
-    batches,
-    chat_completions,
-    completions,
-    conversations,
-    embeddings,
-    evals,
-    evals_gate,
-    feedback,
-    files,
-    fine_tuning,
-    generations,
-    graders,
-    improvement,
-    me,
-    models,
-    moderations,
-    openai_conversations,
-    openapi,
-    organization,
-    responses,
-    status,
-    stored_completions,
-    tokens,
-    uploads,
-    versions,
-    webhooks,
-)
-from tutee.serve.answers import Answers
-from tutee.serve.auth import Doorkeeper, authorise
+from tutee.serve import embeddings, models, moderations, openapi, status, tokens
+from tutee.serve.access import projects
+from tutee.serve.access.auth import Doorkeeper, authorise
 from tutee.serve.background import Background
-from tutee.serve.chats import StoredChats
+from tutee.serve.batches import routes as batches
+from tutee.serve.chat import routes as chat
+from tutee.serve.chat import stored as stored_chat
+from tutee.serve.completions import routes as completions
 from tutee.serve.edge import Edge
-from tutee.serve.evals_gate import GateRuns
-from tutee.serve.evals_runner import EvalRunner
-from tutee.serve.judges import Judges
+from tutee.serve.evals import gate as evals_gate
+from tutee.serve.evals import routes as evals
+from tutee.serve.evals.gate import GateRuns
+from tutee.serve.evals.runner import EvalRunner
+from tutee.serve.files import routes as files
+from tutee.serve.files import uploads
+from tutee.serve.fine_tuning import routes as fine_tuning
+from tutee.serve.graders import routes as graders
+from tutee.serve.graders.judges import Judges
+from tutee.serve.graders.reward_scores import RewardScores
 from tutee.serve.live import Live
 from tutee.serve.metrics import Metrics
+from tutee.serve.native import conversations, feedback, generations, improvement, me, versions
+from tutee.serve.native.answers import Answers
+from tutee.serve.native.chats import StoredChats
+from tutee.serve.native.temporary import TemporaryChats
 from tutee.serve.own_requests import OwnRequests
 from tutee.serve.page import page_router
 from tutee.serve.replies import install_error_handlers
-from tutee.serve.responses_running import INTERRUPTED, RunningResponses
-from tutee.serve.reward_scores import RewardScores
+from tutee.serve.responses import conversations as response_conversations
+from tutee.serve.responses import routes as responses
+from tutee.serve.responses.running import INTERRUPTED, RunningResponses
 from tutee.serve.services import Services
 from tutee.serve.supervisor import Supervisor, worker_command, worker_environment
-from tutee.serve.temporary import TemporaryChats
+from tutee.serve.webhooks import routes as webhooks
 from tutee.settings import Settings
 from tutee.store import Store
 
 ROUTERS: tuple[APIRouter, ...] = (
     status.router,
-    chat_completions.router,
+    chat.router,
     completions.router,
     embeddings.router,
     moderations.router,
     tokens.router,
     responses.router,
-    openai_conversations.router,
-    stored_completions.router,
+    response_conversations.router,
+    stored_chat.router,
     models.router,
     files.router,
     uploads.router,
     batches.router,
     webhooks.router,
-    organization.router,
+    projects.router,
     fine_tuning.router,
     graders.router,
     evals.router,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp
 
-from tutee.serve.auth import Doorkeeper
-from tutee.serve.batch_runner import BatchRunner
+from tutee.serve.access.auth import Doorkeeper
+from tutee.serve.batches.runner import BatchRunner
 from tutee.serve.sweeper import Sweeper
-from tutee.serve.webhook_sender import WebhookSender
+from tutee.serve.webhooks.sender import WebhookSender
 from tutee.settings import Settings
 from tutee.store import Store
 

@@ -19,10 +19,10 @@ from starlette.responses import Response
 
 from tutee.engine.readout import MeanHidden
 from tutee.engine.request import SamplingParams
-from tutee.serve.auth import MEMBER, CallerDep
+from tutee.serve.access.auth import MEMBER, CallerDep
 from tutee.serve.body import Body, Fields
+from tutee.serve.completions.prompts import Ask, encode_prompts, in_turn, read_prompts
 from tutee.serve.live import answering_name
-from tutee.serve.prompts import Ask, encode_prompts, in_turn, read_prompts
 from tutee.serve.replies import reply
 from tutee.serve.served import Served
 from tutee.serve.services import Services, ServicesDep

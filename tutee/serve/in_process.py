@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message
 
-from tutee.serve.auth import IN_PROCESS, Caller
+from tutee.serve.access.auth import IN_PROCESS, Caller
 
 
 @dataclass(slots=True)

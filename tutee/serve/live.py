@@ -20,7 +20,7 @@ from tutee.errors import InvalidInput, NotFound, TuteeError, Unavailable
 from tutee.evaluate.gate import judge
 from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained, load_pretrained
-from tutee.serve.acting import acting
+from tutee.serve.access.acting import acting
 from tutee.serve.served import Served as Served
 from tutee.settings import Settings
 from tutee.store import Store

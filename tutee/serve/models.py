@@ -9,8 +9,8 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from tutee.errors import InvalidInput, NotFound
-from tutee.serve.acting import acting
-from tutee.serve.auth import MEMBER, OPERATOR, CallerDep
+from tutee.serve.access.acting import acting
+from tutee.serve.access.auth import MEMBER, OPERATOR, CallerDep
 from tutee.serve.live import ALIAS, answering_name
 from tutee.serve.replies import reply
 from tutee.serve.services import ServicesDep

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from tutee.ids import new_id
 from tutee.safety.moderation import FLAGGED, score
-from tutee.serve.auth import MEMBER
+from tutee.serve.access.auth import MEMBER
 from tutee.serve.body import Body, Fields
 from tutee.serve.replies import reply
 

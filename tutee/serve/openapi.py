@@ -15,8 +15,8 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
 import tutee
+from tutee.serve.access.auth import PUBLIC, RULE
 from tutee.serve.api_schemas import BODIES, FORMS, Schema, record
-from tutee.serve.auth import PUBLIC, RULE
 
 router = APIRouter()
 PATH = "/openapi.json"

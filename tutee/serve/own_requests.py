@@ -15,7 +15,7 @@ import msgspec
 from starlette.types import ASGIApp
 
 from tutee.errors import Busy, InvalidInput, NotFound, TuteeError, Unavailable
-from tutee.serve.auth import Caller
+from tutee.serve.access.auth import Caller
 from tutee.serve.in_process import Answer, post
 
 KINDS: Mapping[int, type[TuteeError]] = {400: InvalidInput, 404: NotFound, 503: Unavailable}

@@ -18,7 +18,7 @@ from tutee.errors import InvalidInput
 from tutee.model.pretrained import Pretrained
 from tutee.model.said import WORDS_ALONE, Form
 from tutee.model.tool_format import in_turns
-from tutee.serve.acting import acting
+from tutee.serve.access.acting import acting
 from tutee.store.schema import ModelVersion
 
 

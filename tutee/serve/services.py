@@ -7,17 +7,17 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from tutee.serve.answers import Answers
-from tutee.serve.auth import Doorkeeper
+from tutee.serve.access.auth import Doorkeeper
 from tutee.serve.background import Background
-from tutee.serve.chats import Chats, StoredChats
-from tutee.serve.evals_runner import EvalRunner
-from tutee.serve.judges import Judges
+from tutee.serve.evals.runner import EvalRunner
+from tutee.serve.graders.judges import Judges
 from tutee.serve.live import Live
 from tutee.serve.metrics import Metrics
+from tutee.serve.native.answers import Answers
+from tutee.serve.native.chats import Chats, StoredChats
+from tutee.serve.native.temporary import TemporaryChats, is_temporary
 from tutee.serve.own_requests import OwnRequests
-from tutee.serve.responses_running import RunningResponses
-from tutee.serve.temporary import TemporaryChats, is_temporary
+from tutee.serve.responses.running import RunningResponses
 from tutee.settings import Settings
 from tutee.store import Store
 

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 import tutee
 from tutee.errors import Unavailable
-from tutee.serve.auth import OPERATOR, PUBLIC
+from tutee.serve.access.auth import OPERATOR, PUBLIC
 from tutee.serve.replies import reply
 from tutee.serve.services import ServicesDep
 

@@ -5,7 +5,7 @@
 
 The answer to a line is a row under (batch, position) until all are there; then the rows become files, under ids that
 were chosen when the batch began, and go. So a batch goes on after a kill where it was: lines with a row are done, and a
-file that exists already is that file. Running the lines is `serve/batch_runner.py`'s.
+file that exists already is that file. Running the lines is `serve/batches/runner.py`'s.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Completions:
         Args:
             messages: the request's, as OpenAI's JSON.
             response: the whole response object.
-            samples: what feedback on it needs (`serve/completion_feedback.py`).
+            samples: what feedback on it needs (`serve/chat/feedback.py`).
             turns_sha: of the turns that it answers.
 
         Raises:

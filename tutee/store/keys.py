@@ -2,7 +2,7 @@
 
 A plain hash is enough: the text is 256 random bits, so there is nothing to guess. What a key may do is a list of
 scopes: `all`, `all.read`, or single ones such as `files.read` and `model.request` (OpenAI's prefix `api.` may be there
-or not); `write` includes `read`. Which route needs which scope is the server's to know (`serve/scopes.py`).
+or not); `write` includes `read`. Which route needs which scope is the server's to know (`serve/access/scopes.py`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `announce` is called inside the transaction in which something happens (a job ends, a batch is done): the deliveries are
 rows of that transaction, so what happened is told even when the process is killed right after, and what was rolled back
-never is. Sending and signing is `serve/webhook_sender.py`'s.
+never is. Sending and signing is `serve/webhooks/sender.py`'s.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""/v1/chat/completions, and what asking a chat model takes."""

@@ -1,0 +1,102 @@
+"""Chat completions kept with `store: true`: retrieve, list by metadata, update metadata, delete, read the messages.
+
+Some metadata are feedback (`serve/chat/feedback.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from tutee.serve.access.auth import MEMBER, CallerDep, owned
+from tutee.serve.body import Body
+from tutee.serve.chat.feedback import give, read_opinion
+from tutee.serve.replies import metadata_filter, page_of, reply
+from tutee.serve.services import ServicesDep
+from tutee.store.schema import Completion
+
+router = APIRouter(prefix="/v1/chat/completions")
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+Order = Literal["asc", "desc"]
+
+
+@router.get("", openapi_extra=MEMBER)
+def list_completions(
+    request: Request,
+    caller: CallerDep,
+    services: ServicesDep,
+    limit: Limit = 20,
+    after: str | None = None,
+    order: Order = "asc",
+    model: str | None = None,
+) -> Response:
+    """The caller's stored completions, filtered by `model` and `metadata[key]=value`."""
+    page = services.store.completions.list(
+        caller.id, model=model, metadata=metadata_filter(request), limit=limit, after=after, order=order
+    )
+    return page_of([_view(row) for row in page], page.has_more)
+
+
+@router.get("/{id}", openapi_extra=owned("completion"))
+def retrieve(id: str, caller: CallerDep, services: ServicesDep) -> Response:
+    """One stored completion."""
+    return reply(_view(services.store.completions.get(id, caller.id)))
+
+
+@router.post("/{id}", openapi_extra=owned("completion"))
+def update(id: str, caller: CallerDep, services: ServicesDep, body: Body) -> Response:
+    """Replace the metadata; some of them say what somebody thought of the answer."""
+    row = services.store.completions.get(id, caller.id)
+    if "metadata" not in body.raw:
+        body.need("metadata")
+    metadata = body.metadata() or {}
+    body.close()
+    opinion, before = read_opinion(metadata), read_opinion(row.metadata_)
+    give(services.store, row, opinion, before, caller.id)
+    return reply(_view(services.store.completions.update(id, caller.id, metadata)))
+
+
+@router.delete("/{id}", openapi_extra=owned("completion"))
+def delete(id: str, caller: CallerDep, services: ServicesDep) -> Response:
+    """Forget one."""
+    services.store.completions.delete(id, caller.id)
+    return reply({"id": id, "object": "chat.completion.deleted", "deleted": True})
+
+
+@router.get("/{id}/messages", openapi_extra=owned("completion"))
+def list_messages(
+    id: str,
+    caller: CallerDep,
+    services: ServicesDep,
+    limit: Limit = 20,
+    after: str | None = None,
+    order: Order = "asc",
+) -> Response:
+    """The messages that it answered."""
+    row = services.store.completions.get(id, caller.id)
+    messages = [_message(id, i, message) for i, message in enumerate(row.messages)]
+    if order == "desc":
+        messages.reverse()
+    start = next((i + 1 for i, message in enumerate(messages) if message["id"] == after), 0)
+    return page_of(messages[start : start + limit], start + limit < len(messages))
+
+
+def _view(row: Completion) -> dict[str, Any]:
+    return dict(row.response) | {"metadata": dict(row.metadata_)}
+
+
+def _message(id: str, index: int, message: dict[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    parts = content if isinstance(content, list) else None
+    text = "".join(part.get("text", "") for part in parts) if parts is not None else content
+    return {
+        "id": f"{id}-{index}",
+        "role": message["role"],
+        "content": text,
+        "content_parts": parts,
+        "refusal": None,
+        "name": message.get("name"),
+    }

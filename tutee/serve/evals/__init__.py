@@ -1,0 +1,1 @@
+"""/v1/evals: definitions, runs and their report; evals that the gate asks."""

@@ -1,0 +1,1 @@
+"""/v1/fine_tuning/jobs: rows in the job table, which a worker takes."""

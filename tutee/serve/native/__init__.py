@@ -1,0 +1,1 @@
+"""The page's own routes, under /api: conversations, answers, feedback, the circle and its versions."""

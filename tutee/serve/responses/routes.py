@@ -1,0 +1,189 @@
+"""POST /v1/responses and what becomes of responses: retrieve, delete, cancel, read the input, count its tokens.
+
+A response remembers: `previous_response_id` and `conversation` put what was said before in front of the input. Kept
+(`store`, on unless refused) means in the database, for its maker alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from tutee.conversation import Message
+from tutee.engine.request import SamplingParams
+from tutee.errors import InvalidInput
+from tutee.serve.access.auth import MEMBER, CallerDep, owned
+from tutee.serve.body import Body, Fields
+from tutee.serve.chat.asking import Named, Wish, prepare
+from tutee.serve.chat.logprobs import LogprobEntries
+from tutee.serve.chat.request import merge_system_messages
+from tutee.serve.replies import reply
+from tutee.serve.responses.items import Item, to_messages
+from tutee.serve.responses.output import Output
+from tutee.serve.responses.request import ResponseRequest, read_input_tokens_request, read_response_request
+from tutee.serve.responses.running import Responding, before, finder
+from tutee.serve.served import Prompt, Served
+from tutee.serve.services import Services, ServicesDep
+from tutee.serve.streaming import EventStream, Tap, encode, wait_for
+
+router = APIRouter(prefix="/v1/responses")
+
+NAMED = Named("input", "reasoning.effort", "text.format")
+ROOM = 512
+"""Tokens that `truncation: auto` leaves for an answer without a `max_output_tokens`."""
+Limit = Annotated[int, Query(ge=1, le=100)]
+Order = Literal["asc", "desc"]
+
+
+@router.post("", openapi_extra=MEMBER)
+async def create(request: Request, caller: CallerDep, services: ServicesDep, body: Body) -> Response:
+    """Answer an input, and what came before it."""
+    asked, served, prompt, params = await run_in_threadpool(_prepare, services, caller.id, body)
+    entries = LogprobEntries(served.model.tokenizer) if asked.logprobs else None
+    tap, output = Tap(whole=not asked.stream), Output(prompt.form, entries)
+    tap.submit(served, prompt, [params], caller.id)
+    responding = Responding(asked, served, caller.id, services.store, tap, output, services.responses)
+    try:
+        await run_in_threadpool(responding.keep)
+    except BaseException:
+        tap.abort()
+        raise
+    if asked.stream:
+        keepalive = services.settings.stream_keepalive
+        return EventStream(_numbered(responding), close=responding.close, keepalive=keepalive)
+    if asked.background:
+        services.responses.go_on(responding)
+        return reply(responding.body())
+    await wait_for(request, _ended(responding), responding.close)
+    if responding.error is not None:
+        raise responding.error
+    return reply(responding.body())
+
+
+@router.post("/input_tokens", openapi_extra=MEMBER)
+def count_input_tokens(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
+    """How many tokens an input would be, with what came before it."""
+    asked = read_input_tokens_request(body, finder(services.store, caller.id))
+    served = services.live.resolve(asked.model)
+    prompt, _ = _prompt(services, asked, served, caller.id)
+    if served.upstream:
+        _ = served.model  # says that another server's tokens cannot be counted here
+    return reply({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
+
+
+def _prepare(services: Services, actor_id: str, body: Fields) -> tuple[ResponseRequest, Served, Prompt, SamplingParams]:
+    asked = read_response_request(body, finder(services.store, actor_id))
+    served = services.live.resolve(asked.model)
+    return asked, served, *_prompt(services, asked, served, actor_id)
+
+
+def _prompt(services: Services, asked: ResponseRequest, served: Served, actor_id: str) -> tuple[Prompt, SamplingParams]:
+    items: list[Item] = [*before(services.store, asked, actor_id), *asked.items]
+    messages = merge_system_messages(to_messages(items, asked.instructions))
+    if not messages:
+        raise InvalidInput("'input' holds nothing to answer.", param="input", code="invalid_value")
+    wish = Wish(asked.params, asked.tools, asked.text_rule, asked.effort)
+    if asked.truncate:
+        messages = _fitting(served, messages, wish)
+    return prepare(served, messages, wish, NAMED)
+
+
+def _fitting(served: Served, messages: list[Message], wish: Wish) -> list[Message]:
+    """As many of the newest turns as the context has room for, the system message kept; at least the last turn."""
+    roomy = replace(wish, params=replace(wish.params, max_tokens=wish.params.max_tokens or ROOM))
+    head = messages[:1] if messages[0].role == "system" else []
+    turns = [i for i, message in enumerate(messages) if message.role == "user"] or [len(head)]
+
+    def fits(kept: list[Message]) -> bool:
+        try:
+            prepare(served, kept, roomy, NAMED)
+        except InvalidInput as error:
+            if error.code != "context_length_exceeded":
+                raise
+            return False
+        return True
+
+    if fits(messages):
+        return messages
+    low, high = 0, len(turns) - 1  # the first turn kept lies in low + 1 … high, or nothing fits
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(head + messages[turns[middle] :]) else (middle, high)
+    return head + messages[turns[high] :]
+
+
+async def _ended(responding: Responding) -> None:
+    async for _ in responding.tell():
+        pass
+
+
+async def _numbered(responding: Responding) -> AsyncIterator[bytes]:
+    """Server-sent events, numbered from 0 without gaps."""
+    number = 0
+    async for events in responding.tell():
+        out = []
+        for event in events:
+            data = encode(event | {"sequence_number": number})
+            out.append(b"event: " + event["type"].encode() + b"\ndata: " + data + b"\n\n")
+            number += 1
+        yield b"".join(out)
+
+
+@router.get("/{id}", openapi_extra=owned("response"))
+def retrieve(id: str, caller: CallerDep, services: ServicesDep, stream: bool = False) -> Response:
+    """A response as it is now; of one that still runs, what was there when it began."""
+    row = services.store.responses.get(id, caller.id)
+    if stream:
+        message = "'stream' is not supported here; retrieve the response again until its status says that it ended."
+        raise InvalidInput(message, param="stream", code="unsupported_parameter")
+    return reply(row.body)
+
+
+@router.delete("/{id}", openapi_extra=owned("response"))
+def delete(id: str, caller: CallerDep, services: ServicesDep) -> Response:
+    """Forget a response; one that still runs is stopped."""
+    services.store.responses.get(id, caller.id)
+    running = services.responses.get(id)
+    if running is not None:
+        running.cancel()
+    services.store.responses.delete(id, caller.id)
+    return reply({"id": id, "object": "response", "deleted": True})
+
+
+@router.post("/{id}/cancel", openapi_extra=owned("response"))
+def cancel(id: str, caller: CallerDep, services: ServicesDep) -> Response:
+    """Stop a response that runs; one in the background that has ended is returned as it is."""
+    row = services.store.responses.get(id, caller.id)
+    running = services.responses.get(id)
+    if running is not None:
+        running.cancel()
+        row = services.store.responses.get(id, caller.id)
+    elif not row.body["background"]:
+        message = f"The response '{id}' has ended; only responses that run, or ran in the background, can be cancelled."
+        raise InvalidInput(message, param="response_id", code="response_not_running")
+    return reply(row.body)
+
+
+@router.get("/{id}/input_items", openapi_extra=owned("response"))
+def list_input_items(
+    id: str,
+    caller: CallerDep,
+    services: ServicesDep,
+    limit: Limit = 20,
+    after: str | None = None,
+    order: Order = "desc",
+) -> Response:
+    """What was said to this response itself, in pages; not what came before it."""
+    page = services.store.responses.input_items(id, caller.id, limit=limit, after=after, order=order)
+    return item_page([row.item for row in page], page.has_more)
+
+
+def item_page(items: list[dict[str, Any]], has_more: bool) -> Response:
+    """A page of items; an empty one has empty ids, because the official client's types want strings."""
+    ids = [item["id"] for item in items] or [""]
+    return reply({"object": "list", "data": items, "has_more": has_more, "first_id": ids[0], "last_id": ids[-1]})

@@ -1,0 +1,198 @@
+"""Responses on their way: from the engine's chunks to events and to the kept object, and how to stop one.
+
+Streams, answers in one piece and background work all run `Responding.tell`, which yields events and keeps the end; they
+differ only in who listens. Does not know how a body was read, nor any route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from tutee.errors import Busy, InvalidInput, TuteeError
+from tutee.ids import new_id
+from tutee.serve.live import answering_name
+from tutee.serve.responses.items import Item, Lookup
+from tutee.serve.responses.output import Event, Output
+from tutee.serve.responses.request import ResponseRequest
+from tutee.serve.served import Served
+from tutee.serve.streaming import Tap
+from tutee.store import Store
+
+INTERRUPTED = {"code": "server_error", "message": "The server was stopped in the middle of this response."}
+CANCEL_SECONDS = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class Responding:
+    """One response. `asked.store` says whether the database knows of it."""
+
+    asked: ResponseRequest
+    served: Served
+    actor_id: str
+    store: Store
+    tap: Tap
+    output: Output
+    running: RunningResponses
+    id: str = field(default_factory=lambda: new_id("resp_"))
+    created: int = field(default_factory=lambda: int(time.time()))
+    status: str = "in_progress"
+    error: TuteeError | None = None
+    cancelled: bool = False
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Set once the end is kept."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def keep(self) -> None:
+        """Make it known to those who may ask for it or cancel it, before its first token."""
+        if not self.asked.store:
+            return
+        asked = self.asked
+        self.store.responses.add(
+            self.actor_id,
+            self.body(),
+            asked.items,
+            previous_id=asked.previous_id,
+            conversation_id=asked.conversation_id,
+        )
+        self.running.add(self)
+
+    def body(self) -> dict[str, Any]:
+        """The response object as it is now."""
+        over = self.status != "in_progress"
+        reason = {"reason": "max_output_tokens"} if self.status == "incomplete" else None
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created,
+            "completed_at": int(time.time()) if self.status == "completed" else None,
+            "status": self.status,
+            "error": None if self.error is None else _error_view(self.error),
+            "incomplete_details": reason,
+            "model": answering_name(self.asked.model, self.served.version),
+            "output": self.output.items if over else [],
+            "usage": self._usage() if over else None,
+            **self.asked.echo,
+        }
+
+    def _usage(self) -> dict[str, Any] | None:
+        request = self.tap.requests[0]
+        if not request.done:
+            return None
+        counted = request.result()
+        return {
+            "input_tokens": counted.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": counted.cached_tokens, "cache_write_tokens": 0},
+            "output_tokens": counted.generated_tokens,
+            "output_tokens_details": {"reasoning_tokens": self.output.reasoning_tokens},
+            "total_tokens": counted.prompt_tokens + counted.generated_tokens,
+        }
+
+    async def tell(self) -> AsyncIterator[list[Event]]:
+        """Events from first to last, those of one step of the engine together; `error` is set when it failed."""
+        begun = self.body()
+        yield [{"type": f"response.{name}", "response": begun} for name in ("created", "in_progress")]
+        status = "incomplete"
+        try:
+            async for batch in self.tap:
+                events = [event for _, chunk in batch for event in self.output.hear(chunk)]
+                if self.output.finish_reason in ("error", "abort"):
+                    raise self.tap.failure(0)
+                if events:
+                    yield events
+            status = "completed" if self.output.finish_reason == "stop" else "incomplete"
+        except TuteeError as error:
+            status = "cancelled" if self.cancelled else "failed"
+            self.error = None if self.cancelled else error
+        await run_in_threadpool(self._end, status)
+        name = self.status if self.status in ("completed", "failed") else "incomplete"
+        yield [{"type": f"response.{name}", "response": self.body()}]
+
+    def _end(self, status: str) -> None:
+        """Keep how it ended; only the first end counts."""
+        with self._lock:
+            if self.ended.is_set():
+                return
+            self.status = status
+            self.output.cut()
+            if self.asked.store:
+                self.store.responses.finish(self.id, self.body())
+            elif self.asked.conversation_id is not None and status != "failed":
+                said = [*self.asked.items, *self.output.items]
+                self.store.openai_conversations.add_items(self.asked.conversation_id, self.actor_id, said)
+            self.running.remove(self)
+            self.ended.set()
+
+    def close(self) -> None:
+        """Nobody waits for it any more: free the engine's slot, and keep what was said so far. Called in the loop."""
+        self.tap.abort()
+        if not self.ended.is_set():
+            self.cancelled = True
+            asyncio.get_running_loop().run_in_executor(None, self._end, "cancelled")
+
+    def cancel(self) -> None:
+        """Stop it and wait until what it said is kept (any thread but the loop's)."""
+        self.cancelled = True
+        self.tap.abort()
+        self.ended.wait(CANCEL_SECONDS)
+
+
+class RunningResponses:
+    """Kept responses that have not ended, by id."""
+
+    def __init__(self) -> None:
+        self._responses: dict[str, Responding] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, responding: Responding) -> None:
+        """It has begun."""
+        self._responses[responding.id] = responding
+
+    def remove(self, responding: Responding) -> None:
+        """It has ended."""
+        self._responses.pop(responding.id, None)
+
+    def get(self, id: str) -> Responding | None:
+        """The response, if it has not ended."""
+        return self._responses.get(id)
+
+    def go_on(self, responding: Responding) -> None:
+        """Let it run to its end without anybody waiting. Called in the loop."""
+
+        async def run() -> None:
+            async for _ in responding.tell():
+                pass
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _error_view(error: TuteeError) -> dict[str, Any]:
+    """With the few codes that a response may have."""
+    code = "server_error"
+    if isinstance(error, Busy):
+        code = "rate_limit_exceeded"
+    elif isinstance(error, InvalidInput):
+        code = "invalid_prompt"
+    return {"code": code, "message": error.message}
+
+
+def before(store: Store, asked: ResponseRequest, actor_id: str) -> Sequence[Item]:
+    """What was said before this response: in its thread, or in its conversation."""
+    if asked.previous_id is not None:
+        return store.responses.thread(asked.previous_id, actor_id)
+    if asked.conversation_id is not None:
+        return store.openai_conversations.said(asked.conversation_id, actor_id)
+    return ()
+
+
+def finder(store: Store, actor_id: str) -> Lookup:
+    """Finds items of the actor's by id, wherever they were said."""
+    return lambda id: store.responses.find_item(id, actor_id) or store.openai_conversations.find_item(id, actor_id)
