@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tutee.errors import InvalidInput, NotFound
 from tutee.ids import new_id
 from tutee.store import Store
-from tutee.store.schema import Actor
+from tutee.store.schema import Actor, now
 
 
 @pytest.fixture
@@ -139,3 +140,48 @@ def test_erasing_a_person_erases_these_too(store: Store, ada: Actor) -> None:
         store.responses.get(id, None)
     with pytest.raises(NotFound):
         store.openai_conversations.get(conversation.id, None)
+
+
+def test_events_are_read_from_any_number_on(store: Store, ada: Actor) -> None:
+    id = new_id("resp_")
+    store.responses.add(ada.id, body(id, "in_progress"), [message("a")])
+    events = [b'{"n": %d}' % i for i in range(7)]
+    store.responses.add_events(id, 0, events[:2])
+    store.responses.add_events(id, 2, events[2:6])
+    for after in range(-1, 7):
+        assert store.responses.events(id, after) == events[after + 1 : 6]
+    store.responses.finish(id, body(id), (6, events[6:]))
+    assert store.responses.events(id) == events
+    assert store.responses.events(id, 99) == events[6:]  # the end is told to everybody
+    store.responses.add_events("resp_gone", 0, events)
+    store.responses.delete(id, ada.id)
+    assert store.responses.events(id) == []
+
+
+def test_a_reader_of_an_interrupted_response_hears_that_it_failed(store: Store, ada: Actor) -> None:
+    told, silent = (new_id("resp_") for _ in range(2))
+    for id in (told, silent):
+        store.responses.add(ada.id, body(id, "in_progress"), [message("a")])
+    store.responses.add_events(told, 0, [b'{"type": "response.created"}'])
+    assert store.responses.interrupted({"code": "server_error", "message": "stopped"}) == 2
+    _, end = (json.loads(event) for event in store.responses.events(told))
+    assert (end["type"], end["sequence_number"]) == ("response.failed", 1)
+    assert (end["response"]["status"], end["response"]["error"]["message"]) == ("failed", "stopped")
+    assert store.responses.events(silent) == []
+
+
+def test_what_was_answered_before_a_moment_stays_in_one_order(store: Store, ada: Actor) -> None:
+    late = new_id("resp_")
+    store.responses.add(ada.id, body(late, "in_progress"), [message("late")])
+    first, second = (respond(store, ada, "a", "b") for _ in range(2))
+    failed = new_id("resp_")
+    store.responses.add(ada.id, body(failed, "in_progress"), [])
+    store.responses.finish(failed, body(failed, "failed"))
+    respond(store, store.actors.get_or_create("grace"), "a", "b")
+    moment = now()
+    store.responses.finish(late, body(late))
+    assert [row.id for row in store.responses.answered(ada.id, moment)] == [first, second]
+    page = store.responses.answered(ada.id, now(), model="m", limit=2)
+    assert page.has_more
+    assert [row.id for row in store.responses.answered(ada.id, now(), after=page.last_id)] == [late]
+    assert not store.responses.answered(ada.id, now(), model="other")

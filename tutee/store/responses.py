@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from tutee.errors import InvalidInput, NotFound
-from tutee.store import openai_conversations
+from tutee.store import openai_conversations, response_events
 from tutee.store.actors import require_actor
 from tutee.store.database import Database
 from tutee.store.paging import Order, paginate
 from tutee.store.records import Page
-from tutee.store.schema import Response, ResponseItem
+from tutee.store.schema import Response, ResponseItem, now
 from tutee.store.webhooks import announce
 
 Item = Mapping[str, Any]
 """As OpenAI's JSON, with its id."""
 UNFINISHED = ("queued", "in_progress")
+ANSWERED = ("completed", "incomplete")
 LONGEST_THREAD = 1000
 """Responses that one can build upon; far more than any context here holds."""
 
@@ -64,8 +66,11 @@ class Responses:
             _add_items(session, row.id, "input", items, first=0)
             return row
 
-    def finish(self, id: str, body: Mapping[str, Any]) -> bool:
+    def finish(self, id: str, body: Mapping[str, Any], events: tuple[int, Sequence[bytes]] = (0, ())) -> bool:
         """Keep how it ended, with its output; what was said goes to its conversation too, if it has one.
+
+        Args:
+            events: the last ones, as in `add_events`.
 
         Returns:
             Whether it is still there.
@@ -74,8 +79,9 @@ class Responses:
             row = session.get(Response, id)
             if row is None:
                 return False
-            row.status, row.body = body["status"], dict(body)
+            row.status, row.body, row.ended_at = body["status"], dict(body), now()
             announce(session, row.actor_id, f"response.{row.status}", id)
+            response_events.keep(session, id, *events)
             said = _said(session, id)
             _add_items(session, id, "output", body["output"], first=len(said))
             if row.conversation_id is not None and body["status"] != "failed":
@@ -91,6 +97,36 @@ class Responses:
         """
         with self._database.read() as session:
             return _require(session, id, actor_id)
+
+    def add_events(self, id: str, first: int, events: Sequence[bytes]) -> None:
+        """Keep events that were told (JSON, one line each; `first` is the number of the first), if it is still there.
+
+        Does not wait for the disk: what a power cut takes were only words on their way.
+        """
+        with self._database.write(durable=False) as session:
+            if session.get(Response, id) is not None:
+                response_events.keep(session, id, first, events)
+
+    def events(self, id: str, after: int = -1) -> list[bytes]:
+        """The kept events after number `after`, in order; of one that has ended, the last one at least."""
+        with self._database.read() as session:
+            row = session.get(Response, id)
+            last = response_events.next_number(session, id) - 1
+            if row is not None and row.status not in UNFINISHED:
+                after = min(after, last - 1)
+            return response_events.told(session, id, after)
+
+    def answered(
+        self, actor_id: str, ended_before: float, model: str | None = None, limit: int = 20, after: str | None = None
+    ) -> Page[Response]:
+        """Responses with an answer that ended before some moment, in the order of their ends, which never changes."""
+        statement = select(Response).where(
+            Response.actor_id == actor_id, Response.status.in_(ANSWERED), Response.ended_at < ended_before
+        )
+        if model is not None:
+            statement = statement.where(Response.model == model)
+        with self._database.read() as session:
+            return paginate(session, statement, Response.ended_at, Response.id, limit=limit, after=after, order="asc")
 
     def delete(self, id: str, actor_id: str | None) -> None:
         """Forget a response with its items; what it said in a conversation stays there.
@@ -152,7 +188,12 @@ class Responses:
             rows = list(session.scalars(select(Response).where(Response.status.in_(UNFINISHED))))
             for row in rows:
                 row.status, row.body = "failed", row.body | {"status": "failed", "error": dict(error)}
+                row.ended_at = now()
                 announce(session, row.actor_id, "response.failed", row.id)
+                number = response_events.next_number(session, row.id)
+                if number:  # it was told of, so whoever goes on reading must hear how it ended
+                    end = {"type": "response.failed", "response": row.body, "sequence_number": number}
+                    response_events.keep(session, row.id, number, [msgspec.json.encode(end)])
             return len(rows)
 
 

@@ -46,6 +46,7 @@ from tutee.store.schema.responses import (
     OpenAIConversation,
     OpenAIConversationItem,
     Response,
+    ResponseEvents,
     ResponseItem,
 )
 from tutee.store.schema.serving import ApiKey, Audit, Completion, CompletionTag, File, Project
@@ -93,6 +94,7 @@ __all__ = [
     "Project",
     "Promotion",
     "Response",
+    "ResponseEvents",
     "ResponseItem",
     "Review",
     "Scrub",

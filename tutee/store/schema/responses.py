@@ -27,6 +27,21 @@ class Response(Base):
     body: Mapped[Json]
     """The whole object as clients read it, output included."""
     created_at: Mapped[float] = mapped_column(default=now)
+    ended_at: Mapped[float | None] = mapped_column(index=True)
+    """None while it runs."""
+
+
+class ResponseEvents(Base):
+    """Events that were told of a response in the background, so that a reader can go on where it stopped: a batch of
+    those that came within a second."""
+
+    __tablename__ = "response_events"
+    response_id: Mapped[Id] = mapped_column(ForeignKey("response.id", ondelete="CASCADE"), primary_key=True)
+    first: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """The `sequence_number` of the first one."""
+    count: Mapped[int]
+    packed: Mapped[bytes]
+    """JSON, one event a line, deflated: they say the same fields again and again."""
 
 
 class ResponseItem(Base):
