@@ -279,14 +279,40 @@ class Engine:
         Returns when that is done; running requests go on with the new weights, their past computed again.
         """
 
-        def forget() -> None:
-            self._scheduler.preempt_all()
-            self._pool.forget_all()
+        self._between_steps(self._forget)
 
+    def sleep(self) -> None:
+        """Give back memory that can be had again: cached keys and values, copies of the weights laid out for speed,
+        working memory. For who trains the same weights in this process, between two rounds of sampling.
+
+        Returns when that is done. Running requests lose their past, which is computed again; the engine wakes by itself
+        with the next step that has something to do.
+
+        Raises:
+            Unavailable: the engine is closed.
+        """
+
+        def sleep() -> None:
+            self._forget()
+            self._runner.sleep()
+
+        self._between_steps(sleep)
+
+    def wake(self) -> None:
+        """Take the memory and pack the weights now, so that the next request need not wait for that. Raises as
+        `sleep`."""
+        self._between_steps(lambda: self._runner.prepare())  # whichever runner it is then
+
+    def _forget(self) -> None:
+        self._scheduler.preempt_all()
+        self._pool.forget_all()
+
+    def _between_steps(self, action: Callable[[], None]) -> None:
+        """Do something in the engine's thread; returns when it is done."""
         if threading.current_thread() is self._thread:
-            forget()
+            action()
             return
-        errand = Errand(forget)
+        errand = Errand(action)
         self._inbox.put(errand)
         self._wait(errand)
 

@@ -45,15 +45,33 @@ class Runner:
     """A decoder with its paged cache of `num_blocks` blocks, in a serving precision."""
 
     def __init__(self, model: Pretrained, num_blocks: int, block_size: int, precision: Precision = "bfloat16") -> None:
+        self._decoder, self._precision = model.decoder, precision
         self._served = Served(model.decoder, precision, num_blocks, block_size)
         self.cache = self._served.cache
-        self._graphs = _decode_graphs(model.decoder, self.cache) if precision == "bfloat16" else None
         self._masks = MaskThread()
+        self._graphs: DecodeGraphs | None = None
         self._logits = torch.empty(0, model.config.vocab_size)
+        self._awake = False
+        self._wake()
 
     def prepare(self) -> None:
-        """What the first step would do else, and can be done before there is one."""
+        """What the next step would do else, and can be done before there is one."""
+        self._wake()
         self._served.prepare()
+
+    def sleep(self) -> None:
+        """Give back the cache, with what is in it, and copies of the weights, until the next step."""
+        self._awake = False
+        self._graphs = None
+        self._logits = self._logits.new_empty(0, self._logits.shape[1])
+        self._served.release()
+
+    def _wake(self) -> None:
+        if self._awake:
+            return
+        self.cache.allocate()
+        self._graphs = _decode_graphs(self._decoder, self.cache) if self._precision == "bfloat16" else None
+        self._awake = True
 
     @torch.no_grad()  # Not inference mode: a trainer may share these weights, and what they are prepared into.
     def run(self, work: list[Scheduled]) -> tuple[list[Scheduled], Sampled]:
@@ -67,6 +85,7 @@ class Runner:
             NotFinite, Stuck: naming the sequences at fault. Nothing is sampled for the others; the same work can be run
             again.
         """
+        self._wake()
         # A recorded step gives logits only: a prompt whose last piece is one token long may want its hidden states.
         if self._graphs is not None and self._graphs.takes(work) and not any(item.sequence.reading for item in work):
             states = [item.sequence.sampler for item in work]
@@ -107,7 +126,7 @@ class Runner:
 
 def _decode_graphs(decoder: Decoder, cache: KVCache) -> DecodeGraphs | None:
     """Recorded decode steps where the device has them: CUDA, with the Triton that PyTorch's builds for it bring."""
-    if cache.keys[0].device.type != "cuda":
+    if cache.device.type != "cuda":
         return None
     try:
         from tutee.engine.cuda_graphs import DecodeGraphs

@@ -208,6 +208,16 @@ class Decoder(nn.Module):
         floats = (self.model.embed_tokens.weight, self.model.norm.weight, (self.rope_cos, self.rope_sin))
         return NativeDecoder(self.config, weights, *floats, precision)
 
+    def release_packed(self) -> None:
+        """Give back copies of the weights that were laid out for speed; who needs one makes it again."""
+        for copy in (self._native, self._native_head):
+            if copy is not None:
+                copy.release()
+        for block in self.model.layers:
+            if isinstance(block, Block):
+                for matrices in block.parts().matrices:
+                    matrices.base.release()
+
     @property
     def head_weight(self) -> nn.Parameter:
         """The output matrix [V, D], float32: the embedding's own table where the two are tied."""

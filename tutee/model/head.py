@@ -42,7 +42,7 @@ class NativeHead:
         self._weight, self._norm = weight, norm
         vocabulary, width = weight.shape
         self._width = -(-width // 64) * 64
-        self._tiles = Tiles(-(-vocabulary // ROWS) * self._width // 64, planes * STEP // 2)
+        self._tiles: Tiles | None = None
         self._scale = torch.zeros(-(-vocabulary // ROWS) * ROWS)
         self._balance = torch.ones(width)
         self._head = _Head(vocabulary=vocabulary, width=width, planes=planes)
@@ -64,11 +64,19 @@ class NativeHead:
         lib.logits(ctypes.byref(self._head), c_void_p(hidden_TD.data_ptr()), c_int64(rows), *pointers)
         return logits_TV
 
+    def release(self) -> None:
+        """Give back the packed copy; the next call packs again."""
+        with self._lock:
+            self._tiles = self._stamp = None
+
     def _renew(self, lib: ctypes.CDLL) -> None:
         self._head.threads = torch.get_num_threads()
         stamp = self._weight._version, self._weight.data_ptr()
         if stamp == self._stamp:
             return
+        if self._tiles is None:
+            pairs = -(-self._head.vocabulary // ROWS) * self._width // 64
+            self._tiles = Tiles(pairs, self._head.planes * STEP // 2)
         with torch.no_grad():
             weight_VD = self._weight.detach().float().contiguous()
             self._balance = balance(weight_VD, self._norm.detach())

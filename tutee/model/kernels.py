@@ -116,6 +116,14 @@ class NativeDecoder:
         with self._lock:
             self._renew()
 
+    def release(self) -> None:
+        """Give back the packed copy and the working memory; the next step packs again."""
+        with self._lock:
+            self._tiles, self._stamp, self._capacity = None, (), (0, 0, 0, 0)
+            self._workspace = torch.zeros(0, dtype=torch.uint8)
+            self._kept.clear()
+            self._adapters.clear()
+
     def forward(self, tokens_T: Tensor, positions_T: Tensor, layout: Layout) -> Tensor:
         """Hidden states after the final norm, float32 [T, D], without a gradient; writes the layout's cache.
 

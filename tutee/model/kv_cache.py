@@ -42,16 +42,31 @@ class KVCache:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.dtype = dtype
-        key_shape, value_shape = self._shapes(config)
-        layers = range(config.num_hidden_layers)
+        self.device = torch.device(device)
+        self._config = config
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.allocate()
+
+    def allocate(self) -> None:
+        """Take the memory, all zeros, unless it is taken."""
+        if self.keys:
+            return
+        key_shape, value_shape = self._shapes()
+        layers = range(self._config.num_hidden_layers)
         # Zeros, not garbage: padded reads are masked, but a NaN times a zero weight is still a NaN.
-        self.keys = [self._room(key_shape, device) for _ in layers]
-        self.values = [self._room(value_shape, device) for _ in layers]
+        self.keys = [self._room(key_shape) for _ in layers]
+        self.values = [self._room(value_shape) for _ in layers]
 
-    def _room(self, shape: tuple[int, ...], device: torch.device | str) -> Tensor:
-        return torch.zeros(shape, dtype=self.dtype, device=device)
+    def release(self) -> None:
+        """Give the memory back, with all that was written; nothing may be read or written until `allocate`."""
+        self.keys, self.values = [], []
 
-    def _shapes(self, config: DecoderConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _room(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+    def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        config = self._config
         shape = (self.num_blocks * self.block_size, config.num_key_value_heads, config.head_dim)
         return shape, shape
 
@@ -76,7 +91,7 @@ class KVCache:
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Back to zeros, in all layers: before blocks that received numbers that are not finite get another owner."""
-        index = torch.tensor(blocks, device=self.keys[0].device)
+        index = torch.tensor(blocks, device=self.device)
         for stored in (*self.keys, *self.values):
             stored.view(self.num_blocks, -1)[index] = 0.0
 
@@ -99,14 +114,16 @@ class TiledCache(KVCache):
             raise ValueError(f"block_size is {block_size}; it must be a multiple of {ROWS}")
         self._head_dim = config.head_dim
         super().__init__(config, num_blocks, block_size, torch.bfloat16)
-        self._key_pointers = _pointers(self.keys)
-        self._value_pointers = _pointers(self.values)
 
-    def _shapes(self, config: DecoderConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        tiles, heads = self.num_blocks * self.block_size // ROWS, config.num_key_value_heads
-        return (tiles, heads, ROWS, _up(config.head_dim, 32)), (tiles, heads, _up(config.head_dim, ROWS), ROWS)
+    def allocate(self) -> None:
+        super().allocate()
+        self._key_pointers, self._value_pointers = _pointers(self.keys), _pointers(self.values)
 
-    def _room(self, shape: tuple[int, ...], device: torch.device | str) -> Tensor:
+    def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        tiles, heads = self.num_blocks * self.block_size // ROWS, self._config.num_key_value_heads
+        return (tiles, heads, ROWS, _up(self._head_dim, 32)), (tiles, heads, _up(self._head_dim, ROWS), ROWS)
+
+    def _room(self, shape: tuple[int, ...]) -> Tensor:
         return zeros(math.prod(shape) * self.dtype.itemsize).view(self.dtype).view(shape)
 
     @property

@@ -138,7 +138,7 @@ class Layout:
             slots_T: where each new token's key and value go; None: worked out from the block tables.
             adapters: which rows of [T] go through which adapter.
         """
-        device = cache.keys[0].device
+        device = cache.device
         if not isinstance(block_tables, Tensor):
             width = max(len(row) for row in block_tables)
             block_tables = torch.tensor([[*row, *[0] * (width - len(row))] for row in block_tables])

@@ -75,6 +75,10 @@ class SideBySide:
             self._block = block
         return block
 
+    def release(self) -> None:
+        """Give back the copy laid out for the matrix units; it is made again when it is needed."""
+        self._packed = None
+
     def _attached(self, block: Tensor) -> bool:
         views = torch.split(block, self.widths)
         return all(part.weight.data_ptr() == view.data_ptr() for part, view in zip(self.parts, views, strict=True))

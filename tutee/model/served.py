@@ -48,7 +48,7 @@ class Served:
                 self._head = NativeHead(decoder.head_weight, decoder.model.norm.weight, planes=1)
         else:
             self.cache = KVCache(decoder.config, num_blocks, block_size, decoder.dtype, self.device)
-        self.decoder = decoder if self.native or precision == "bfloat16" else deepcopy(decoder)
+        self.decoder = decoder
         """What PyTorch runs, where C does not."""
         self._head_VD: Tensor | None = None
 
@@ -58,6 +58,17 @@ class Served:
         if self._native is not None:
             self._native.prepare()
             self.logits(torch.zeros(1, self._given.config.hidden_size))
+
+    def release(self) -> None:
+        """Give back the cache and every copy of the weights; `cache.allocate` before the next step."""
+        self.cache.release()
+        self._given.release_packed()
+        if self._native is not None:
+            self._native.release()
+        if self._head is not None:
+            self._head.release()
+        if self.decoder is not self._given:
+            self.decoder, self._head_VD, self._stamp = self._given, None, ()
 
     def forward(self, tokens_T: Tensor, layout: Layout) -> Tensor:
         """Hidden states after the final norm, float32 [T, D]; without a gradient."""
@@ -77,11 +88,13 @@ class Served:
 
     def _renew(self) -> None:
         """Round the copy's weights again if the decoder's changed."""
-        if self.decoder is self._given:
+        if self._precision == "bfloat16":
             return
         stamp = stamp_of(list(self._given.parameters()))
         if stamp == self._stamp:
             return
+        if self.decoder is self._given:
+            self.decoder = deepcopy(self._given)
         self.decoder.load_state_dict(self._given.state_dict())
         for module in self.decoder.modules():
             if isinstance(module, Projection):

@@ -44,10 +44,13 @@ class BlockParts:
     gate_up: Matrices
     down: Matrices
 
+    @property
+    def matrices(self) -> tuple[Matrices, ...]:
+        return self.heads, self.attended, self.gate_up, self.down
+
     def parameters(self) -> list[Tensor]:
         norms = self.attention_norm, self.feed_forward_norm, *(self.head_norms or ())
-        matrices = self.heads, self.attended, self.gate_up, self.down
-        parts = [part for several in matrices for part in several.base.parts]
+        parts = [part for several in self.matrices for part in several.base.parts]
         biases = [part.bias for part in parts if part.bias is not None]
         return [*(norm.weight for norm in norms), *(part.weight for part in parts), *biases]
 
