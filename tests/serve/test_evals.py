@@ -26,6 +26,20 @@ IS = {
     "operation": "eq",
 }
 LONG = {"type": "python", "name": "long", "source": "def grade(sample, item):\n    return len(sample['output_text'])\n"}
+LOOK: Any = {
+    "type": "function",
+    "name": "look",
+    "parameters": {
+        "type": "object",
+        "properties": {"yes": {"type": "boolean"}},
+        "required": ["yes"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+CALLED = """def grade(sample, item):
+    return sample['output_tools'][0]['function']['name'] == 'look'
+"""
 ASK = {"type": "template", "template": [{"role": "user", "content": "Say {{ item.x }}"}]}
 ENDED = ("completed", "failed", "canceled")
 
@@ -166,6 +180,98 @@ def test_stored_completions_as_they_are_and_asked_again(client: Client, sdk: ope
     assert again.per_model_usage[0].invocation_count == 2
 
 
+def keep_responses(sdk: openai.OpenAI, use: str) -> list[Any]:
+    """Three responses: a plain one, one that continues it, one that had to call a function."""
+    fields: dict[str, Any] = {"model": "tiny", "max_output_tokens": 16, "metadata": {"use": use}}
+    first = sdk.responses.create(**fields, input="One", instructions="Be Brief.", temperature=0, user="ada")
+    second = sdk.responses.create(**fields, input="Two", previous_response_id=first.id, top_p=0.5, user="grace")
+    third = sdk.responses.create(
+        **fields | {"max_output_tokens": 200}, input="Three", tools=[LOOK], tool_choice="required", temperature=0.5
+    )
+    return [first, second, third]
+
+
+def of_responses(use: str, **more: Any) -> dict[str, Any]:
+    source = {"type": "responses", "metadata": {"use": use}, **more}
+    return {"type": "responses", "source": source}
+
+
+def test_stored_responses_as_they_are_and_asked_again(client: Client, sdk: openai.OpenAI) -> None:
+    kept = keep_responses(sdk, "asked-again")
+    made = client.eval(LONG, config={"type": "logs"})
+    run = client.ended(client.run(made.id, of_responses("asked-again")))
+    assert (run.status, run.per_model_usage) == ("completed", [])
+    items = client.items(run)
+    assert [item.datasource_item["id"] for item in items] == [each.id for each in kept]
+    assert [item.datasource_item["output_text"] for item in items] == [each.output_text for each in kept]
+    assert items[0].sample.output[0].content == kept[0].output_text
+    assert items[0].sample.finish_reason == "length"
+    assert items[2].datasource_item["output_tools"][0]["function"]["name"] == "look"
+    again = client.ended(client.run(made.id, {**of_responses("asked-again", users=["grace"]), "model": "tiny"}))
+    (item,) = client.items(again)
+    assert item.datasource_item["instructions"] is None
+    assert [(m.role, m.content) for m in item.sample.input] == [
+        ("user", "One"),
+        ("assistant", kept[0].output_text),
+        ("user", "Two"),
+    ]  # without the instructions, which were the first one's own
+    assert again.per_model_usage[0].invocation_count == 1
+    sdk.responses.delete(kept[0].id)
+    lost = client.ended(client.run(made.id, {**of_responses("asked-again", users=["grace"]), "model": "tiny"}))
+    (item,) = client.items(lost)
+    assert (item.status, item.sample.error.code) == ("error", "invalid_variable_error")
+
+
+def test_stored_responses_are_found_by_what_was_asked(client: Client, sdk: openai.OpenAI) -> None:
+    kept = [each.id for each in keep_responses(sdk, "filtered")]
+    made = client.eval(LONG, config={"type": "logs"})
+    filters: list[tuple[dict[str, Any], list[int]]] = [
+        ({"instructions_search": "brief"}, [0]),
+        ({"has_tool_calls": True}, [2]),
+        ({"has_tool_calls": False, "limit": 1}, [0]),
+        ({"temperature": 0}, [0]),
+        ({"top_p": 0.5}, [1]),
+        ({"users": ["ada", "grace"]}, [0, 1]),
+        ({"tools": ["look"]}, [2]),
+        ({"tools": ["look", "leap"]}, []),
+        ({"model": "nobody"}, []),
+        ({"model": "tiny", "allow_parallel_tool_calls": True}, [0, 1, 2]),
+        ({"reasoning_effort": "low"}, []),
+        ({"created_after": 4102444800}, []),
+        ({"created_before": 1}, []),
+    ]
+    runs = [client.run(made.id, of_responses("filtered", **asked)) for asked, _ in filters]
+    for run, (asked, wanted) in zip(runs, filters, strict=True):
+        run = client.ended(run)
+        assert run.status == "completed", run.error
+        found = [item.datasource_item["id"] for item in client.items(run)]
+        assert found == [kept[i] for i in wanted], asked
+
+
+def test_a_run_of_responses_takes_templates_references_a_form_and_tools(client: Client) -> None:
+    call = {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": "{}"}
+    found = {"type": "function_call_output", "call_id": "call_1", "output": "It is there."}
+    talk = [{"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}, call, found]
+    rows = inline({"item": {"x": "a", "talk": talk}}, {"item": {"x": "b", "talk": [call]}})
+    reference = {"type": "item_reference", "item_reference": "item.talk"}
+    number = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    number["additionalProperties"] = False
+    form = {"type": "json_schema", "name": "number", "schema": number, "strict": True}
+    sampling = {"max_completion_tokens": 200, "temperature": 0, "text": {"format": form}}
+    base = {"type": "responses", "model": "tiny", "source": rows, "sampling_params": sampling}
+    run = client.ended(client.run(client.eval().id, {**base, "input_messages": reference}))
+    good, bad = client.items(run)
+    assert [m.role for m in good.sample.input] == ["user", "assistant", "tool"]
+    assert set(json.loads(good.sample.output[0].content)) == {"n"} or good.sample.finish_reason == "length"
+    assert (bad.status, "No tool output" in bad.sample.error.message) == ("error", True)
+    forced = {"tools": [LOOK], "tool_choice": {"type": "function", "name": "look"}, "max_completion_tokens": 200}
+    python = {"type": "python", "name": "called", "source": CALLED}
+    source = {**base, "input_messages": ASK, "sampling_params": {**forced, "temperature": 0}}
+    called = client.ended(client.run(client.eval(python).id, source))
+    assert (called.result_counts.passed, called.result_counts.total) == (2, 2)
+    assert client.items(called)[0].sample.input[0].content == "Say a"
+
+
 def test_a_judge_is_asked_as_well_and_counted_apart(client: Client) -> None:
     judge: dict[str, Any] = {
         "type": "label_model",
@@ -221,7 +327,27 @@ def test_a_bad_definition_is_a_400_that_names_the_field(http: httpx.Client, body
         (asked("a", sampling_params={"max_tokenz": 9}), 400, "data_source.sampling_params.max_tokenz"),
         (asked("a", source={"type": "file_id", "id": "file-no"}), 404, "data_source.source.id"),
         (asked("a", source=inline({"item": {"x": 1}})), 400, "data_source.source.content[0].item"),
-        ({"type": "responses", "source": {"type": "responses"}}, 400, "data_source.source.type"),
+        ({"type": "completions", "source": {"type": "responses"}}, 400, "data_source.source.type"),
+        (of_responses("x", users="ada"), 400, "data_source.source.users"),
+        (of_responses("x", search="ada"), 400, "data_source.source.search"),
+        (of_responses("x", created_after="now"), 400, "data_source.source.created_after"),
+        (
+            {"type": "completions", "source": {"type": "stored_completions", "limit": 0}},
+            400,
+            "data_source.source.limit",
+        ),
+        (asked("a", sampling_params={"stream": True}), 400, "data_source.sampling_params.stream"),
+        (asked("a", sampling_params={"tools": [{}]}), 400, "data_source.sampling_params.tools[0].type"),
+        (
+            asked("a", type="responses", sampling_params={"text": {"format": {"type": "x"}}}),
+            400,
+            "data_source.sampling_params.text.format.type",
+        ),
+        (
+            asked("a", type="responses", sampling_params={"tools": [{"type": "web_search"}]}),
+            400,
+            "data_source.sampling_params.tools[0].type",
+        ),
     ],
 )
 def test_a_bad_run_is_refused_before_it_is_queued(

@@ -52,7 +52,10 @@ class DataRow:
             return {"item": self.item}
         text, tools = self.sample.get("output_text"), self.sample.get("output_tools")
         known = Sample(
-            text if isinstance(text, str) else "", tools if isinstance(tools, list) else (), more=self.sample
+            text if isinstance(text, str) else "",
+            tools if isinstance(tools, list) else (),
+            _finish_reason(self.sample.get("choices")),
+            more=self.sample,
         )
         return {"item": self.item, "sample": known.namespace()}
 
@@ -230,6 +233,13 @@ def _input_messages(raw: object, param: str) -> tuple[MessageTemplates | None, s
         at = f"{param}.item_reference"
         raise InvalidInput(f"'{at}' must be a path such as item.messages.", param=at, code="invalid_variable_error")
     return None, reference
+
+
+def _finish_reason(choices: object) -> str:
+    """Of a sample that somebody else wrote down."""
+    first = choices[0] if isinstance(choices, list) and choices else None
+    found = first.get("finish_reason") if isinstance(first, Mapping) else None
+    return found if isinstance(found, str) else "stop"
 
 
 def _object(raw: object, param: str) -> dict[str, Any]:

@@ -153,6 +153,11 @@ class Responses:
                 session, statement, ResponseItem.place, ResponseItem.id, limit=limit, after=after, order=order
             )
 
+    def asked(self, id: str) -> list[dict[str, Any]]:
+        """All that was said to a response itself, in order; nothing if it is gone."""
+        with self._database.read() as session:
+            return [each.item for each in _said(session, id) if each.kind == "input"]
+
     def thread(self, id: str, actor_id: str | None) -> list[dict[str, Any]]:
         """All items up to and with a response's output, from the first response of its thread on.
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from tutee.errors import InvalidInput
 from tutee.evaluate.criteria import Criterion, read_criteria
-from tutee.evaluate.eval_data import DataSource, read_data_source, schema_of
+from tutee.evaluate.eval_data import STORED, DataSource, read_data_source, schema_of
 from tutee.serve.body import Fields
-from tutee.serve.chat.request import read_chat_request
-from tutee.serve.evals.runner import sampling_body
+from tutee.serve.evals.sampling import check_sampling
+from tutee.serve.evals.stored import read_wanted
 
 NAME = 512
 CONFIGS = ("custom", "logs", "stored_completions")
@@ -24,14 +24,16 @@ STORED_SCHEMA: Mapping[str, Any] = {
         "id": {"type": "string"},
         "model": {"type": "string"},
         "input": {"type": "array"},
+        "instructions": {"type": ["string", "null"]},
         "output_text": {"type": "string"},
         "output_tools": {"type": "array"},
         "metadata": {"type": "object"},
         "created_at": {"type": "integer"},
     },
-    "required": ["input"],
+    "required": ["output_text"],
 }
-"""What an item of stored completions holds."""
+"""What an item of stored completions or responses holds; the latter has `instructions`, and no `input` where what was
+said before it is gone."""
 SAMPLE_SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "properties": {
@@ -102,11 +104,10 @@ def read_run_source(body: Fields, config: Mapping[str, Any], name: str = "data_s
     """
     body.need(name)
     source = read_data_source(body.take(name), name)
-    if source.source["type"] == "responses":
-        message = f"'{name}.source.type' is 'responses'; runs here take responses from a file, or stored completions."
-        raise InvalidInput(message, param=f"{name}.source.type", code="unsupported_value")
+    if source.source["type"] in STORED:
+        read_wanted(source.source, f"{name}.source")
     if source.model is not None:
-        _check_sampling(source, name)
+        check_sampling(source, name)
     schema = config.get("item_schema")
     if schema is not None and source.source["type"] == "file_content":
         wrong = schema_of(schema, "item_schema")
@@ -116,14 +117,3 @@ def read_run_source(body: Fields, config: Mapping[str, Any], name: str = "data_s
                 message = f"'{at}' does not fit the eval's item_schema: {what}"
                 raise InvalidInput(message, param=at, code="invalid_item")
     return source
-
-
-def _check_sampling(source: DataSource, name: str) -> None:
-    """Sampling parameters are a chat completion's, and are checked as such before the first row is asked."""
-    asked = Fields({"model": source.model, "messages": [{"role": "user", "content": "?"}], **sampling_body(source)})
-    try:
-        read_chat_request(asked)
-        asked.refuse_unknown()
-    except InvalidInput as error:
-        at = f"{name}.sampling_params.{error.param}"
-        raise InvalidInput(error.message.replace(f"'{error.param}'", f"'{at}'", 1), param=at, code=error.code) from None

@@ -21,11 +21,13 @@ from tutee.evaluate.criteria import Criterion, grade_row, read_criteria
 from tutee.evaluate.eval_data import DataRow, DataSource, read_data_source, rows, schema_of
 from tutee.grade import Failure, Sample, Tools
 from tutee.serve.access.auth import Caller, Doorkeeper
+from tutee.serve.evals.sampling import sampling_body
+from tutee.serve.evals.stored import StoredRows, as_chat
 from tutee.serve.graders.judges import CHAT, Judges
 from tutee.serve.own_requests import OwnRequests, Stopping
 from tutee.store import Store
 from tutee.store.evals import GradedRow
-from tutee.store.schema import Completion, EvalRun
+from tutee.store.schema import EvalRun
 
 log = logging.getLogger("tutee.serve")
 
@@ -36,8 +38,6 @@ PRIORITY = 10
 LOOK_S = 1.0
 ANSWER_S = 600.0
 BUSY_S = 1.0
-MOST_TOKENS = 1024
-"""Of an answer, where `sampling_params` do not say: a small model may go on for ever."""
 NO_ERROR = {"code": "", "message": ""}
 Finished = Callable[[EvalRun], None]
 
@@ -80,6 +80,7 @@ class EvalRunner:
         self._doorkeeper = doorkeeper
         self._own_requests = own_requests
         self._judges = judges
+        self._stored = StoredRows(store)
         self._finished = finished
         self._between = between
         self._wake = threading.Condition()
@@ -167,7 +168,7 @@ class EvalRunner:
         work = Work(run, source, criteria, wrong, caller, self._judges.tools(caller))
         done = self._store.eval_runs.positions(run.id)
         found = rows(
-            source, lambda id: self._store.files.open(id, run.actor_id), lambda asked: self._stored(run, asked)
+            source, lambda id: self._store.files.open(id, run.actor_id), lambda asked: self._stored.rows(run, asked)
         )
         if self._all((row for row in found if row.position not in done), work):
             self._store.eval_runs.finish(run.id, "completed")
@@ -223,6 +224,8 @@ class EvalRunner:
     def _answered(self, row: DataRow, work: Work) -> tuple[GradedRow, dict[str, dict[str, int]]]:
         try:
             messages = work.source.messages(row.item)
+            if work.source.kind == "responses":
+                messages = as_chat(messages)
             completion = self._ask(messages, work)
         except Failure as failure:
             return _not_answered(row, work, failure.flags[0], failure.message), {}
@@ -251,59 +254,6 @@ class EvalRunner:
             except Busy:
                 if self._closing.wait(BUSY_S):
                     raise Stopping from None
-
-    def _stored(self, run: EvalRun, asked: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """Stored completions as rows, oldest first, none from after the run began: a resumed run sees the same."""
-        before = min(asked.get("created_before") or run.created_at, run.created_at)
-        left, after = asked.get("limit"), None
-        while True:
-            page = self._store.completions.list(
-                run.actor_id, asked.get("model"), asked.get("metadata"), limit=100, after=after
-            )
-            for row in page:
-                if row.created_at > before or left == 0:
-                    return
-                if row.created_at >= (asked.get("created_after") or 0):
-                    left = None if left is None else left - 1
-                    yield _of_completion(row)
-            if not page.has_more:
-                return
-            after = page.last_id
-
-
-def sampling_body(source: DataSource) -> dict[str, Any]:
-    """`sampling_params` as a chat completion's fields; of a `responses` source `text` and `tools` lie elsewhere."""
-    given = {name: value for name, value in source.sampling.items() if value is not None}
-    body = {"max_completion_tokens": MOST_TOKENS, **given}
-    if source.kind != "responses":
-        return body
-    shape = (body.pop("text", None) or {}).get("format")
-    if shape is not None:
-        named = {name: value for name, value in shape.items() if name != "type"}
-        nested = shape.get("type") == "json_schema"
-        body["response_format"] = {"type": "json_schema", "json_schema": named} if nested else shape
-    if "tools" in body:
-        body["tools"] = [
-            {"type": tool.get("type"), "function": {key: tool[key] for key in tool if key != "type"}}
-            for tool in body["tools"]
-        ]
-    return body
-
-
-def _of_completion(row: Completion) -> dict[str, Any]:
-    choice = row.response["choices"][0]
-    message = choice["message"]
-    answer = Sample(message.get("content") or "", message.get("tool_calls") or (), choice["finish_reason"], row.model)
-    item = {
-        "id": row.id,
-        "model": row.model,
-        "input": list(row.messages),
-        "output_text": answer.text,
-        "output_tools": list(answer.tools),
-        "metadata": dict(row.metadata_),
-        "created_at": int(row.created_at),
-    }
-    return {"item": item, "sample": answer.namespace()}
 
 
 def _sample(
@@ -341,7 +291,7 @@ def _brought(row: DataRow, work: Work) -> dict[str, Any]:
     finish = str(choices[0].get("finish_reason", "stop"))
     answer = Sample(brought.get("output_text", ""), brought.get("output_tools", ()), finish, brought.get("model"))
     messages = row.item.get("input") if isinstance(row.item.get("input"), list) else []
-    return _sample(work, [m for m in messages or [] if isinstance(m, Mapping)], answer, {})
+    return _sample(work, [m for m in messages or [] if isinstance(m, Mapping) and "role" in m], answer, {})
 
 
 def _not_answered(row: DataRow, work: Work, code: str, message: str) -> GradedRow:

@@ -145,7 +145,7 @@ def _read(body: Fields, find: Lookup, model: str, *, stream: bool, store: bool, 
         previous_id=previous_id,
         conversation_id=conversation_id,
         params=params,
-        tools=_tools(body),
+        tools=read_tools(body),
         text_rule=read_format(None if text is None else text.object("format"), nested=False),
         effort=effort,
         truncate=truncation == "auto",
@@ -200,12 +200,12 @@ def _text_config(text: Fields | None) -> dict[str, Any]:
     return {"format": text.raw.get("format") or {"type": "text"}}
 
 
-def _tools(body: Fields) -> Tools:
-    """Functions in the flat form: their fields lie beside `type`."""
+def read_tools(body: Fields) -> Tools:
+    """Functions in the flat form: their fields lie beside `type`. Raises as `chat.tools.read_chat_tools`."""
     functions = []
-    for i, tool in enumerate(body.objects("tools", most=MOST_FUNCTIONS)):
+    for tool in body.objects("tools", most=MOST_FUNCTIONS):
         need_function_type(tool)
-        functions.append(read_function(tool, f"tools[{i}]"))
+        functions.append(read_function(tool, tool.path))
     return choose(body, functions, named_in="")
 
 
