@@ -9,9 +9,10 @@ import pytest
 
 from tutee.conversation import Function, Message, ToolCall
 from tutee.model.chat_format import ChatFormat
+from tutee.model.dialects import HERMES
 from tutee.model.said import Form, read_answer
 from tutee.model.tokenizer import Tokenizer
-from tutee.model.tool_format import in_turns, write_call
+from tutee.model.tool_format import in_turns
 
 WEATHER = Function("get_weather", "Say what it is like", {"type": "object", "properties": {"city": {"type": "string"}}})
 CALL = ToolCall("call_1", "get_weather", '{"city": "Oslo"}')
@@ -88,7 +89,7 @@ def test_a_call_is_trained_as_it_is_said(tokenizer: Tokenizer) -> None:
     chat = ChatFormat(PLAIN, tokenizer, (257,))
     prompt, answer = chat.render_answer(TALK[:1], TALK[1], [WEATHER])
     assert prompt == chat.render(TALK[:1], functions=[WEATHER])
-    assert text_of(tokenizer, answer) == f"{write_call(CALL)}<|end|>"
+    assert text_of(tokenizer, answer) == f"{HERMES.write([CALL])}<|end|>"
 
 
 def test_what_is_written_is_read_back() -> None:

@@ -67,6 +67,8 @@ class SamplingParams:
     """None: no log-probs. 0: of the sampled tokens. k: also of the k most likely tokens at each position."""
     grammar: Grammar | None = None
     """The form that the answer must have; None lets it say anything."""
+    spoken: tuple[int, ...] = ()
+    """Special tokens that are text of the answer all the same (calls of functions are written with some)."""
 
     def __post_init__(self) -> None:
         _check_number("temperature", self.temperature, 0.0, 2.0)

@@ -133,7 +133,7 @@ def begin(
         request=request,
         version=version,
         sampler=SamplerState(params, request.seed, prompt, ends, matcher),
-        text=TextStream(Detokenizer(model.tokenizer), params.stop),
+        text=TextStream(Detokenizer(model.tokenizer, spoken=params.spoken), params.stop),
         arrival=arrival,
         stop_ids=frozenset() if params.ignore_eos else ends,
         max_length=min(length, context_length),

@@ -17,9 +17,10 @@ from typing import Any
 from tutee.conversation import Function, Message
 from tutee.errors import InvalidInput
 from tutee.model.chat_template import Template, TemplateRefusedError
+from tutee.model.dialects import HERMES, dialect_of
 from tutee.model.said import THINK
 from tutee.model.tokenizer import Tokenizer
-from tutee.model.tool_format import in_turns
+from tutee.model.tool_format import in_turns, one_call_a_turn
 
 BREAK = "\uf8f5"
 """A private-use character that cuts special tokens apart in people's text while the template runs."""
@@ -72,6 +73,14 @@ class ChatFormat:
         self._knows_developer = "developer" in template
         self.takes_tools = "tools" in self._compiled.variables
         """Whether the template says by itself what tools there are; else `tool_format` does."""
+        self.dialect = dialect_of(template) if self.takes_tools else HERMES
+        """How calls of functions are written."""
+        self.spoken = {
+            token: id
+            for token, id in tokenizer.special_tokens.items()
+            if any(token in text for text in self.dialect.texts)
+        }
+        """Special tokens that calls are written with, by their text: part of an answer that may hold calls."""
         self.thinks = THINK in template
         """Whether the model was made to think between `<think>` tags before it answers."""
         self.takes_effort = bool({"enable_thinking", "reasoning_effort"} & self._compiled.variables)
@@ -174,6 +183,8 @@ class ChatFormat:
         form = list(messages)
         if not self.takes_tools:
             form, functions = in_turns(form, functions), ()
+        elif self.dialect.between is None:
+            form = one_call_a_turn(form)
         if not self._knows_developer:
             form = [replace(m, role="system") if m.role == "developer" else m for m in form]
         refusal = ""
@@ -200,6 +211,9 @@ class ChatFormat:
         raw = message.to_dict()
         for call in raw.get("tool_calls", ()):  # Templates write the arguments as JSON themselves.
             call["function"]["arguments"] = _object(call["function"]["arguments"])
+            call["id"] = self.dialect.call_id(call["id"])
+        if "tool_call_id" in raw:
+            raw["tool_call_id"] = self.dialect.call_id(raw["tool_call_id"])
         return {key: self._guard(value) for key, value in raw.items() if key != "weight"}
 
     def _guard(self, value: Any) -> Any:
@@ -251,11 +265,16 @@ class ChatFormat:
         if found < 0:
             return None
         end = found + len(content)
-        match = self._special.search(text, end) if self._special is not None else None
+        match = self._mark_after(text, end)
         if match is None:
             return len(before), len(text) if i == len(messages) - 1 else end
         next_turn = text.find(messages[i + 1]["content"], end) if i + 1 < len(messages) else len(text)
         return len(before), match.end() if match.end() <= next_turn or next_turn < 0 else end
+
+    def _mark_after(self, text: str, start: int) -> re.Match[str] | None:
+        """The first special token from `start` on that no call is written with."""
+        found = self._special.finditer(text, start) if self._special is not None else iter(())
+        return next((match for match in found if match[0] not in self.spoken), None)
 
     def _end_of_turn(self) -> set[int]:
         """The special token that the template writes after an assistant's text, if it writes one."""

@@ -8,13 +8,10 @@ streamed answer joined is the answer in one piece. Knows text alone: no tokens, 
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from tutee.model.tool_format import CALL, END_CALL
+from tutee.model.dialects import HERMES, LAYOUT, Dialect
 
 THINK, END_THINK = "<think>", "</think>"
 
@@ -60,11 +57,13 @@ class Form:
         thinks: the text may hold `<think>…</think>` at its beginning.
         thinking: it begins inside (the prompt ended with `<think>`).
         functions: names that may be called; empty: no calls are looked for.
+        dialect: how calls are written.
     """
 
     thinks: bool = False
     thinking: bool = False
     functions: Collection[str] = ()
+    dialect: Dialect = HERMES
 
     @property
     def plain(self) -> bool:
@@ -84,24 +83,24 @@ class Said:
     calls: tuple[tuple[str, str], ...]
 
 
-_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
-_TAIL = re.compile(r"\s*\}?\s*")
-
-
 class AnswerReader:
     """Reads one answer."""
 
     def __init__(self, form: Form) -> None:
         self._functions = frozenset(form.functions)
+        self._dialect = form.dialect
         self._held = ""
         self._gap = ""
         """White space that goes out before more words, and is layout before a call or at the end of calls."""
         self._thought = False
         self._calls = 0
+        self._opening = ""
+        """What was taken for the beginning of the call that is being read."""
         self._depth = 0
         self._in_string = self._escaped = False
         self._out: list[Piece] = []
-        self._read = self._thoughts if form.thinking else self._begin if form.thinks else self._words
+        self._answer = self._first if self._functions and self._dialect.bare else self._words
+        self._read = self._thoughts if form.thinking else self._begin if form.thinks else self._answer
 
     @property
     def thinking(self) -> bool:
@@ -125,7 +124,7 @@ class AnswerReader:
         if text.startswith(THINK):
             self._held, self._read = text[len(THINK) :], self._thoughts
         elif last or not THINK.startswith(text):
-            self._read = self._words
+            self._read = self._answer
 
     def _thoughts(self, last: bool) -> None:
         if not self._thought:
@@ -143,38 +142,48 @@ class AnswerReader:
         """White space between thoughts and words belongs to neither."""
         self._held = self._held.lstrip()
         if self._held:
+            self._read = self._answer
+
+    def _first(self, last: bool) -> None:
+        """Before the first word: a call may stand there without an opening."""
+        text = self._held.lstrip()
+        if text.startswith("{"):
+            self._opening, self._held, self._read = self._held[: len(self._held) - len(text)], text, self._call
+        elif text or last:
             self._read = self._words
 
     def _words(self, last: bool) -> None:
         if not self._functions:
             self._out.append(Words(self._take(len(self._held))))
             return
-        words, found, rest = self._held.partition(CALL)
-        if found:
-            self._say_words(words)
-            self._held, self._read = rest, self._call
+        openings = self._dialect.openings
+        at, opening = min(((self._held.find(each), each) for each in openings if each in self._held), default=(-1, ""))
+        if opening:
+            self._say_words(self._take(at))
+            self._opening, self._read = self._take(len(opening)), self._call
         else:
-            keep = 0 if last else _overlap(self._held, CALL)
+            keep = 0 if last else max(_overlap(self._held, each) for each in openings)
             self._say_words(self._take(len(self._held) - keep))
 
     def _call(self, last: bool) -> None:
         """Inside a call, before its arguments."""
-        head = _HEAD.match(self._held)
-        name = _json(head[1]) if head else None
-        if head and name in self._functions:
-            self._begin_call(name)
+        head = self._dialect.head.match(self._held)
+        if head and head["name"] in self._functions:
+            self._begin_call(head["name"])
             self._held, self._read = self._held[head.end() :], self._arguments
             return
-        body, closed, rest = self._held.partition(END_CALL)
-        if not closed and not last:
+        found = self._dialect.whole(self._held)
+        if found is None and not last:
             return
-        call = _whole_call(body)
+        length, call = found or (len(self._held), None)
+        body = self._take(length)
         if call is not None and call[0] in self._functions:
             self._begin_call(call[0])
             self._out.append(Arguments(self._calls - 1, call[1]))
+            self._read = self._after_call
         else:
-            self._say_words(CALL + body + closed)
-        self._held, self._read = rest, self._words
+            self._say_words(self._opening + body)
+            self._read = self._words
 
     def _begin_call(self, name: str) -> None:
         self._gap = ""
@@ -197,17 +206,29 @@ class AnswerReader:
                 self._depth -= 1
                 if self._depth == 0:
                     self._out.append(Arguments(self._calls - 1, self._take(i + 1)))
-                    self._read = self._after_call
+                    self._read = self._tail
                     return
         self._out.append(Arguments(self._calls - 1, self._take(len(self._held))))
 
+    def _tail(self, last: bool) -> None:
+        """From the end of the arguments to the end of the call."""
+        tail = self._dialect.tail.match(self._held)
+        if tail is not None:
+            self._held, self._read = self._held[tail.end() :], self._after_call
+        elif len(self._held) > LAYOUT:
+            self._read = self._words
+        elif last:
+            self._held = ""
+
     def _after_call(self, last: bool) -> None:
-        layout = _TAIL.match(self._held)
-        rest = self._held[layout.end() if layout else 0 :]
-        if rest.startswith(END_CALL):
-            self._held, self._read = rest[len(END_CALL) :], self._words
-        elif last or not END_CALL.startswith(rest):
-            self._held, self._read = rest, self._words
+        """Where another call may follow, or what closes them."""
+        for pattern, following in ((self._dialect.further, self._call), (self._dialect.close, self._words)):
+            found = pattern.match(self._held) if pattern is not None else None
+            if found is not None:
+                self._opening, self._read = self._take(found.end()), following
+                return
+        if last or len(self._held) > LAYOUT or (self._dialect.further or self._dialect.close) is None:
+            self._read = self._words
 
     def _take(self, count: int) -> str:
         taken, self._held = self._held[:count], self._held[count:]
@@ -236,24 +257,6 @@ def read_answer(text: str, form: Form) -> Said:
             case Arguments(index, more):
                 calls[index] = (calls[index][0], calls[index][1] + more)
     return Said(thoughts or None, words or (None if calls else ""), tuple(calls))
-
-
-def _whole_call(body: str) -> tuple[str, str] | None:
-    """(function, arguments) of a call whose keys come in any order; None if it is no call."""
-    call = _json(body)
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        return None
-    given = call.get("arguments", call.get("parameters", {}))
-    if isinstance(given, str):  # some models write the arguments as a string of JSON
-        given = _json(given)
-    return (call["name"], json.dumps(given, ensure_ascii=False)) if isinstance(given, dict) else None
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _overlap(text: str, tag: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +90,21 @@ class Detokenizer:
     """Turns a stream of ids into a stream of text, holding back a character until all its bytes are there.
 
     What it says, joined, is what `Tokenizer.decode` says of all the ids.
+
+    Args:
+        spoken: special tokens that are text all the same.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True, spoken: Collection[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._skip_special = skip_special
+        self._skipped = tokenizer.special_ids.difference(spoken) if skip_special else frozenset[int]()
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         # SentencePiece decoders drop the space before the first word.
         self._strip_space = not tokenizer._byte_level
 
     def add(self, id: int) -> str:
         """The text that became certain with this token (may be empty)."""
-        if self._skip_special and id in self._tokenizer.special_ids:
+        if id in self._skipped:
             return ""
         data = self._tokenizer.token_bytes(id)
         if self._strip_space and data:

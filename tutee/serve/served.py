@@ -95,7 +95,7 @@ class Served:
             return Prompt(in_turns(messages, functions), (), Form(functions=names))
         chat = self.weights.chat_format
         ids = chat.render(messages, functions=functions, effort=effort)
-        return Prompt(messages, ids, Form(chat.thinks, chat.ends_thinking(ids), names))
+        return Prompt(messages, ids, Form(chat.thinks, chat.ends_thinking(ids), names, chat.dialect))
 
     def submit(
         self,

@@ -7,12 +7,13 @@ becomes of the answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tutee.conversation import Message
 from tutee.engine.request import SamplingParams
 from tutee.errors import InvalidInput
-from tutee.serve.chat.tools import Tools, with_grammar
+from tutee.serve.chat.answer_form import with_grammar
+from tutee.serve.chat.tools import Tools
 from tutee.serve.served import Prompt, Served
 
 
@@ -58,6 +59,8 @@ def prepare(served: Served, messages: Sequence[Message], wish: Wish, named: Name
             param=named.messages,
             code="context_length_exceeded",
         )
+    if wish.tools.functions and not served.upstream:
+        params = replace(params, spoken=tuple(served.model.chat_format.spoken.values()))
     return prompt, with_grammar(params, served, wish.tools, wish.text_rule, prompt, named.form)
 
 

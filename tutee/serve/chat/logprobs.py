@@ -8,6 +8,7 @@ left at a natural end is not part of the text and is dropped.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Collection
 from typing import Any
 
 from tutee.engine.request import Chunk
@@ -18,10 +19,15 @@ LEAST = -9999.0
 
 
 class LogprobEntries:
-    """The entries of one choice, in step with its text."""
+    """The entries of one choice, in step with its text.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        spoken: special tokens that are part of the text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, spoken: Collection[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._silent = tokenizer.special_ids.difference(spoken)
         self._waiting: list[tuple[int, dict[str, Any]]] = []  # where the token ends, in characters; its entry
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._token_end = 0
@@ -45,6 +51,6 @@ class LogprobEntries:
         return ready
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
-        data = b"" if token in self._tokenizer.special_ids else self._tokenizer.token_bytes(token)
+        data = b"" if token in self._silent else self._tokenizer.token_bytes(token)
         text = self._tokenizer.token_text(token) if not data else data.decode("utf-8", "replace")
         return {"token": text, "logprob": max(logprob, LEAST), "bytes": list(data)}

@@ -6,26 +6,19 @@ is told of them (`model/tool_format.py`) nor how its calls are read back (`model
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from tutee.conversation import Function
-from tutee.engine.grammar import Grammar, compose, json_rule
-from tutee.engine.request import SamplingParams
-from tutee.errors import InvalidInput
-from tutee.model.tool_format import CALL, END_CALL
+from tutee.engine.grammar import json_rule
 from tutee.serve.body import Fields
-from tutee.serve.served import Prompt, Served
 
 Mode = Literal["none", "auto", "required"]
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MOST_FUNCTIONS = 128
-MOST_CALLS = 8
-"""Calls of one answer, where calls are required: a small model would go on for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,76 +142,3 @@ def _name(fields: Fields, named_in: str) -> str:
         assert found is not None
         inner = found
     return inner.need_string("name")
-
-
-def answer_grammar(
-    tools: Tools, content: str | None, *, thinks: bool, thinking: bool, named: str = "response_format"
-) -> Grammar | None:
-    """The form of an answer, or None if any text will do.
-
-    Args:
-        content: the Lark rule that the text must follow (`json_rule`), or None: any text.
-        thinks: the answer may begin with thoughts; `thinking`: it begins inside them.
-    """
-    strict = any(function.strict for function in tools.functions)
-    if tools.mode != "required" and content is None and not strict:
-        return None
-    param = named if content is not None else "tools"
-    rules = {"start": "thoughts? answer" if thinks and not thinking else "thoughts answer" if thinking else "answer"}
-    if thinks or thinking:
-        begin = "" if thinking else '"<think>"'
-        rules["thoughts"] = f"{begin} end_thoughts"
-        rules["end_thoughts[lazy]"] = r"/(?s:.*)<\/think>\s{0,4}/"
-    one = "call" if not tools.parallel else f'call ("\\n" call){{0,{MOST_CALLS - 1}}}'
-    if tools.mode == "required":
-        rules["answer"] = one
-    elif tools.functions and content is not None:
-        rules["answer"] = f"{one} | content"
-    elif tools.functions:
-        rules["answer"] = "spoken_call free | TEXT" if not tools.parallel else "spoken_call* free"
-    else:
-        rules["answer"] = "content"
-    if content is not None:
-        rules["content"] = content
-    return compose(rules | _call_rules(tools), param)
-
-
-def _call_rules(tools: Tools) -> dict[str, str]:
-    if not tools.functions:
-        return {}
-    rules = {"call": f'"{CALL}" body', "body": " | ".join(f"call_{i}" for i in range(len(tools.functions)))}
-    for i, function in enumerate(tools.functions):
-        head = json.dumps(f'\n{{"name": {json.dumps(function.name)}, "arguments": ')
-        tail = json.dumps(f"}}\n{END_CALL}")
-        code = "invalid_function_parameters"
-        schema = json_rule(function.parameters, strict=function.strict, param=f"tools[{i}].function", code=code)
-        rules[f"call_{i}"] = f"{head} {schema} {tail}"
-    if tools.mode == "auto":
-        rules["spoken_call"] = "spoken body"
-        rules["spoken[lazy]"] = f"/(?s:.*){CALL}/"
-        rules["free"] = "TEXT"
-        rules["TEXT"] = "/(?s:.*)/"
-    return rules
-
-
-def with_grammar(
-    params: SamplingParams, served: Served, tools: Tools, content: str | None, prompt: Prompt, named: str
-) -> SamplingParams:
-    """`params` with the form that the answer to `prompt` must have, compiled for who answers.
-
-    Args:
-        content: the Lark rule that the text must follow, or None: any text.
-        named: the field that asked for it.
-
-    Raises:
-        InvalidInput: the form cannot be used, or not with these parameters, or another server answers.
-    """
-    form = prompt.form
-    grammar = answer_grammar(tools, content, thinks=form.thinks, thinking=form.thinking, named=named)
-    if grammar is None:
-        return params
-    if served.upstream:
-        message = f"'{grammar.param}' cannot be enforced: another server answers for '{served.version.name}'."
-        raise InvalidInput(message, param=grammar.param, code="upstream_cannot")
-    served.engine.prepare_grammar(grammar)
-    return replace(params, grammar=grammar)

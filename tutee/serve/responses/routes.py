@@ -44,7 +44,7 @@ Order = Literal["asc", "desc"]
 async def create(request: Request, caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     """Answer an input, and what came before it."""
     asked, served, prompt, params = await run_in_threadpool(_prepare, services, caller.id, body)
-    entries = LogprobEntries(served.model.tokenizer) if asked.logprobs else None
+    entries = LogprobEntries(served.model.tokenizer, params.spoken) if asked.logprobs else None
     tap, output = Tap(whole=not asked.stream), Output(prompt.form, entries)
     tap.submit(served, prompt, [params], caller.id)
     responding = Responding(asked, served, caller.id, services.store, tap, output, services.responses)
