@@ -14,7 +14,7 @@ import httpx
 from tests.serve.conftest import Running
 from tutee.engine.request import Chunk
 from tutee.errors import Unavailable
-from tutee.serve.streaming import Doorbell, News
+from tutee.serve.doorbell import Doorbell, News
 
 BODY = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10, "stream": True}
 
@@ -55,11 +55,11 @@ def test_an_engine_error_in_mid_stream_is_an_error_event_and_the_end(server: Run
 
     from tutee.serve.chat import routes as chat_completions
 
-    async def broken(self):  # type: ignore[no-untyped-def]
-        yield [(0, Chunk("so far", (1,), "tiny"))]
-        raise Unavailable("The engine stopped.")
+    def broken(self):  # type: ignore[no-untyped-def]
+        self.failure = Unavailable("The engine stopped.")
+        return [(0, Chunk("so far", (1,), "tiny"))]
 
-    monkeypatch.setattr(chat_completions.Answering, "chunks", broken)
+    monkeypatch.setattr(chat_completions.Answering, "take", broken)
     with server.http() as http:
         raw = http.post("/v1/chat/completions", json=BODY).content
     assert b"[DONE]" not in raw

@@ -2,8 +2,8 @@
 
 A `Tap` carries the chunks of one or more requests; an `EventStream` writes events and notices a client that goes away,
 which aborts the requests, so the slot is free within a step. LF framing, never an `id:` line (both break real clients).
-However many streams a step of the engine feeds, the loop is woken once (`Doorbell`). Knows no route and no OpenAI
-object.
+However many streams a step of the engine feeds, the loop is woken once (`doorbell.py`) and writes to all in that turn
+(`wire.py`). Knows no route and no OpenAI object.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
-from weakref import WeakKeyDictionary, ref
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request as HTTPRequest
@@ -23,7 +22,9 @@ from starlette.types import Receive, Scope, Send
 from tutee.engine.readout import Readout
 from tutee.engine.request import Chunk, Request, SamplingParams
 from tutee.errors import TuteeError, Unavailable
+from tutee.serve.doorbell import News
 from tutee.serve.served import Prompt, Served
+from tutee.serve.wire import Live, Wire
 
 T = TypeVar("T")
 EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -40,66 +41,6 @@ def event(content: Any) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
-COMMENT = b": still working\n\n"
-"""What readers of events skip; two newlines, because with one some take the next event for a part of it."""
-
-
-class Doorbell:
-    """Calls from other threads into one event loop, which is woken once for all that come before it answers."""
-
-    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Doorbell]] = WeakKeyDictionary()
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = ref(loop)
-        self._calls: deque[Callable[[], None]] = deque()
-        self._rung = False
-
-    @classmethod
-    def here(cls) -> Doorbell:
-        """The running loop's."""
-        loop = asyncio.get_running_loop()
-        return cls._of_loop.setdefault(loop, cls(loop))
-
-    def call(self, function: Callable[[], None]) -> None:
-        """Have the loop call `function` soon (any thread)."""
-        self._calls.append(function)
-        if not self._rung:
-            self._rung = True
-            loop = self._loop()
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the server is going down
-                if loop is not None:
-                    loop.call_soon_threadsafe(self._answer)
-
-    def _answer(self) -> None:
-        self._rung = False  # before looking: what comes from here on rings again
-        for _ in range(len(self._calls)):
-            self._calls.popleft()()
-
-
-class News:
-    """Lets one coroutine wait until other threads have something for it. Made inside a running loop."""
-
-    def __init__(self) -> None:
-        self._bell = Doorbell.here()
-        self._told = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def tell(self) -> None:
-        """There is something now (any thread)."""
-        if not self._told:
-            self._told = True
-            self._bell.call(self._wake)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def wait(self) -> None:
-        """Return at once if there was news since the last time; it may be old news."""
-        if not self._told:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        self._told = False
 
 
 class Tap:
@@ -162,27 +103,48 @@ class Tap:
             return error
         return Unavailable("The engine stopped in the middle of this answer; please try again.")
 
-    async def __aiter__(self) -> AsyncIterator[list[tuple[int, Chunk]]]:
+    @property
+    def news(self) -> News:
+        """Tells when there are chunks."""
+        return self._news
+
+    @property
+    def over(self) -> bool:
+        """Whether the last chunks of all requests were taken."""
+        return not self._running
+
+    def take(self) -> list[tuple[int, Chunk]]:
         """All (request, chunk) pairs that have come since the last time, usually those of one step."""
+        chunks = self._chunks
+        batch = [chunks.popleft() for _ in range(len(chunks))]
+        for _, chunk in batch:
+            if chunk.finish_reason is not None:
+                self._running -= 1
+        return batch
+
+    async def __aiter__(self) -> AsyncIterator[list[tuple[int, Chunk]]]:
+        """What `take` gives, as it comes, for who needs not be quick."""
         while self._running:
             await self._news.wait()
-            batch = [self._chunks.popleft() for _ in range(len(self._chunks))]
-            self._running -= sum(chunk.finish_reason is not None for _, chunk in batch)
-            if batch:
+            if batch := self.take():
                 yield batch
 
 
 class EventStream(Response):
-    """A response of server-sent events; `close` is called once when the last event is out or the client is gone."""
+    """A response of server-sent events; `close` is called once when the last event is out or the client is gone.
+
+    Args:
+        events: one after the other, as bytes; what is still being made as `Live`, which is written as it comes.
+        keepalive: seconds of silence after which a comment is sent; 0: none ever.
+    """
 
     def __init__(
         self,
-        events: AsyncIterator[bytes],
+        events: AsyncIterator[bytes | Live],
         close: Callable[[], None],
         headers: Mapping[str, str] | None = None,
         keepalive: float = 0,
     ) -> None:
-        """`keepalive`: seconds of silence after which a comment is sent; 0: none ever."""
         self.keepalive = keepalive
         self.events = events
         self.close = close
@@ -196,33 +158,22 @@ class EventStream(Response):
         self.raw_headers = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in (headers or {}).items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        loop = asyncio.get_running_loop()
-        spoke_at = loop.time()
-
-        async def write() -> None:
-            nonlocal spoke_at
-            async for data in self.events:
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-                spoke_at = loop.time()
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-        async def keep_alive() -> None:
-            nonlocal spoke_at
-            while True:
-                await asyncio.sleep(spoke_at + self.keepalive - loop.time())
-                if loop.time() >= spoke_at + self.keepalive:
-                    await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
-                    spoke_at = loop.time()
-
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        beside = asyncio.ensure_future(keep_alive()) if self.keepalive else None
+        wire = Wire(send, self.keepalive)
         try:
             with contextlib.suppress(ClientGoneError):
-                await unless_gone(write(), receive)
+                await unless_gone(self._tell(wire), receive)
         finally:
-            if beside is not None:
-                beside.cancel()
+            wire.close()
             self.close()
+
+    async def _tell(self, wire: Wire) -> None:
+        async for part in self.events:
+            if isinstance(part, bytes):
+                await wire.write(part)
+            else:
+                await wire.follow(part)
+        await wire.end()
 
 
 async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:

@@ -28,11 +28,13 @@ from tutee.serve.chat.events import ChatEvents, Event
 from tutee.serve.chat.feedback import Opinion, give, read_opinion, samples_of
 from tutee.serve.chat.logprobs import LogprobEntries
 from tutee.serve.chat.request import ChatRequest, merge_system_messages, read_chat_request
+from tutee.serve.doorbell import News
 from tutee.serve.live import answering_name
 from tutee.serve.replies import error_body, reply
 from tutee.serve.served import Prompt, Served
 from tutee.serve.services import Services, ServicesDep
 from tutee.serve.streaming import DONE, EventStream, Tap, event, wait_for
+from tutee.serve.wire import Live
 
 router = APIRouter(prefix="/v1")
 
@@ -50,6 +52,8 @@ class Answering:
     created: int = field(default_factory=lambda: int(time.time()))
     told: int = 0
     """Tokens handed out so far."""
+    failure: TuteeError | None = None
+    """Why it will not become whole."""
 
     @property
     def fingerprint(self) -> str:
@@ -79,19 +83,46 @@ class Answering:
         prompt = self.tap.requests[0].prompt_tokens
         return {"prompt_tokens": prompt, "completion_tokens": self.told, "total_tokens": prompt + self.told}
 
-    async def chunks(self) -> AsyncIterator[list[tuple[int, Chunk]]]:
-        """(choice, chunk) of what the engine made since the last time.
+    @property
+    def over(self) -> bool:
+        """Whether all was taken."""
+        return self.failure is not None or self.tap.over
 
-        Raises:
-            Unavailable: the engine failed, or ended, in mid-answer.
-        """
-        async for batch in self.tap:
-            failed = next((i for i, (_, chunk) in enumerate(batch) if chunk.finish_reason in ("error", "abort")), None)
-            told = batch[:failed]
-            self.told += sum(len(chunk.token_ids) for _, chunk in told)
-            yield told
-            if failed is not None:
-                raise self.tap.failure(batch[failed][0])
+    def take(self) -> list[tuple[int, Chunk]]:
+        """(choice, chunk) of what the engine made since the last time; if it failed, or ended, in mid-answer, up to
+        there, and the `failure` says why."""
+        batch = self.tap.take()
+        for place, (index, chunk) in enumerate(batch):
+            if chunk.finish_reason in ("error", "abort"):
+                self.failure = self.tap.failure(index)
+                return batch[:place]
+            self.told += len(chunk.token_ids)
+        return batch
+
+    def check(self) -> None:
+        """Raises the `failure`, if there was one."""
+        if self.failure is not None:
+            raise self.failure
+
+
+@dataclass(slots=True)
+class Telling:
+    """An answer told while it is made (`wire.Live`)."""
+
+    answering: Answering
+    events: ChatEvents
+
+    @property
+    def news(self) -> News:
+        return self.answering.tap.news
+
+    @property
+    def over(self) -> bool:
+        return self.answering.over
+
+    def more(self) -> bytes:
+        """The events of what came together."""
+        return b"".join(_lines(self.events, self.answering.choices, self.answering.take()))
 
 
 @router.post("/chat/completions", openapi_extra=MEMBER)
@@ -133,8 +164,10 @@ def _entries(asked: ChatRequest, served: Served) -> LogprobEntries | None:
 
 
 async def _ended(answering: Answering) -> None:
-    async for _ in answering.chunks():
-        pass
+    while not answering.over:
+        await answering.tap.news.wait()
+        answering.take()
+    answering.check()
     for choice, request in zip(answering.choices, answering.tap.requests, strict=True):
         for chunk in request:
             choice.hear(chunk)
@@ -155,7 +188,7 @@ def _whole(answering: Answering) -> dict[str, Any]:
     }
 
 
-async def _events(answering: Answering, services: Services, actor_id: str) -> AsyncIterator[bytes]:
+async def _events(answering: Answering, services: Services, actor_id: str) -> AsyncIterator[bytes | Live]:
     """Server-sent events: roles in order, deltas, one finish per choice, usage if asked for, [DONE]."""
     asked, options = answering.asked, answering.asked.stream_options
     blank = Event(answering.id, answering.created, asked.model, answering.fingerprint)
@@ -164,10 +197,9 @@ async def _events(answering: Answering, services: Services, actor_id: str) -> As
     usage = answering.usage_so_far if options.continuous_usage else None
     events = ChatEvents(blank, asked.n, obfuscate=options.obfuscate, usage=usage)
     yield events.roles(None if asked.tools.mode == "required" else "")
+    yield Telling(answering, events)
     try:
-        async for batch in answering.chunks():
-            if out := b"".join(_lines(events, answering.choices, batch)):
-                yield out
+        answering.check()
         if asked.store:
             await run_in_threadpool(_keep, answering, _whole(answering), services, actor_id)
     except TuteeError as error:

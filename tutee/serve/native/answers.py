@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from tutee.engine.request import Chunk, Request, SamplingParams
+from tutee.serve.doorbell import News
 from tutee.serve.served import Prompt, Served
-from tutee.serve.streaming import News
 from tutee.store.records import End, Piece, StoredMessage
 
 log = logging.getLogger("tutee.serve")
