@@ -413,8 +413,9 @@ def test_the_examples_of_the_documentation_run(server: Running, page: str) -> No
     text = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text(encoding="utf-8")
     examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert examples
+    names: dict[str, Any] = {}  # a later example goes on from an earlier one
     for example in examples:
-        exec(example.replace("http://127.0.0.1:8000", server.url), {})
+        exec(example.replace("http://127.0.0.1:8000", server.url), names)
 
 
 @pytest.fixture
