@@ -46,6 +46,9 @@ class Settings:
     """What the upstream calls the model."""
     upstream_key_env: str = ""
     """Name of the environment variable that holds the upstream's key; empty: it needs none."""
+    embedding_model: str = ""
+    """Folder of a model for /v1/embeddings, in the form of sentence-transformers, which has to be installed
+    (`tutee[embeddings]`); empty: vectors come from the chat model's hidden states."""
     python_graders: str = "isolated"
     """People's Python graders: `isolated` (refused where no sandbox can be built), `unisolated` (the operator vouches
     for who may send them: limits, but they see this user's files) or `off`."""
@@ -92,6 +95,11 @@ class Settings:
         """Folder of the base model: on the shelf in `home/models`, or the folder that `model` names."""
         given = Path(self.model).expanduser()
         return given.resolve() if given.is_absolute() else self.home / "models" / self.model
+
+    @property
+    def embedding_folder(self) -> Path | None:
+        """Folder of the embedding model, if one is named."""
+        return Path(self.embedding_model).expanduser().resolve() if self.embedding_model else None
 
     @property
     def loopback(self) -> bool:

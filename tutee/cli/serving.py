@@ -22,6 +22,9 @@ def serve(
     precision: Annotated[
         str | None, typer.Option(help="int8 or int4: weights as integers for answers; faster, a little worse.")
     ] = None,
+    embedding_model: Annotated[
+        str | None, typer.Option(help="Folder of a model for /v1/embeddings; needs tutee[embeddings].")
+    ] = None,
     upstream: Annotated[
         str | None, typer.Option(help="Let an OpenAI-compatible server answer: its base URL, http://host:port/v1.")
     ] = None,
@@ -41,6 +44,7 @@ def serve(
         "dtype": dtype,
         "precision": precision,
         "threads": threads,
+        "embedding_model": embedding_model,
         "upstream": upstream,
         "upstream_model": upstream_model,
         "upstream_key_env": upstream_key_env,

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from tutee.grade.pythons import open_pythons
 from tutee.lock import only_one
-from tutee.serve import embeddings, models, moderations, openapi, status, tokens
+from tutee.serve import models, moderations, openapi, status, tokens
 from tutee.serve.access import projects
 from tutee.serve.access.auth import Doorkeeper, authorise
 from tutee.serve.background import Background
@@ -24,6 +24,8 @@ from tutee.serve.chat import routes as chat
 from tutee.serve.chat import stored as stored_chat
 from tutee.serve.completions import routes as completions
 from tutee.serve.edge import Edge
+from tutee.serve.embeddings import routes as embeddings
+from tutee.serve.embeddings.encoder import Encoder
 from tutee.serve.evals import gate as evals_gate
 from tutee.serve.evals import routes as evals
 from tutee.serve.evals.gate import GateRuns
@@ -150,6 +152,7 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
             runner,
             background,
             RunningResponses(),
+            Encoder(settings.embedding_folder) if settings.embedding_folder else None,
         )
         metrics.watch(lambda: [engine.stats for engine in live.engines], lambda: answers.count)
         if worker:

@@ -29,12 +29,16 @@ def list_models(services: ServicesDep) -> Response:
         if "*" not in alias.pattern:
             with suppress(NotFound):  # its target is gone
                 data.append(_view(services.live.find(alias.pattern), alias.pattern))
+    if services.encoder is not None:
+        data.append(_object(services.encoder.name, services.encoder.since))
     return reply({"object": "list", "data": data})
 
 
 @router.get("/{model:path}", openapi_extra=MEMBER)
 def retrieve(model: str, services: ServicesDep) -> Response:
     """One model by any of its names."""
+    if services.encoder is not None and services.encoder.answers_to(model):
+        return reply(_object(model, services.encoder.since))
     version = services.live.find(model)
     return reply(_view(version, model))
 
@@ -56,9 +60,8 @@ def delete(model: str, caller: CallerDep, services: ServicesDep) -> Response:
 
 
 def _view(version: ModelVersion, name: str | None = None) -> dict[str, Any]:
-    return {
-        "id": name or version.name,
-        "object": "model",
-        "created": int(version.created_at),
-        "owned_by": "tutee",
-    }
+    return _object(name or version.name, version.created_at)
+
+
+def _object(name: str, since: float) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": int(since), "owned_by": "tutee"}

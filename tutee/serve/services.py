@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from tutee.serve.access.auth import Doorkeeper
 from tutee.serve.background import Background
+from tutee.serve.embeddings.encoder import Encoder
 from tutee.serve.evals.runner import EvalRunner
 from tutee.serve.graders.judges import Judges
 from tutee.serve.live import Live
@@ -39,6 +40,7 @@ class Services:
     evals: EvalRunner
     background: Background
     responses: RunningResponses
+    encoder: Encoder | None
 
     def chats(self, id: str) -> Chats:
         """Where the conversation or message called `id` is kept: in the database, or in memory."""

@@ -1,13 +1,15 @@
-"""POST /v1/embeddings: a text as a vector, from the served model's own hidden states.
+"""POST /v1/embeddings: a text as a vector, from the served model's own hidden states or from an embedding model.
 
-The vector is the mean of the final hidden states (after the last norm) over the text's tokens, scaled to length 1. A
-language model was not trained for this: neighbours in meaning come out closer than strangers, but all texts lie in one
-narrow cone, so compare similarities with each other, not with a fixed threshold.
+Where the operator named an embedding model (`encoder.py`), it answers to its own name and to OpenAI's. Every other name
+is a served model. Its vector is the mean of the final hidden states (after the last norm) over the text's tokens, scaled
+to length 1. A language model was not trained for this: neighbours in meaning come out closer than strangers, but all
+texts lie in one narrow cone, so compare similarities with each other, not with a fixed threshold.
 """
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +21,11 @@ from starlette.responses import Response
 
 from tutee.engine.readout import MeanHidden
 from tutee.engine.request import SamplingParams
+from tutee.errors import InvalidInput
 from tutee.serve.access.auth import MEMBER, CallerDep
 from tutee.serve.body import Body, Fields
-from tutee.serve.completions.prompts import Ask, encode_prompts, in_turn, read_prompts
+from tutee.serve.completions.prompts import Ask, Bare, encode_prompts, in_turn, read_prompts
+from tutee.serve.embeddings.encoder import Encoder
 from tutee.serve.live import answering_name
 from tutee.serve.replies import reply
 from tutee.serve.served import Served
@@ -60,11 +64,19 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
     given = read_prompts(body, "input", most=MOST_INPUTS)
     packed = body.choice("encoding_format", ("float", "base64")) == "base64"
     body.string("user", most=512)
-    served = await run_in_threadpool(_resolve, services, model, body)
-    inputs = await run_in_threadpool(encode_prompts, served, given, ONE_TOKEN, "input")
-    embedding = Embedding(served, inputs, caller.id, Tap(whole=True))
-    vectors = await wait_for(request, embedding.vectors(), embedding.tap.abort)
-    tokens = sum(len(ids) for ids in inputs)
+    encoder = services.encoder
+    if encoder is not None and encoder.answers_to(model):
+        name = encoder.name
+        texts = _texts(given, encoder, body)
+        tokens = await run_in_threadpool(encoder.count, texts, "input")
+        vectors = list(await run_in_threadpool(encoder.vectors, texts))
+    else:
+        served = await run_in_threadpool(_resolve, services, model, body)
+        name = answering_name(model, served.version)
+        inputs = await run_in_threadpool(encode_prompts, served, given, ONE_TOKEN, "input")
+        tokens = sum(len(ids) for ids in inputs)
+        embedding = Embedding(served, inputs, caller.id, Tap(whole=True))
+        vectors = await wait_for(request, embedding.vectors(), embedding.tap.abort)
     return reply(
         {
             "object": "list",
@@ -72,21 +84,36 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
                 {"object": "embedding", "index": i, "embedding": _written(vector, packed)}
                 for i, vector in enumerate(vectors)
             ],
-            "model": answering_name(model, served.version),
+            "model": name,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
     )
 
 
+def _texts(given: Sequence[Bare], encoder: Encoder, body: Fields) -> list[str]:
+    """The inputs, which must be texts: ids of another tokenizer mean nothing to this model."""
+    _check_width(body, encoder.name, encoder.width)
+    body.close()
+    for i, each in enumerate(given):
+        if not isinstance(each, str):
+            at = "input" if len(given) == 1 else f"input[{i}]"
+            message = f"'{at}' must be a text: '{encoder.name}' has token ids of its own."
+            raise InvalidInput(message, param=at, code="invalid_type")
+    return [each for each in given if isinstance(each, str)]
+
+
 def _resolve(services: Services, model: str, body: Fields) -> Served:
     """The model; its width is the one length of vectors that it has."""
     served = services.live.resolve(model)
-    width = served.model.config.hidden_size
+    _check_width(body, model, served.model.config.hidden_size)
+    body.close()
+    return served
+
+
+def _check_width(body: Fields, model: str, width: int) -> None:
     if body.integer("dimensions", 1) not in (None, width):
         message = f"cannot be chosen: vectors of '{model}' have {width} dimensions, and none may be left out"
         body.refuse("dimensions", message, "unsupported_parameter")
-    body.close()
-    return served
 
 
 def _unit(readout: MeanHidden) -> NDArray[np.float32]:
