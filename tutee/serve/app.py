@@ -107,59 +107,65 @@ def open_services(settings: Settings, *, worker: bool = True) -> Iterator[Servic
     """
     Doorkeeper.check_settings(settings)
     with ExitStack() as opened:
-        here = f"a tutee server at http://{settings.host}:{settings.port}"
-        opened.enter_context(only_one(settings.home / "server.lock", here))
-        store = Store.open(settings.url, settings.home)
-        opened.callback(store.close)
-        store.generations.interrupted()  # nobody is writing them any more
-        store.responses.interrupted(INTERRUPTED)
-        live = Live(settings, store)
-        opened.callback(live.close)
-        metrics = Metrics()
-        answers = Answers()
-        opened.callback(answers.close)
-        live.open(settings.base_folder)
-        doorkeeper = Doorkeeper(settings, store)
-        own_requests = OwnRequests()
-        opened.callback(own_requests.close)
-        pythons = open_pythons(settings)
-        if pythons is not None:
-            opened.callback(pythons.close)
-        judges = Judges(own_requests, pythons, live, RewardScores(live, settings.home))
-        gate_runs = GateRuns(store)
-        runner = EvalRunner(
-            store,
-            doorkeeper,
-            own_requests,
-            judges,
-            finished=[gate_runs.finished],
-            between=gate_runs.enqueue,
-        )
-        opened.callback(runner.close)
-        background = Background(settings, store, doorkeeper)
-        opened.callback(background.close)
-        services = Services(
-            settings,
-            store,
-            live,
-            answers,
-            StoredChats(store),
-            TemporaryChats(store.versions.ref),
-            metrics,
-            doorkeeper,
-            own_requests,
-            judges,
-            runner,
-            background,
-            RunningResponses(),
-            Encoder(settings.embedding_folder) if settings.embedding_folder else None,
-        )
-        metrics.watch(lambda: [engine.stats for engine in live.engines], lambda: answers.count)
+        store = _open_home(settings, opened)
+        services = _open_parts(settings, store, opened)
         if worker:
             supervisor = Supervisor(worker_command(), worker_environment(settings))
             opened.callback(supervisor.close)
             supervisor.start(after=SETTLE_SECONDS)
         yield services
+
+
+def _open_home(settings: Settings, opened: ExitStack) -> Store:
+    """The home is this process's alone; what the last one was writing is marked as interrupted."""
+    here = f"a tutee server at http://{settings.host}:{settings.port}"
+    opened.enter_context(only_one(settings.home / "server.lock", here))
+    store = Store.open(settings.url, settings.home)
+    opened.callback(store.close)
+    store.generations.interrupted()
+    store.responses.interrupted(INTERRUPTED)
+    return store
+
+
+def _open_parts(settings: Settings, store: Store, opened: ExitStack) -> Services:
+    """Everything that handlers use; what has a thread or a process is closed in the opposite order."""
+    live = Live(settings, store)
+    opened.callback(live.close)
+    answers = Answers()
+    opened.callback(answers.close)
+    live.open(settings.base_folder)
+    doorkeeper = Doorkeeper(settings, store)
+    own_requests = OwnRequests()
+    opened.callback(own_requests.close)
+    pythons = open_pythons(settings)
+    if pythons is not None:
+        opened.callback(pythons.close)
+    judges = Judges(own_requests, pythons, live, RewardScores(live, settings.home))
+    gate_runs = GateRuns(store)
+    evals = EvalRunner(
+        store, doorkeeper, own_requests, judges, finished=[gate_runs.finished], between=gate_runs.enqueue
+    )
+    opened.callback(evals.close)
+    background = Background(settings, store, doorkeeper)
+    opened.callback(background.close)
+    metrics = Metrics()
+    metrics.watch(lambda: [engine.stats for engine in live.engines], lambda: answers.count)
+    return Services(
+        settings=settings,
+        store=store,
+        live=live,
+        answers=answers,
+        stored=StoredChats(store),
+        temporary=TemporaryChats(store.versions.ref),
+        metrics=metrics,
+        doorkeeper=doorkeeper,
+        own_requests=own_requests,
+        judges=judges,
+        evals=evals,
+        background=background,
+        responses=RunningResponses(),
+        encoder=Encoder(settings.embedding_folder) if settings.embedding_folder else None,
+    )
 
 
 def build_app(services: Services) -> ASGIApp:
