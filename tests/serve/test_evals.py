@@ -408,7 +408,7 @@ def test_the_report_escapes_what_people_and_models_wrote(client: Client, http: h
     assert http.get("/v1/evals/report.css").headers["content-type"].startswith("text/css")
 
 
-@pytest.mark.parametrize("page", ["graders", "evals"])
+@pytest.mark.parametrize("page", ["graders", "evals", "responses"])
 def test_the_examples_of_the_documentation_run(server: Running, page: str) -> None:
     text = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text(encoding="utf-8")
     examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from tests.serve.conftest import Running
+from tests.serve.conftest import Running, serving
+from tutee.settings import Settings
 
 FIELDS: dict[str, Any] = {"model": "chat", "max_output_tokens": 16, "temperature": 0}
 TOOL: Any = {
@@ -39,14 +42,25 @@ def refused(http: httpx.Client, **fields: Any) -> dict[str, Any]:
 
 def events_of(http: httpx.Client, **fields: Any) -> list[dict[str, Any]]:
     reply = http.post("/v1/responses", json=FIELDS | {"input": "Hello", "stream": True} | fields)
-    assert reply.headers["content-type"].startswith("text/event-stream")
+    events = told(reply)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    return events
+
+
+def told(reply: httpx.Response) -> list[dict[str, Any]]:
+    """The events of a stream that has ended."""
+    assert reply.headers["content-type"].startswith("text/event-stream"), reply.text
     events = []
     for block in reply.text.removesuffix("\n\n").split("\n\n"):
         name, data = block.split("\n")
         events.append(json.loads(data.removeprefix("data: ")))
         assert name == f"event: {events[-1]['type']}"
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
     return events
+
+
+def again(http: httpx.Client, id: str, **query: Any) -> list[dict[str, Any]]:
+    """What a reader who comes later is told of a response."""
+    return told(http.get(f"/v1/responses/{id}", params={"stream": "true", **query}))
 
 
 def test_a_text_is_answered(sdk: openai.OpenAI) -> None:
@@ -240,6 +254,87 @@ def test_background_work_can_be_watched_and_cancelled(sdk: openai.OpenAI) -> Non
         sdk.responses.cancel(respond(sdk).id)
 
 
+LONG: dict[str, Any] = FIELDS | {"input": "Hello", "max_output_tokens": 3000, "background": True}
+
+
+def begin(http: httpx.Client, count: int, **fields: Any) -> list[dict[str, Any]]:
+    """The first `count` events of a long stream in the background, whose reader then goes away."""
+    events: list[dict[str, Any]] = []
+    with http.stream("POST", "/v1/responses", json=LONG | {"ignore_eos": True, "stream": True} | fields) as reply:
+        for line in reply.iter_lines():
+            if line.startswith("data: "):
+                events.append(json.loads(line[6:]))
+            if len(events) == count:
+                return events
+    raise AssertionError("the stream ended")
+
+
+def test_a_stream_in_the_background_is_told_again_from_anywhere(http: httpx.Client, sdk: openai.OpenAI) -> None:
+    events = events_of(http, background=True)
+    id = events[0]["response"]["id"]
+    assert events[-1]["response"] == http.get(f"/v1/responses/{id}").json()
+    assert again(http, id) == events
+    for after in (0, 5, len(events) - 2):
+        assert again(http, id, starting_after=after) == events[after + 1 :]
+    assert again(http, id, starting_after=10_000) == events[-1:]
+    replay = list(sdk.responses.retrieve(id, stream=True, starting_after=3))
+    assert [event.sequence_number for event in replay] == list(range(4, len(events)))
+    unwatched = respond(sdk, background=True)
+    assert [event["sequence_number"] for event in again(http, unwatched.id)] == list(range(len(events)))
+
+
+def test_a_stream_whose_reader_went_away_goes_on_for_others(server: Running, http: httpx.Client) -> None:
+    first = begin(http, 6)
+    id = first[0]["response"]["id"]
+    assert http.get(f"/v1/responses/{id}").json()["status"] == "in_progress"
+    with ThreadPoolExecutor(2) as pool, server.http() as other:
+        late = [pool.submit(again, client, id, starting_after=2) for client in (http, other)]
+        with server.http() as stopper, stopper.stream("GET", f"/v1/responses/{id}?stream=true") as reply:
+            lines = (line for line in reply.iter_lines() if line.startswith("data: "))
+            heard = [json.loads(next(lines)[6:]) for _ in range(40)]
+            assert stopper.post(f"/v1/responses/{id}/cancel").json()["status"] == "cancelled"
+            heard += [json.loads(line[6:]) for line in lines]
+        one, two = (each.result() for each in late)
+    assert [event["sequence_number"] for event in heard] == list(range(len(heard)))
+    assert heard[:6] == first
+    assert one == two == heard[3:]
+    assert again(http, id) == heard
+    assert [event["type"] for event in heard[-2:]] == ["response.output_item.done", "response.incomplete"]
+    assert heard[-1]["response"]["status"] == "cancelled"
+    text = "".join(event["delta"] for event in heard if "delta" in event)
+    assert heard[-1]["response"]["output"][0]["content"][0]["text"] == text
+
+
+def test_what_was_told_survives_the_server(make_home: Callable[..., Settings]) -> None:
+    settings = make_home()
+    with serving(settings) as running, running.http() as http:
+        whole = events_of(http, background=True)
+        cut = begin(http, 6)
+    ids = [events[0]["response"]["id"] for events in (whole, cut)]
+    with serving(settings) as running, running.http() as http:
+        assert again(http, ids[0], starting_after=1) == whole[2:]
+        heard = again(http, ids[1])
+        assert [event["sequence_number"] for event in heard] == list(range(len(heard)))
+        assert heard[:2] == cut[:2]
+        assert heard[-1]["type"] in ("response.failed", "response.incomplete")
+        assert heard[-1]["response"] == http.get(f"/v1/responses/{ids[1]}").json()
+        http.delete(f"/v1/responses/{ids[0]}")
+        assert http.get(f"/v1/responses/{ids[0]}?stream=true").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("stream=true", "stream"),
+        ("starting_after=1", "starting_after"),
+        ("stream=1&starting_after=-1", "starting_after"),
+    ],
+)
+def test_only_the_background_can_be_followed(http: httpx.Client, sdk: openai.OpenAI, query: str, param: str) -> None:
+    reply = http.get(f"/v1/responses/{respond(sdk).id}?{query}")
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+
+
 def test_a_client_that_goes_away_frees_the_engine(server: Running) -> None:
     fields = FIELDS | {"input": "Hello", "max_output_tokens": 3000, "ignore_eos": True, "stream": True}
     with server.http() as http, http.stream("POST", "/v1/responses", json=fields) as reply:
@@ -297,7 +392,6 @@ def test_input_tokens_are_counted(sdk: openai.OpenAI) -> None:
         ({"text": {"verbosity": "low"}}, "text.verbosity", "unsupported_parameter"),
         ({"prompt": {"id": "p"}}, "prompt", "unsupported_parameter"),
         ({"background": True, "store": False}, "background", "invalid_value"),
-        ({"background": True, "stream": True}, "background", "invalid_value"),
         ({"stream_options": {}}, "stream_options", "invalid_value"),
         ({"top_logprobs": 21}, "top_logprobs", "integer_above_max_value"),
         ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),

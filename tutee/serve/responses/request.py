@@ -84,10 +84,6 @@ def read_response_request(body: Fields, find: Lookup) -> ResponseRequest:
     _stream_options(body, stream)
     if background and not store:
         body.refuse("background", "needs 'store': true, or nobody could read the answer", "invalid_value")
-    if background and stream:
-        body.refuse(
-            "background", "cannot be combined with 'stream'; retrieve the response until it ends", "invalid_value"
-        )
     asked = _read(body, find, model, stream=stream, store=store, background=background)
     body.close()
     return asked

@@ -27,6 +27,7 @@ from tutee.serve.responses.items import Item, to_messages
 from tutee.serve.responses.output import Output
 from tutee.serve.responses.request import ResponseRequest, read_input_tokens_request, read_response_request
 from tutee.serve.responses.running import Responding, before, finder
+from tutee.serve.responses.story import frame
 from tutee.serve.served import Prompt, Served
 from tutee.serve.services import Services, ServicesDep
 from tutee.serve.streaming import EventStream, Tap, encode, wait_for
@@ -45,7 +46,7 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
     """Answer an input, and what came before it."""
     asked, served, prompt, params = await run_in_threadpool(_prepare, services, caller.id, body)
     entries = LogprobEntries(served.model.tokenizer, params.spoken) if asked.logprobs else None
-    tap, output = Tap(whole=not asked.stream), Output(prompt.form, entries)
+    tap, output = Tap(whole=not asked.stream and not asked.background), Output(prompt.form, entries)
     tap.submit(served, prompt, [params], caller.id)
     responding = Responding(asked, served, caller.id, services.store, tap, output, services.responses)
     try:
@@ -53,12 +54,14 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
     except BaseException:
         tap.abort()
         raise
-    if asked.stream:
-        keepalive = services.settings.stream_keepalive
-        return EventStream(_numbered(responding), close=responding.close, keepalive=keepalive)
+    keepalive = services.settings.stream_keepalive
     if asked.background:
         services.responses.go_on(responding)
+        if responding.story is not None and asked.stream:
+            return EventStream(_framed(responding.story.follow()), close=_nothing, keepalive=keepalive)
         return reply(responding.body())
+    if asked.stream:
+        return EventStream(_framed(_encoded(responding)), close=responding.close, keepalive=keepalive)
     await wait_for(request, _ended(responding), responding.close)
     if responding.error is not None:
         raise responding.error
@@ -122,26 +125,50 @@ async def _ended(responding: Responding) -> None:
         pass
 
 
-async def _numbered(responding: Responding) -> AsyncIterator[bytes]:
-    """Server-sent events, numbered from 0 without gaps."""
-    number = 0
+async def _encoded(responding: Responding) -> AsyncIterator[list[bytes]]:
     async for events in responding.tell():
-        out = []
-        for event in events:
-            data = encode(event | {"sequence_number": number})
-            out.append(b"event: " + event["type"].encode() + b"\ndata: " + data + b"\n\n")
-            number += 1
-        yield b"".join(out)
+        yield [encode(event) for event in events]
+
+
+async def _framed(told: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+    async for events in told:
+        yield b"".join(map(frame, events))
+
+
+async def _at_once(events: list[bytes]) -> AsyncIterator[list[bytes]]:
+    yield events
+
+
+def _nothing() -> None:
+    """What a response in the background does when a reader goes away."""
 
 
 @router.get("/{id}", openapi_extra=owned("response"))
-def retrieve(id: str, caller: CallerDep, services: ServicesDep, stream: bool = False) -> Response:
-    """A response as it is now; of one that still runs, what was there when it began."""
+def retrieve(
+    id: str,
+    caller: CallerDep,
+    services: ServicesDep,
+    stream: bool = False,
+    starting_after: Annotated[int | None, Query(ge=0)] = None,
+) -> Response:
+    """A response as it is now; of one that still runs, what was there when it began. With `stream` its events, those
+    after number `starting_after`, and those to come."""
     row = services.store.responses.get(id, caller.id)
-    if stream:
-        message = "'stream' is not supported here; retrieve the response again until its status says that it ended."
-        raise InvalidInput(message, param="stream", code="unsupported_parameter")
-    return reply(row.body)
+    if not stream:
+        if starting_after is not None:
+            message = "'starting_after' is only allowed with 'stream': true."
+            raise InvalidInput(message, param="starting_after", code="invalid_value")
+        return reply(row.body)
+    if not row.body["background"]:
+        message = "Only responses that were made with 'background': true keep their events; retrieve this one whole."
+        raise InvalidInput(message, param="stream", code="invalid_value")
+    after = -1 if starting_after is None else starting_after
+    running = services.responses.get(id)
+    if running is not None and running.story is not None:
+        told = running.story.follow(after)
+    else:
+        told = _at_once(services.store.responses.events(id, after))
+    return EventStream(_framed(told), close=_nothing, keepalive=services.settings.stream_keepalive)
 
 
 @router.delete("/{id}", openapi_extra=owned("response"))

@@ -1,12 +1,14 @@
 """Responses on their way: from the engine's chunks to events and to the kept object, and how to stop one.
 
 Streams, answers in one piece and background work all run `Responding.tell`, which yields events and keeps the end; they
-differ only in who listens. Does not know how a body was read, nor any route.
+differ only in who listens. In the background nobody must: whoever wants to follows the `Story`. Does not know how a
+body was read, nor any route.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -21,9 +23,12 @@ from tutee.serve.live import answering_name
 from tutee.serve.responses.items import Item, Lookup
 from tutee.serve.responses.output import Event, Output
 from tutee.serve.responses.request import ResponseRequest
+from tutee.serve.responses.story import Story
 from tutee.serve.served import Served
-from tutee.serve.streaming import Tap
+from tutee.serve.streaming import Tap, encode
 from tutee.store import Store
+
+log = logging.getLogger("tutee.serve")
 
 INTERRUPTED = {"code": "server_error", "message": "The server was stopped in the middle of this response."}
 CANCEL_SECONDS = 10.0
@@ -47,7 +52,16 @@ class Responding:
     cancelled: bool = False
     ended: threading.Event = field(default_factory=threading.Event)
     """Set once the end is kept."""
+    story: Story | None = field(init=False, default=None)
+    """What was told so far, in the background; otherwise whoever asked hears it, and nobody else."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _told: int = 0
+    _final: dict[str, Any] | None = None
+    _last: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.asked.background:
+            self.story = Story(self.store, self.id)
 
     def keep(self) -> None:
         """Make it known to those who may ask for it or cancel it, before its first token."""
@@ -65,6 +79,9 @@ class Responding:
 
     def body(self) -> dict[str, Any]:
         """The response object as it is now."""
+        return self._final or self._body()
+
+    def _body(self) -> dict[str, Any]:
         over = self.status != "in_progress"
         reason = {"reason": "max_output_tokens"} if self.status == "incomplete" else None
         return {
@@ -97,37 +114,61 @@ class Responding:
     async def tell(self) -> AsyncIterator[list[Event]]:
         """Events from first to last, those of one step of the engine together; `error` is set when it failed."""
         begun = self.body()
-        yield [{"type": f"response.{name}", "response": begun} for name in ("created", "in_progress")]
+        yield self._say([{"type": f"response.{name}", "response": begun} for name in ("created", "in_progress")])
         status = "incomplete"
         try:
             async for batch in self.tap:
                 events = [event for _, chunk in batch for event in self.output.hear(chunk)]
+                if events:
+                    yield self._say(events)
                 if self.output.finish_reason in ("error", "abort"):
                     raise self.tap.failure(0)
-                if events:
-                    yield events
             status = "completed" if self.output.finish_reason == "stop" else "incomplete"
         except TuteeError as error:
             status = "cancelled" if self.cancelled else "failed"
             self.error = None if self.cancelled else error
         await run_in_threadpool(self._end, status)
-        name = self.status if self.status in ("completed", "failed") else "incomplete"
-        yield [{"type": f"response.{name}", "response": self.body()}]
+        yield self._last
+
+    def _say(self, events: list[Event]) -> list[Event]:
+        self._numbered(events)
+        if self.story is not None:
+            self.story.add([encode(event) for event in events])
+        return events
+
+    def _numbered(self, events: list[Event]) -> list[Event]:
+        """Events with their `sequence_number`: from 0, without gaps."""
+        for event in events:
+            event["sequence_number"] = self._told
+            self._told += 1
+        return events
 
     def _end(self, status: str) -> None:
-        """Keep how it ended; only the first end counts."""
+        """Keep how it ended, then tell it; only the first end counts."""
         with self._lock:
             if self.ended.is_set():
                 return
             self.status = status
             self.output.cut()
+            body = self._final = self._body()
+            name = status if status in ("completed", "failed") else "incomplete"
+            self._last = self._numbered([{"type": f"response.{name}", "response": body}])
             if self.asked.store:
-                self.store.responses.finish(self.id, self.body())
+                self._keep_end(body)
             elif self.asked.conversation_id is not None and status != "failed":
                 said = [*self.asked.items, *self.output.items]
                 self.store.openai_conversations.add_items(self.asked.conversation_id, self.actor_id, said)
             self.running.remove(self)
             self.ended.set()
+
+    def _keep_end(self, body: dict[str, Any]) -> None:
+        if self.story is None:
+            self.store.responses.finish(self.id, body)
+            return
+        last = [encode(event) for event in self._last]
+        first, events = self.story.unsaved()
+        self.store.responses.finish(self.id, body, (first, [*events, *last]))
+        self.story.add(last, over=True)
 
     def close(self) -> None:
         """Nobody waits for it any more: free the engine's slot, and keep what was said so far. Called in the loop."""
@@ -163,15 +204,28 @@ class RunningResponses:
         return self._responses.get(id)
 
     def go_on(self, responding: Responding) -> None:
-        """Let it run to its end without anybody waiting. Called in the loop."""
+        """Let one in the background run to its end without anybody waiting. Called in the loop."""
 
         async def run() -> None:
-            async for _ in responding.tell():
-                pass
+            story = responding.story
+            assert story is not None
+            try:
+                async for _ in responding.tell():
+                    if story.due:
+                        await run_in_threadpool(_save, story)
+            finally:
+                story.add((), over=True)
 
         task = asyncio.get_running_loop().create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _save(story: Story) -> None:
+    try:
+        story.save()
+    except Exception:  # the database is away, among others: the next save, or the end, has these events too
+        log.exception("events of a response could not be kept")
 
 
 def _error_view(error: TuteeError) -> dict[str, Any]:
