@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tutee.errors import Forbidden, TooLarge
 from tutee.serve.metrics import Metrics
 from tutee.serve.replies import error_reply
+from tutee.serve.wire import STRAIGHT
 from tutee.settings import Settings
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -99,6 +100,7 @@ class Edge:
                     headers["x-ignored-params"] = _header_list(unknown)
             await send(message)
 
+        scope[STRAIGHT] = send
         try:
             limit = next((most for path, most in BODY_LIMITS if path.fullmatch(scope["path"])), None)
             limit = limit or self.settings.max_body_bytes

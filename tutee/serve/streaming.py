@@ -24,7 +24,7 @@ from tutee.engine.request import Chunk, Request, SamplingParams
 from tutee.errors import TuteeError, Unavailable
 from tutee.serve.doorbell import News
 from tutee.serve.served import Prompt, Served
-from tutee.serve.wire import Live, Wire
+from tutee.serve.wire import STRAIGHT, Live, Wire
 
 T = TypeVar("T")
 EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -159,7 +159,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        wire = Wire(send, self.keepalive)
+        wire = Wire(send, scope.get(STRAIGHT), self.keepalive)
         try:
             with contextlib.suppress(ClientGoneError):
                 await unless_gone(self._tell(wire), receive)

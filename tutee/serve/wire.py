@@ -21,6 +21,10 @@ from tutee.serve.doorbell import News
 COMMENT = b": still working\n\n"
 """What readers of events skip; two newlines, because with one some take the next event for a part of it."""
 
+STRAIGHT = "tutee.straight"
+"""Where a scope may hold the server's own `send`. What comes between the head of a response and its end goes there,
+past all the layers around a route, of which none has to see it."""
+
 
 class Live(Protocol):
     """What is still being made, in bytes. Used in the loop only."""
@@ -41,11 +45,14 @@ class Wire:
     """The body of one response. Made inside a running loop.
 
     Args:
+        send: for the end of the body.
+        straight: for all that comes before (`STRAIGHT`).
         keepalive: seconds of silence after which a comment is sent; 0: none ever.
     """
 
-    def __init__(self, send: Send, keepalive: float = 0) -> None:
-        self._send = send
+    def __init__(self, send: Send, straight: Send | None = None, keepalive: float = 0) -> None:
+        self._send_end = send
+        self._send = straight or send
         self._loop = asyncio.get_running_loop()
         self._stalled: asyncio.Task[None] | None = None
         self._live: Live | None = None
@@ -77,7 +84,7 @@ class Wire:
         """Nothing more comes."""
         self._be_silent()
         await self._room()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send_end({"type": "http.response.body", "body": b"", "more_body": False})
 
     def close(self) -> None:
         """The client is gone, or everything is said."""

@@ -50,6 +50,15 @@ class Choice:
     def __post_init__(self) -> None:
         self._reader = None if self.form.plain else AnswerReader(self.form)
 
+    def says_only_words(self, chunk: Chunk) -> bool:
+        """Whether a chunk is nothing but more words, to be given to `say`; all others go to `hear`."""
+        return self._reader is None and self.entries is None and chunk.finish_reason is None
+
+    def say(self, text: str) -> str:
+        """Take words, and give them back."""
+        self._words.append(text)
+        return text
+
     def hear(self, chunk: Chunk) -> tuple[list[Piece], list[dict[str, Any]]]:
         """Take a chunk; (pieces, log-prob entries) that became certain with it."""
         scored = self.entries.add(chunk) if self.entries is not None else []

@@ -122,7 +122,15 @@ class Telling:
 
     def more(self) -> bytes:
         """The events of what came together."""
-        return b"".join(_lines(self.events, self.answering.choices, self.answering.take()))
+        out: list[bytes] = []
+        for index, chunk in self.answering.take():
+            choice = self.answering.choices[index]
+            if choice.says_only_words(chunk):  # nearly all, so these take the short way
+                if chunk.text:
+                    out.append(self.events.text(index, choice.say(chunk.text)))
+            else:
+                out.extend(_lines(self.events, choice, chunk))
+        return b"".join(out)
 
 
 @router.post("/chat/completions", openapi_extra=MEMBER)
@@ -135,7 +143,7 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
     asked = replace(asked, model=answering_name(asked.model, served.version))
     tap = Tap(whole=not asked.stream)
     tap.submit(served, prompt, [params.for_sample(index) for index in range(asked.n)], caller.id)
-    choices = [Choice(index, prompt.form, _entries(asked, served)) for index in range(asked.n)]
+    choices = [Choice(index, prompt.form, _entries(asked, served, params)) for index in range(asked.n)]
     answering = Answering(asked, served, prompt, tap, choices)
     if asked.stream:
         keepalive = services.settings.stream_keepalive
@@ -159,8 +167,8 @@ def _prepare(services: Services, asked: ChatRequest) -> tuple[Served, Prompt, Sa
     return served, prompt, params
 
 
-def _entries(asked: ChatRequest, served: Served) -> LogprobEntries | None:
-    return LogprobEntries(served.model.tokenizer) if asked.logprobs else None
+def _entries(asked: ChatRequest, served: Served, params: SamplingParams) -> LogprobEntries | None:
+    return LogprobEntries(served.model.tokenizer, params.spoken) if asked.logprobs else None
 
 
 async def _ended(answering: Answering) -> None:
@@ -210,28 +218,27 @@ async def _events(answering: Answering, services: Services, actor_id: str) -> As
     yield DONE
 
 
-def _lines(events: ChatEvents, choices: list[Choice], batch: list[tuple[int, Chunk]]) -> Iterator[bytes]:
-    """The events of what came together."""
-    for index, chunk in batch:
-        choice = choices[index]
-        pieces, scored = choice.hear(chunk)
-        for piece in pieces:
-            match piece:
-                case Words(text) if not scored:
-                    yield events.text(index, text)
-                case Words(text):
-                    yield events.scored(index, text, scored)
-                    scored = []
-                case Thought(text):
-                    yield events.thought(index, text)
-                case CallBegun(call, name):
-                    yield events.call(index, call, choice.calls[call].id, name)
-                case Arguments(call, text):
-                    yield events.arguments(index, call, text)
-        if scored:
-            yield events.scored(index, "", scored)
-        if choice.finish_reason is not None:
-            yield events.end(index, choice.finish_reason)
+def _lines(events: ChatEvents, choice: Choice, chunk: Chunk) -> Iterator[bytes]:
+    """The events of a chunk."""
+    index = choice.index
+    pieces, scored = choice.hear(chunk)
+    for piece in pieces:
+        match piece:
+            case Words(text) if not scored:
+                yield events.text(index, text)
+            case Words(text):
+                yield events.scored(index, text, scored)
+                scored = []
+            case Thought(text):
+                yield events.thought(index, text)
+            case CallBegun(call, name):
+                yield events.call(index, call, choice.calls[call].id, name)
+            case Arguments(call, text):
+                yield events.arguments(index, call, text)
+    if scored:
+        yield events.scored(index, "", scored)
+    if choice.finish_reason is not None:
+        yield events.end(index, choice.finish_reason)
 
 
 def _keep(answering: Answering, content: dict[str, Any], services: Services, actor_id: str) -> None:
