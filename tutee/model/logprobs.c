@@ -6,8 +6,11 @@ maximum, sums of exponentials and of what they expect (Milakov and Gimelshein 20
 and of the number of threads. */
 
 #include "amx.h"
+#include <omp.h>
 
-enum { ROWS = 512, BLOCK = 128 };
+enum { ROWS = 1024, BLOCK = 256, SPAN = 288 };
+/* ROWS of hidden states pass over BLOCKs of the vocabulary, which stay in the second cache. SPAN: inputs that are multiplied
+   at a time; both halves of 32 rows of them stay in the first one. */
 
 static long least(long a, long b) { return a < b ? a : b; }
 
@@ -26,40 +29,6 @@ static void split_rows(const float *from, long rows, long padded_rows, long widt
         }
 }
 
-/* 32 rows by 32 columns of products into tiles 0 … 3: A rows high and low, times B tiles high and low. */
-static inline void multiply(const bf16 *a_high, const bf16 *a_low, long padded, const uint32_t *b_high,
-                            const uint32_t *b_low) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (long step = 0; step < padded / 32; step++) {
-        const uint32_t *high = b_high + step * 512, *low = b_low + step * 512;
-        _tile_loadd(4, a_high + step * 32, padded * 2);
-        _tile_loadd(6, high, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, high + 256, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a_high + SIDE * padded + step * 32, padded * 2);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-        _tile_loadd(6, low, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_loadd(7, low + 256, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
-        _tile_loadd(4, a_low + step * 32, padded * 2);
-        _tile_loadd(6, high, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, a_low + SIDE * padded + step * 32, padded * 2);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_loadd(7, high + 256, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-}
-
 static inline void store_tiles(float *out, long stride) {
     _tile_stored(0, out, stride * 4);
     _tile_stored(1, out + SIDE, stride * 4);
@@ -67,18 +36,72 @@ static inline void store_tiles(float *out, long stride) {
     _tile_stored(3, out + SIDE * stride + SIDE, stride * 4);
 }
 
+static inline void load_tiles(const float *from, long stride) {
+    _tile_loadd(0, from, stride * 4);
+    _tile_loadd(1, from + SIDE, stride * 4);
+    _tile_loadd(2, from + SIDE * stride, stride * 4);
+    _tile_loadd(3, from + SIDE * stride + SIDE, stride * 4);
+}
+
+/* Adds 32 rows by 32 columns of products to tiles 0 … 3: A rows high and low, times B tiles high and low. B passes by once and
+   must not drive A out of the cache. */
+static inline void multiply(const bf16 *a_high, const bf16 *a_low, long stride, long steps, const uint32_t *b_high,
+                            const uint32_t *b_low) {
+    for (long step = 0; step < steps; step++) {
+        const uint32_t *high = b_high + step * 512, *low = b_low + step * 512;
+        _tile_loadd(4, a_high + step * 32, stride * 2);
+        _tile_stream_loadd(6, high, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_stream_loadd(7, high + 256, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, a_high + SIDE * stride + step * 32, stride * 2);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+        _tile_stream_loadd(6, low, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_stream_loadd(7, low + 256, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+        _tile_loadd(4, a_low + step * 32, stride * 2);
+        _tile_stream_loadd(6, high, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, a_low + SIDE * stride + step * 32, stride * 2);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_stream_loadd(7, high + 256, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+}
+
+/* out[32][columns of stride] = 32 rows of float32 times `columns` others [columns][padded]: A rows and B tiles across. */
+static void products(const bf16 *a_high, const bf16 *a_low, const uint32_t *b_high, const uint32_t *b_low, long padded,
+                     long columns, float *out, long stride) {
+    for (long from = 0; from < padded; from += SPAN)
+        for (long c = 0; c < columns; c += 32) {
+            if (from == 0) {
+                _tile_zero(0);
+                _tile_zero(1);
+                _tile_zero(2);
+                _tile_zero(3);
+            } else {
+                load_tiles(out + c, stride);
+            }
+            long packed = c * padded / 2 + from * SIDE;
+            multiply(a_high + from, a_low + from, padded, least(SPAN, padded - from) / 32, b_high + packed, b_low + packed);
+            store_tiles(out + c, stride);
+        }
+}
+
 /* out[32][32 of stride] += A rows [32][32 steps] times B tiles whose rows are `b_stride` words apart. */
 static inline void add_product(const bf16 *a, long a_stride, long steps, const uint32_t *b, long b_stride, float *out,
                                long stride) {
-    _tile_loadd(0, out, stride * 4);
-    _tile_loadd(1, out + SIDE, stride * 4);
-    _tile_loadd(2, out + SIDE * stride, stride * 4);
-    _tile_loadd(3, out + SIDE * stride + SIDE, stride * 4);
+    load_tiles(out, stride);
     for (long step = 0; step < steps; step++) {
         _tile_loadd(4, a + step * 32, a_stride * 2);
-        _tile_loadd(6, b + step * 16 * b_stride, b_stride * 4);
+        _tile_stream_loadd(6, b + step * 16 * b_stride, b_stride * 4);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b + step * 16 * b_stride + SIDE, b_stride * 4);
+        _tile_stream_loadd(7, b + step * 16 * b_stride + SIDE, b_stride * 4);
         _tile_dpbf16ps(1, 4, 7);
         _tile_loadd(5, a + SIDE * a_stride + step * 32, a_stride * 2);
         _tile_dpbf16ps(2, 5, 6);
@@ -98,8 +121,8 @@ typedef struct {
     bf16 *w_high, *w_low;       /* one block of the head [BLOCK][padded] */
     uint32_t *b_high, *b_low;   /* the same as B tiles across */
     uint32_t *w_pairs;          /* the same as B tiles of itself [BLOCK / 2][padded] */
-    float *logits;              /* [ROWS][BLOCK] */
-    bf16 *p;                    /* [ROWS][BLOCK] */
+    float *logits;              /* [32][BLOCK] */
+    bf16 *p;                    /* [32][BLOCK] */
     float *expected;            /* [ROWS][padded] */
     Row row[ROWS];
 } Work;
@@ -155,16 +178,12 @@ static void some_logprobs(const float *hidden, const float *head, const int64_t 
         long count = least(BLOCK, vocabulary - v);
         load_block(head + v * width, count, width, padded, slope != NULL, w);
         for (long r = 0; r < padded_rows; r += 32) {
-            for (long c = 0; c < BLOCK; c += 32) {
-                multiply(w->high + r * padded, w->low + r * padded, padded, w->b_high + c * padded / 2,
-                         w->b_low + c * padded / 2);
-                store_tiles(w->logits + r * BLOCK + c, BLOCK);
-            }
+            products(w->high + r * padded, w->low + r * padded, w->b_high, w->b_low, padded, BLOCK, w->logits, BLOCK);
             for (long i = r; i < r + 32; i++)
-                update(w->row + i, w->logits + i * BLOCK, count, 1.0f / temperature, i < rows ? targets[i] - v : -1,
-                       w->p + i * BLOCK, slope ? w->expected + i * padded : NULL, padded);
+                update(w->row + i, w->logits + (i - r) * BLOCK, count, 1.0f / temperature, i < rows ? targets[i] - v : -1,
+                       w->p + (i - r) * BLOCK, slope ? w->expected + i * padded : NULL, padded);
             for (long d = 0; d < padded && slope; d += 32)
-                add_product(w->p + r * BLOCK, BLOCK, BLOCK / 32, w->w_pairs + d, padded, w->expected + r * padded + d, padded);
+                add_product(w->p, BLOCK, BLOCK / 32, w->w_pairs + d, padded, w->expected + r * padded + d, padded);
         }
     }
     for (long r = 0; r < rows; r++) {
@@ -181,7 +200,8 @@ static void some_logprobs(const float *hidden, const float *head, const int64_t 
 /* `slope` [rows, width], the gradient of each log-prob in its hidden state, may be NULL. */
 void token_logprobs(const float *hidden, const float *head, const int64_t *targets, float temperature, long rows, long width,
                     long vocabulary, float *logprob, float *entropy, float *slope) {
-    long padded = (width + 31) / 32 * 32, chunks = (rows + ROWS - 1) / ROWS;
+    long padded = (width + 31) / 32 * 32, threads = omp_get_max_threads();
+    long chunks = (rows + ROWS * threads - 1) / (ROWS * threads) * threads; /* all threads are done at the same time */
     long size = ((rows + chunks - 1) / chunks + 31) / 32 * 32;
 #pragma omp parallel
     {
@@ -190,7 +210,7 @@ void token_logprobs(const float *hidden, const float *head, const int64_t *targe
         Work *w = scratch(sizeof(Work));
         *w = (Work){.high = scratch(ROWS * padded * 2), .low = scratch(ROWS * padded * 2), .w_high = scratch(block),
                     .w_low = scratch(block), .b_high = scratch(block), .b_low = scratch(block), .w_pairs = scratch(block),
-                    .logits = scratch(ROWS * BLOCK * 4), .p = scratch(ROWS * BLOCK * 2),
+                    .logits = scratch(32 * BLOCK * 4), .p = scratch(32 * BLOCK * 2),
                     .expected = scratch(ROWS * padded * 4)};
 #pragma omp for schedule(dynamic)
         for (long r = 0; r < rows; r += size)
@@ -203,6 +223,18 @@ void token_logprobs(const float *hidden, const float *head, const int64_t *targe
 }
 
 /* ---- the gradient of the head itself ---- */
+
+enum { COLUMNS = 256, DEEP = 128 };
+/* COLUMNS of the vocabulary, with their sums, and DEEP rows of hidden states stay in the second cache together. */
+
+/* What DEEP rows pull one token's row of the head with: -weight p, from the token's logits. */
+static void pulls(const float *logits, float scale, const float *shift, const float *by, long count, bf16 *out) {
+    for (long j = 0; j < count; j += 16) {
+        __m512 l = _mm512_fmsub_ps(_mm512_load_ps(logits + j), _mm512_set1_ps(scale), _mm512_load_ps(shift + j));
+        __m512 pull = _mm512_mul_ps(exponential(l), _mm512_load_ps(by + j));
+        _mm256_store_si256((void *)(out + j), (__m256i)_mm512_cvtneps_pbh(pull));
+    }
+}
 
 /* d_head[v] += Σ_r weight[r] / temperature (1[v is r's target] - p[r][v]) hidden[r], for all v but the targets' own term,
    which the caller adds. `logsum` is log Σ e^logit of each row, at the temperature. */
@@ -226,34 +258,33 @@ void head_gradient(const float *hidden, const float *head, const float *logsum, 
 #pragma omp parallel
     {
         begin_tiles();
-        bf16 *w_high = scratch(32 * padded * 2), *w_low = scratch(32 * padded * 2);
-        float logits[32 * 32] __attribute__((aligned(64))), *sums = scratch(32 * padded * 4);
-        bf16 d[32 * 32] __attribute__((aligned(64)));
-        __m512 scale = _mm512_set1_ps(1.0f / temperature);
-#pragma omp for schedule(dynamic, 8)
-        for (long v = 0; v < vocabulary; v += 32) {
-            long count = least(32, vocabulary - v);
-            split_rows(head + v * width, count, 32, width, padded, w_high, w_low);
-            memset(sums, 0, 32 * padded * 4);
-            for (long r = 0; r < padded_rows; r += 32) {
-                multiply(w_high, w_low, padded, b_high + r * padded / 2, b_low + r * padded / 2);
-                store_tiles(logits, 32);
-                for (long i = 0; i < 32; i++) {
-                    __m512 half[2];
-                    for (long j = 0; j < 2; j++) {
-                        __m512 l = _mm512_fmsub_ps(_mm512_load_ps(logits + i * 32 + j * 16), scale, _mm512_load_ps(shift + r + j * 16));
-                        half[j] = _mm512_mul_ps(exponential(l), _mm512_load_ps(by + r + j * 16));
-                    }
-                    _mm512_store_si512(d + i * 32, (__m512i)_mm512_cvtne2ps_pbh(half[1], half[0]));
+        bf16 *w_high = scratch(COLUMNS * padded * 2), *w_low = scratch(COLUMNS * padded * 2), *d = scratch(COLUMNS * DEEP * 2);
+        float *logits = scratch(32 * DEEP * 4), *sums = scratch(COLUMNS * padded * 4);
+#pragma omp for schedule(dynamic)
+        for (long v = 0; v < vocabulary; v += COLUMNS) {
+            long count = least(COLUMNS, vocabulary - v), blocks = (count + 31) / 32 * 32;
+            split_rows(head + v * width, count, blocks, width, padded, w_high, w_low);
+            memset(sums, 0, blocks * padded * 4);
+            for (long r = 0; r < padded_rows; r += DEEP) {
+                long deep = least(DEEP, padded_rows - r);
+                for (long i = 0; i < blocks; i += 32) {
+                    products(w_high + i * padded, w_low + i * padded, b_high + r * padded / 2, b_low + r * padded / 2, padded,
+                             deep, logits, DEEP);
+                    for (long k = 0; k < 32; k++)
+                        pulls(logits + k * DEEP, 1.0f / temperature, shift + r, by + r, deep, d + (i + k) * DEEP);
                 }
-                for (long column = 0; column < padded; column += 32)
-                    add_product(d, 32, 1, in_pairs + r / 2 * padded + column, padded, sums + column, padded);
+                for (long i = 0; i < blocks; i += 32)
+                    for (long column = 0; column < padded; column += 32)
+                        add_product(d + i * DEEP, DEEP, deep / 32, in_pairs + r / 2 * padded + column, padded,
+                                    sums + i * padded + column, padded);
             }
             for (long i = 0; i < count; i++)
                 for (long column = 0; column < width; column++) d_head[(v + i) * width + column] += sums[i * padded + column];
         }
         free(w_high);
         free(w_low);
+        free(d);
+        free(logits);
         free(sums);
         _tile_release();
     }
