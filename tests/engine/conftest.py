@@ -62,7 +62,8 @@ def make_engine(tiny: Pretrained) -> Iterator[Callable[..., Engine]]:
         stats = engine.stats
         assert (stats.running, stats.waiting, stats.blocks_used) == (0, 0, 0)
         assert engine._door.waiting == 0
-        assert not engine._scheduler._shares._present
+        assert not engine.busy
+        assert not engine._stepper.scheduler._shares._present
 
 
 @pytest.fixture

@@ -49,11 +49,11 @@ Trace = list[list[tuple[Request, int, int]]]
 def trace(engine: Engine) -> Trace:
     """A list that grows with every step from now on."""
     steps: Trace = []
-    run = engine._runner.run
+    run = engine._stepper.runner.run
 
     def run_and_tell(work: list[Scheduled]) -> tuple[list[Scheduled], Sampled]:
         steps.append([(item.sequence.request, item.count, len(item.draft)) for item in work])
         return run(work)
 
-    engine._runner.run = run_and_tell  # type: ignore[method-assign]
+    engine._stepper.runner.run = run_and_tell  # type: ignore[method-assign]
     return steps

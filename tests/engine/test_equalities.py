@@ -91,10 +91,10 @@ def test_a_whole_cached_prompt_leaves_its_blocks_as_they_were(make_engine: MakeE
     engine = make_engine(block_size=4)
     asked = asked_of([list(range(8))])
     run(engine, asked)
-    before = [keys.clone() for keys in engine._runner.cache.keys]
+    before = [keys.clone() for keys in engine._stepper.runner.cache.keys]
     held = [b for b in range(1, engine._pool.capacity + 1) if engine._pool._blocks[b].key is not None]
     run(engine, asked)
-    for old, new in zip(before, engine._runner.cache.keys, strict=True):
+    for old, new in zip(before, engine._stepper.runner.cache.keys, strict=True):
         rows = [4 * block + offset for block in held for offset in range(4)]
         assert torch.equal(old[rows], new[rows])
 

@@ -1,4 +1,4 @@
-"""An engine that serves integers: the same answers in any company, through a swap, and a refusal of what cannot be."""
+"""An engine that serves integers: the same answers in any company, through a sleep, and a refusal of what cannot be."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def fast(tiny_folder: Path) -> Pretrained:
 
 @pytest.mark.parametrize("block_size", [16, 8])  # in C where the machine can, and in PyTorch
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_integers_answer_batched_as_alone_and_after_a_swap(
+def test_integers_answer_batched_as_alone_and_after_a_sleep(
     make_engine: Callable[..., Engine], fast: Pretrained, prompts: list[list[int]], precision: str, block_size: int
 ) -> None:
     engine = make_engine(model=fast, precision=precision, block_size=block_size)
     plain = make_engine(model=fast, block_size=block_size)
     together = [group[0].token_ids for group in engine.generate(prompts, PARAMS)]
     assert together != [group[0].token_ids for group in plain.generate(prompts, PARAMS)]
-    engine.swap_base(fast, "again")
+    engine.sleep()
     again = [engine.generate([prompt], PARAMS)[0][0].token_ids for prompt in prompts]
-    if engine._runner._served.native:  # PyTorch's bfloat16 promises closeness only
+    if engine._stepper.runner._served.native:  # PyTorch's bfloat16 promises closeness only
         assert again == together
     else:
         assert [len(tokens) for tokens in again] == [12] * len(prompts)

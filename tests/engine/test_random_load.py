@@ -108,7 +108,7 @@ def test_two_thousand_requests_leave_nothing_behind(small: Pretrained, caplog: p
             for _ in range(dice.randint(1, 12)):
                 engine.step()
     engine.step()
-    samplers = [weakref.ref(sequence.sampler) for sequence in engine._unfinished]
+    samplers = [weakref.ref(sequence.sampler) for sequence in engine._stepper.unfinished]
     assert samplers
     finish(engine)
 
@@ -131,9 +131,10 @@ def assert_nothing_left(engine: Engine) -> None:
     assert (stats.running, stats.waiting, stats.blocks_used) == (0, 0, 0)
     assert engine._pool.available == engine._pool.capacity
     assert engine._door.waiting == 0
-    assert not engine._scheduler._shares._present
-    assert not engine._scheduler._shares._served
-    assert not engine._scheduler.waiting._lanes
+    assert not engine.busy
+    assert not engine._stepper.scheduler._shares._present
+    assert not engine._stepper.scheduler._shares._served
+    assert not engine._stepper.scheduler.waiting._lanes
     assert not engine._inbox._news
     engine._pool.forget_all()
     assert sorted(engine._pool._empty) == list(range(1, engine._pool.capacity + 1))

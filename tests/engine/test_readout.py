@@ -63,7 +63,7 @@ def test_what_was_read_before_a_preemption_is_not_read_again(
     for _ in range(4):
         engine.step()
     assert 0 < logprobs.position < len(long)
-    engine._scheduler.preempt_all()
+    engine._stepper.scheduler.preempt_all()
     finish(engine)
     assert_teacher_forced(tiny, [long], [logprobs])
     assert mean.position == len(long)

@@ -149,7 +149,7 @@ def test_a_turn_is_computed_again_but_charged_once(make_engine: MakeEngine) -> N
         engine.submit([i + 1] * 20, SamplingParams(max_tokens=30, seed=i, ignore_eos=True), owner="a") for i in range(4)
     ]
     while engine.step() and not all(request.done for request in requests[:-1]):
-        charged = engine._scheduler._shares.served("a")
+        charged = engine._stepper.scheduler._shares.served("a")
     assert engine.stats.preemptions_total > 0
     assert charged <= 4 * (20 + 2 * 30)
     finish(engine)

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,11 +38,12 @@ def test_asleep_nothing_is_kept_and_awake_answers_are_the_same(
     engine.add_version("v1", random_lora(fast.config, 1))
     asked = [(PROMPT, PARAMS, None), (PROMPT, PARAMS, "v1")]
     before = run(engine, asked)
-    held = [weakref.ref(stored) for stored in (*engine._runner.cache.keys, *engine._runner.cache.values)]
-    for native in (fast.decoder._native, engine._runner._served._native):
+    runner = engine._stepper.runner
+    held: list[weakref.ref[Any]] = [weakref.ref(stored) for stored in (*runner.cache.keys, *runner.cache.values)]
+    for native in (fast.decoder._native, runner._served._native):
         if native is not None and native._tiles is not None:
             held += [weakref.ref(native._tiles), weakref.ref(native._workspace)]
-    for head in (fast.decoder._native_head, engine._runner._served._head):
+    for head in (fast.decoder._native_head, runner._served._head):
         if head is not None and head._tiles is not None:
             held.append(weakref.ref(head._tiles))
     engine.sleep()
@@ -70,10 +72,10 @@ def test_asleep_and_awake_by_the_thread_of_an_engine(tiny: Pretrained) -> None:
     try:
         before = engine.generate([PROMPT], PARAMS)[0]
         engine.sleep()
-        assert engine._runner.cache.nbytes == 0
+        assert engine._stepper.runner.cache.nbytes == 0
         engine.sleep()
         engine.wake()
-        assert engine._runner.cache.nbytes > 0
+        assert engine._stepper.runner.cache.nbytes > 0
         engine.wake()
         assert_same(engine.generate([PROMPT], PARAMS)[0], before)
     finally:

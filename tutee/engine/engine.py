@@ -1,15 +1,13 @@
-"""The engine: one thread that steps a batch of requests through the model until each has its answer.
+"""The engine: requests in, answers out, over a batch that one thread steps through the model (`stepper.py`).
 
-Knows requests, versions (the base and LoRA adapters over it) and the order of a step: take in news, schedule, run the
-model once, sample, hand out chunks. Does not know chat, messages or HTTP: prompts are token ids.
+Knows who may ask and for which version (the base and LoRA adapters over it); all its methods may be called from any
+thread. Does not know chat, messages or HTTP: prompts are token ids.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
-import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
@@ -17,22 +15,18 @@ from tutee.engine.blocks import BlockPool
 from tutee.engine.door import Door
 from tutee.engine.grammar import Grammar, Vocabulary
 from tutee.engine.inbox import Errand, Inbox
-from tutee.engine.masks import Stuck
 from tutee.engine.readout import Readout
-from tutee.engine.request import Chunk, Completion, FinishReason, Request, SamplingParams, check_prompt
-from tutee.engine.runner import NotFinite, Runner
-from tutee.engine.sampler import Sampled
-from tutee.engine.scheduler import Scheduled, Scheduler
-from tutee.engine.sequence import Sequence, Version, begin
-from tutee.engine.speculation import Mode, Speculation
-from tutee.engine.stats import Counters, EngineStats
+from tutee.engine.request import Chunk, Completion, Request, SamplingParams, check_prompt
+from tutee.engine.runner import Runner
+from tutee.engine.sequence import Version, begin
+from tutee.engine.speculation import Mode
+from tutee.engine.stats import EngineStats
+from tutee.engine.stepper import Stepper
 from tutee.engine.tally import Tally
 from tutee.engine.versions import Source, Versions
 from tutee.errors import InvalidInput, Unavailable
 from tutee.model.integers import check_precision
 from tutee.model.pretrained import Pretrained
-
-_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -50,6 +44,8 @@ class Engine:
         speculation: whether likely next tokens are computed ahead (`Speculation`); the answers are the same.
         block_size: tokens in a block of the cache; prefixes are shared in whole blocks.
         precision: of the weights that it multiplies with, a copy: "int8" or "int4"; empty: the model's own.
+        alone: nobody else uses the model's parameters, so those that are packed are given back; the model then serves
+            only (`Decoder.keep_packed_only`).
         autostart: start the thread; otherwise the caller drives `step()` (and `generate` does so itself).
     """
 
@@ -66,33 +62,32 @@ class Engine:
         speculation: Mode = "auto",
         block_size: int = 16,
         precision: str = "",
+        alone: bool = False,
         autostart: bool = True,
     ) -> None:
         self._model = model
         self._vocabulary = Vocabulary.of(model)
-        num_blocks = -(-cache_tokens // block_size) + 1
-        self._precision = check_precision(precision, model.dtype)
-        self._runner = Runner(model, num_blocks, block_size, self._precision)
-        self._pool = BlockPool(num_blocks, block_size)
+        pool = BlockPool(-(-cache_tokens // block_size) + 1, block_size)
+        runner = Runner(model, pool.capacity + 1, block_size, check_precision(precision, model.dtype), alone)
+        self._pool = pool
         self._door = Door(max_waiting)
-        self._speculation = Speculation(speculation)
-        self._scheduler = Scheduler(
-            self._pool,
+        self._inbox = Inbox()
+        self._stepper = Stepper(
+            self._inbox,
+            self._door,
+            runner,
+            pool,
             max_batch=max_batch,
             max_step_tokens=max_step_tokens,
-            door=self._door,
-            speculation=self._speculation,
+            speculation=speculation,
         )
         # Twice the batch keeps it full without filling the queue that others use.
         self._ahead = min(2 * max_batch, max_waiting)
-        self._max_adapters = max_adapters
-        self._versions = Versions(Version(version, None, self._pool.new_root()), max_adapters)
+        self._versions = Versions(Version(version, None, pool.new_root()), max_adapters)
         self._arrivals = itertools.count()
-        self._counters = Counters()
-        self._inbox = Inbox()
         self._thread: threading.Thread | None = None
         if autostart:
-            self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+            self._thread = threading.Thread(target=self._stepper.run, name="engine", daemon=True)
             self._thread.start()
 
     @property
@@ -108,26 +103,12 @@ class Engine:
     @property
     def stats(self) -> EngineStats:
         """A snapshot; the parts may be one step apart."""
-        counters = self._counters
-        return EngineStats(
-            running=len(self._scheduler.running),
-            waiting=len(self._scheduler.waiting) + len(self._inbox.sequences),
-            blocks_used=self._pool.held,
-            blocks_cached=self._pool.cached,
-            blocks_total=self._pool.capacity,
-            tokens_per_second=counters.rate(),
-            requests_total=counters.requests,
-            prompt_tokens_total=counters.prompt_tokens,
-            cached_tokens_total=counters.cached_tokens,
-            generated_tokens_total=counters.generated.total(),
-            preemptions_total=self._scheduler.preemptions,
-            steps_total=counters.steps,
-            failures_total=counters.failures,
-            guessed_tokens_total=self._speculation.guessed,
-            accepted_tokens_total=self._speculation.accepted,
-            generated_by_version=dict(counters.generated),
-            histograms=counters.histograms(),
-        )
+        return self._stepper.stats
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request has no whole answer yet."""
+        return self._inbox.unanswered > 0
 
     def submit(
         self,
@@ -156,18 +137,13 @@ class Engine:
             Unavailable: the engine is closed.
         """
         tokens = [int(token) for token in prompt]
-        self._versions.use(version)  # A load must not hold up the engine's thread, which needs the lock below.
-        vocabulary = self._vocabulary
-        matcher = vocabulary.begin(params.grammar)  # Nor must a grammar.
+        check_prompt(tokens, params, self._model.config.vocab_size, self.context_length)
+        # Both may take a while, and must not hold up the engine's thread, which needs the lock below.
+        found = self._versions.use(version)
+        matcher = self._vocabulary.begin(params.grammar)
+        request = Request(tuple(tokens), params, version=found.name, priority=priority, owner=owner, on_chunk=on_chunk)
+        sequence = begin(request, found, self._model, self.context_length, next(self._arrivals), readout, matcher)
         with self._inbox.lock:
-            if vocabulary is not self._vocabulary:
-                matcher = self._vocabulary.begin(params.grammar)
-            check_prompt(tokens, params, self._model.config.vocab_size, self.context_length)
-            found = self._versions.use(version)
-            request = Request(
-                tuple(tokens), params, version=found.name, priority=priority, owner=owner, on_chunk=on_chunk
-            )
-            sequence = begin(request, found, self._model, self.context_length, next(self._arrivals), readout, matcher)
             if not self._inbox.closed:
                 self._door.enter(priority, owner)
             self._inbox.put(sequence)
@@ -246,40 +222,13 @@ class Engine:
         """
         self._versions.remove(version)
 
-    def swap_base(self, model: Pretrained, version: str) -> None:
-        """Put other weights in place of the base's, under a new name, and drop the adapters of the old ones.
-
-        Requests made before this call finish on the old weights; those made after it are for the new ones and wait for
-        that. Returns when it is done.
-
-        Raises:
-            Unavailable: the engine was closed first. MemoryError and the like: the engine has no model and is closed.
-        """
-
-        def swap() -> None:
-            del self._runner  # Its cache makes room for the next one's.
-            try:
-                self._runner = Runner(model, self._pool.capacity + 1, self._pool.block_size, self._precision)
-            except BaseException:
-                self._inbox.close()
-                raise
-            self._pool.forget_all()
-
-        errand = Errand(swap, drained=True)
-        with self._inbox.lock:
-            self._inbox.put(errand)
-            self._model = model
-            self._vocabulary = Vocabulary.of(model)
-            self._versions = Versions(Version(version, None, self._pool.new_root()), self._max_adapters)
-        self._wait(errand)
-
     def weights_changed(self) -> None:
         """Forget every cached key and value, because the weights behind them are not the same any more.
 
         Returns when that is done; running requests go on with the new weights, their past computed again.
         """
 
-        self._between_steps(self._forget)
+        self._between_steps(self._stepper.forget)
 
     def sleep(self) -> None:
         """Give back memory that can be had again: cached keys and values, copies of the weights laid out for speed,
@@ -291,76 +240,23 @@ class Engine:
         Raises:
             Unavailable: the engine is closed.
         """
-
-        def sleep() -> None:
-            self._forget()
-            self._runner.sleep()
-
-        self._between_steps(sleep)
+        self._between_steps(self._stepper.sleep)
 
     def wake(self) -> None:
         """Take the memory and pack the weights now, so that the next request need not wait for that. Raises as
         `sleep`."""
-        self._between_steps(lambda: self._runner.prepare())  # whichever runner it is then
-
-    def _forget(self) -> None:
-        self._scheduler.preempt_all()
-        self._pool.forget_all()
-
-    def _between_steps(self, action: Callable[[], None]) -> None:
-        """Do something in the engine's thread; returns when it is done."""
-        if threading.current_thread() is self._thread:
-            action()
-            return
-        errand = Errand(action)
-        self._inbox.put(errand)
-        self._wait(errand)
+        self._between_steps(self._stepper.runner.prepare)
 
     def step(self) -> bool:
-        """One step: news in, one forward pass, chunks out. False when there was nothing to do. Called by the thread, or
-        by the owner of an engine without one."""
-        began = time.perf_counter()
-        self._take_news()
-        work = self._scheduler.schedule()
-        if not work:
-            return False
-        try:
-            sampled, choice = self._runner.run(work)
-        except NotFinite as error:
-            # The others' step is not counted, so the next one does the same work for them, without these.
-            for sequence in error.sequences:
-                self._runner.clear(sequence)
-                self._fail(sequence, Unavailable(error.message))
-            return True
-        except Stuck as stuck:
-            for stopped, problem in stuck.found:
-                self._fail(stopped, problem)
-            return True
-        except Exception as error:
-            _log.exception("A step of %d requests failed", len(work))
-            for item in work:
-                self._fail(item.sequence, error)
-            return True
-        for item in work:
-            if not item.samples:
-                self._scheduler.advance(item)
-        chunks, row = [], 0
-        for item in sampled:
-            rows = choice.part(row, row := row + 1 + len(item.draft))
-            chunks.append(self._extend(item, rows))
-        # Only now, when the step is in the books: a caller may do anything in `on_chunk`.
-        for item, chunk in zip(sampled, chunks, strict=True):
-            self._deliver(item.sequence, chunk)
-        self._counters.count_step(len(work), sum(len(chunk.token_ids) for chunk in chunks))
-        if all(item.count == 1 + len(item.draft) for item in work):
-            self._speculation.time(len(work), len(choice.tokens), time.perf_counter() - began)
-        return True
+        """One step, for the owner of an engine without a thread. False when there was nothing to do."""
+        return self._stepper.step()
 
     def close(self) -> None:
-        """Abort what is running and end the thread. A closed engine raises `Unavailable` on `submit`."""
+        """Abort what is running, end the thread, give all memory back. A closed engine raises `Unavailable` on
+        `submit`."""
         self._inbox.close()
         if self._thread is None:
-            self._abort_all()
+            self._stepper.abort_all()
         elif threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -369,83 +265,13 @@ class Engine:
         while not finished.wait(count, block=self._thread is not None):
             self.step()
 
-    def _wait(self, errand: Errand) -> None:
-        """Until an errand is done, stepping ourselves if no thread does."""
+    def _between_steps(self, action: Callable[[], None]) -> None:
+        """Have something done by the engine's thread, or ourselves if there is none; returns when it is done."""
+        if threading.current_thread() is self._thread:
+            action()
+            return
+        errand = Errand(action)
+        self._inbox.put(errand)
         while self._thread is None and not errand.done.done():
             self.step()
         errand.done.result()
-
-    def _run(self) -> None:
-        try:
-            self._runner.prepare()
-            while self._inbox.wait(lambda: self._unfinished):
-                try:
-                    self.step()
-                except Exception as error:
-                    _log.exception("The engine failed outside the model; its requests end")
-                    for sequence in self._unfinished:
-                        self._fail(sequence, error)
-        finally:
-            self._inbox.close()
-            self._abort_all()
-
-    @property
-    def _unfinished(self) -> list[Sequence]:
-        return [*self._scheduler.running, *self._scheduler.waiting]
-
-    def _take_news(self) -> None:
-        while (news := self._inbox.take(lambda: not self._unfinished)) is not None:
-            if isinstance(news, Errand):
-                news.run()
-            else:
-                self._counters.requests += 1
-                self._scheduler.add(news)
-        for held in self._inbox.take_aborted():
-            self._scheduler.add(held)
-        for sequence in [sequence for sequence in self._unfinished if sequence.request.aborted]:
-            self._end(sequence, "abort")
-
-    def _extend(self, item: Scheduled, rows: Sampled) -> Chunk:
-        """Append to a sequence what was sampled after its last token and after each rightly guessed one, and take it
-        out if it ends there."""
-        sequence, draft = item.sequence, item.draft
-        wrong = (place for place, guess in enumerate(draft) if guess != rows.tokens[place])
-        right = next(wrong, len(draft))
-        chunk = sequence.extend(rows.part(0, right + 1))
-        new, now = len(chunk.token_ids), time.monotonic()
-        for _ in chunk.token_ids:
-            self._counters.count_token(sequence, now)
-        self._speculation.record(sequence, min(right, new), len(draft))
-        self._scheduler.advance(item, min(right, new))
-        self._scheduler.generated(sequence, new)
-        if chunk.finish_reason is not None:
-            self._scheduler.remove(sequence)
-        return chunk
-
-    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
-        """End a sequence that has no new token."""
-        self._scheduler.remove(sequence)
-        chunk = Chunk(sequence.text.finish(), (), sequence.version.name, finish_reason=reason)
-        self._deliver(sequence, chunk)
-
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
-        self._counters.failures += 1
-        sequence.request.error = error.with_traceback(None)  # Its frames hold the whole batch.
-        self._end(sequence, "error")
-
-    def _deliver(self, sequence: Sequence, chunk: Chunk) -> None:
-        try:
-            sequence.request.deliver(chunk)
-        except Exception as error:
-            _log.exception("A request's on_chunk raised; the request ends")
-            if chunk.finish_reason is None:
-                self._fail(sequence, error)
-
-    def _abort_all(self) -> None:
-        while (news := self._inbox.take(lambda: True)) is not None:
-            if isinstance(news, Errand):
-                news.done.set_exception(Unavailable("The engine is closed."))
-            else:
-                self._scheduler.add(news)
-        for sequence in self._unfinished:
-            self._end(sequence, "abort")

@@ -18,10 +18,9 @@ from tutee.errors import Unavailable
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Errand:
-    """`drained`: only once all sequences before it have ended. `done` tells who sent it how it went."""
+    """`done` tells who sent it how it went."""
 
     action: Callable[[], None]
-    drained: bool = False
     done: Future[None] = field(default_factory=Future)
 
     def run(self) -> None:
@@ -42,6 +41,8 @@ class Inbox:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.closed = False
+        self.unanswered = 0
+        """Sequences that were put in and have not ended."""
         self._came = threading.Condition(self.lock)
         self._news: deque[News] = deque()
 
@@ -56,26 +57,18 @@ class Inbox:
             if self.closed:
                 raise Unavailable("The engine is closed.")
             self._news.append(news)
+            self.unanswered += isinstance(news, Sequence)
             self._came.notify_all()
 
-    def take(self, idle: Callable[[], bool]) -> News | None:
-        """The oldest news; None when there is none, or when it is an errand that must wait until the engine is `idle`,
-        and with it all that came later."""
+    def take(self) -> News | None:
+        """The oldest news, if there is any."""
         with self.lock:
-            if not self._news:
-                return None
-            news = self._news[0]
-            if isinstance(news, Errand) and news.drained and not idle():
-                return None
-            return self._news.popleft()
+            return self._news.popleft() if self._news else None
 
-    def take_aborted(self) -> list[Sequence]:
-        """Sequences that were given up before they were taken."""
-        aborted = [sequence for sequence in self.sequences if sequence.request.aborted]
-        for sequence in aborted:
-            with self.lock:
-                self._news.remove(sequence)
-        return aborted
+    def ended(self) -> None:
+        """A sequence that was put in has ended."""
+        with self.lock:
+            self.unanswered -= 1
 
     def wait(self, busy: Callable[[], object]) -> bool:
         """Until there is news, or the engine is `busy` anyway. False: the inbox is closed."""

@@ -42,11 +42,18 @@ class NotFinite(Unavailable):
 
 
 class Runner:
-    """A decoder with its paged cache of `num_blocks` blocks, in a serving precision."""
+    """A decoder with its paged cache of `num_blocks` blocks, in a serving precision; `alone`: nobody else uses it."""
 
-    def __init__(self, model: Pretrained, num_blocks: int, block_size: int, precision: Precision = "bfloat16") -> None:
+    def __init__(
+        self,
+        model: Pretrained,
+        num_blocks: int,
+        block_size: int,
+        precision: Precision = "bfloat16",
+        alone: bool = False,
+    ) -> None:
         self._decoder, self._precision = model.decoder, precision
-        self._served = Served(model.decoder, precision, num_blocks, block_size)
+        self._served = Served(model.decoder, precision, num_blocks, block_size, alone)
         self.cache = self._served.cache
         self._masks = MaskThread()
         self._graphs: DecodeGraphs | None = None

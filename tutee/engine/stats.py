@@ -6,7 +6,8 @@ import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from tutee.engine.sequence import Sequence
 
@@ -28,6 +29,13 @@ class Histogram:
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def plus(self, other: Histogram) -> Histogram:
+        """Both together; they have the same bounds."""
+        both = Histogram(self.bounds)
+        both.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        both.sum = self.sum + other.sum
+        return both
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,18 @@ class EngineStats:
     generated_by_version: Mapping[str, int]
     histograms: Mapping[str, Histogram]
     """`time_to_first_token_seconds`, `inter_token_seconds`, `queue_seconds`, `batch_size`; still being written."""
+
+    def plus(self, other: EngineStats) -> EngineStats:
+        """The sum of two engines' numbers."""
+        versions = Counter(self.generated_by_version) + Counter(other.generated_by_version)
+        histograms = {name: mine.plus(other.histograms[name]) for name, mine in self.histograms.items()}
+        numbers = {each.name for each in fields(self)} - {"generated_by_version", "histograms"}
+        sums: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in numbers}
+        return replace(self, generated_by_version=versions, histograms=histograms, **sums)
+
+    def ended(self) -> EngineStats:
+        """What is left of an engine that was closed: its totals."""
+        return replace(self, running=0, waiting=0, blocks_used=0, blocks_cached=0, blocks_total=0, tokens_per_second=0)
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from tutee.model.kernels import NativeDecoder, available
 from tutee.model.kv_cache import TiledCache
 from tutee.model.layout import Layout
 from tutee.model.matmul import Projection, tiled_linear
+from tutee.model.matrix_unit import trim
 from tutee.model.norm import Norm
 from tutee.model.packing import BlockWeights
 from tutee.model.rope import rope_table, rotate
@@ -179,6 +180,8 @@ class Decoder(nn.Module):
         """Compute precision of the matrices, and what a `KVCache` for this decoder must hold."""
         self.cut = False
         """Whether the weights are cut over several processes, which put one block at a time together."""
+        self.serves_only = False
+        """Whether the blocks' matrices are here as `native` has packed them only (`keep_packed_only`)."""
         self.model = Body(config, dtype)
         if not config.tie_word_embeddings:
             self.lm_head = Embedding(config)
@@ -189,6 +192,7 @@ class Decoder(nn.Module):
         self.register_buffer("rope_sin", sin, persistent=False)
         self._native: NativeDecoder | None = None
         self._native_head: NativeHead | None = None
+        self.register_state_dict_pre_hook(Decoder._need_matrices)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_native": None, "_native_head": None}  # a copy packs its own weights
@@ -204,6 +208,7 @@ class Decoder(nn.Module):
 
     def packed(self, precision: Precision) -> NativeDecoder:
         """These weights for the C code, in a serving precision; only where `native` is not None."""
+        self._need_matrices()
         weights = [block.weights() for block in self.model.layers if isinstance(block, Block)]
         floats = (self.model.embed_tokens.weight, self.model.norm.weight, (self.rope_cos, self.rope_sin))
         return NativeDecoder(self.config, weights, *floats, precision)
@@ -217,6 +222,30 @@ class Decoder(nn.Module):
             if isinstance(block, Block):
                 for matrices in block.parts().matrices:
                     matrices.base.release()
+
+    def keep_packed_only(self) -> None:
+        """Pack the matrices for `native` and give the parameters back: half the memory, for who only serves.
+
+        Nothing else can be done with this decoder then; what needs its matrices raises. The way back is to open the
+        model's folder again. Where there is no `native`, nothing happens.
+        """
+        native = self.native
+        if native is None or self.serves_only:
+            return
+        native.keep_only_copy()
+        self.serves_only = True
+        for block in self.model.layers:
+            if isinstance(block, Block):
+                for matrices in block.parts().matrices:
+                    matrices.base.drop()
+        trim()
+
+    def _need_matrices(self, *_: object) -> None:
+        if self.serves_only:
+            raise RuntimeError(
+                "This decoder serves only: its matrices are packed for the engine and its parameters were given back. "
+                "To train, merge or export the model, open its folder again (`load_pretrained`)."
+            )
 
     @property
     def head_weight(self) -> nn.Parameter:
@@ -240,6 +269,7 @@ class Decoder(nn.Module):
             native = self.native
             assert native is not None, "only a decoder with `native` reads a TiledCache"
             return native.forward(tokens_T, positions_T, layout)
+        self._need_matrices()
         if self.dtype == torch.bfloat16 and layout.cache is None and not self.cut:
             blocks = [block.parts() for block in self.model.layers if isinstance(block, Block)]
             network = Network(self.config, self.dtype, blocks, self.rope_cos, self.rope_sin)

@@ -117,12 +117,20 @@ class NativeDecoder:
             self._renew()
 
     def release(self) -> None:
-        """Give back the packed copy and the working memory; the next step packs again."""
+        """Give back the packed copy (unless it is the only one) and the working memory; the next step packs again."""
         with self._lock:
-            self._tiles, self._stamp, self._capacity = None, (), (0, 0, 0, 0)
+            self._capacity = (0, 0, 0, 0)
             self._workspace = torch.zeros(0, dtype=torch.uint8)
-            self._kept.clear()
             self._adapters.clear()
+            if self._parameters:
+                self._tiles, self._stamp = None, ()
+                self._kept.clear()
+
+    def keep_only_copy(self) -> None:
+        """Pack the weights for the last time: from now on nobody's parameters are looked at."""
+        with self._lock:
+            self._renew()
+            self._parameters, self._stamp = [], stamp_of([])
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, layout: Layout) -> Tensor:
         """Hidden states after the final norm, float32 [T, D], without a gradient; writes the layout's cache.

@@ -79,6 +79,12 @@ class SideBySide:
         """Give back the copy laid out for the matrix units; it is made again when it is needed."""
         self._packed = None
 
+    def drop(self) -> None:
+        """Give back the weights themselves: only their shapes are left."""
+        self._block = self._packed = None
+        for part in self.parts:
+            part.weight = nn.Parameter(torch.empty_like(part.weight, device="meta"), requires_grad=False)
+
     def _attached(self, block: Tensor) -> bool:
         views = torch.split(block, self.widths)
         return all(part.weight.data_ptr() == view.data_ptr() for part, view in zip(self.parts, views, strict=True))

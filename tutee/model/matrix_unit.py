@@ -66,6 +66,13 @@ def zeros(size: int) -> Tensor:
     return torch.frombuffer(pages, dtype=torch.uint8)
 
 
+def trim() -> None:
+    """Have the C library give free memory back to the system, where it can: it keeps what lay in small pieces."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 class Tiles:
     """Zeroed memory for pairs of tiles."""
 

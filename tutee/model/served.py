@@ -29,12 +29,16 @@ class Served:
 
     Args:
         precision: "bfloat16" is the decoder as it is, whichever of the two its own precision is.
+        alone: nobody else uses the decoder, so its parameters may go once they are packed, in bfloat16.
     """
 
-    def __init__(self, decoder: Decoder, precision: Precision, num_blocks: int, block_size: int) -> None:
+    def __init__(
+        self, decoder: Decoder, precision: Precision, num_blocks: int, block_size: int, alone: bool = False
+    ) -> None:
         self.device = next(decoder.parameters()).device
         self._given = decoder
         self._precision = precision
+        self._alone = alone
         self._stamp: tuple[int, ...] = ()
         self._native: NativeDecoder | None = None
         self._head: NativeHead | None = None
@@ -57,6 +61,8 @@ class Served:
         """Bring the weights into the order in which they are read, which the first step would do else."""
         if self._native is not None:
             self._native.prepare()
+            if self._alone and self._precision == "bfloat16":
+                self._given.keep_packed_only()
             self.logits(torch.zeros(1, self._given.config.hidden_size))
 
     def release(self) -> None:
