@@ -7,7 +7,7 @@ it (`model/chat_format.py`) nor where it is stored (`store/`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast, get_args
 
 from tutee.errors import InvalidInput
@@ -70,6 +70,16 @@ class Message:
         if self.reasoning is not None:
             out["reasoning_content"] = self.reasoning
         return out
+
+
+def merge_system_messages(messages: Sequence[Message]) -> list[Message]:
+    """Messages as chat templates want them: `developer` is `system`, and the leading system messages are one."""
+    plain = [replace(message, role="system") if message.role == "developer" else message for message in messages]
+    count = next((i for i, message in enumerate(plain) if message.role != "system"), len(plain))
+    if count < 2:
+        return plain
+    merged = replace(plain[0], content="\n\n".join(message.content for message in plain[:count]))
+    return [merged, *plain[count:]]
 
 
 def parse_messages(raw: object, param: str = "messages") -> list[Message]:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutee.conversation import Message
+from tutee.conversation import Message, merge_system_messages
 from tutee.errors import InvalidInput
 from tutee.serve.body import Fields, parse_object
-from tutee.serve.chat.request import NOT_SERVED, merge_system_messages, read_chat_request
+from tutee.serve.chat.request import NOT_SERVED, read_chat_request
 from tutee.serve.fine_tuning.request import read_fine_tuning_request
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)

@@ -11,12 +11,11 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from tutee.conversation import parse_messages
+from tutee.conversation import merge_system_messages, parse_messages
 from tutee.errors import InvalidInput
 from tutee.model.tokenizer import Tokenizer
 from tutee.serve.access.auth import MEMBER
 from tutee.serve.body import Body, Fields
-from tutee.serve.chat.request import merge_system_messages
 from tutee.serve.live import ALIAS
 from tutee.serve.replies import reply
 from tutee.serve.served import Served

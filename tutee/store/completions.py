@@ -38,7 +38,7 @@ class Completions:
         Args:
             messages: the request's, as OpenAI's JSON.
             response: the whole response object.
-            samples: what feedback on it needs (`serve/chat/feedback.py`).
+            samples: what feedback on it needs (`data/completion_feedback.py`).
             turns_sha: of the turns that it answers.
 
         Raises:
@@ -71,6 +71,12 @@ class Completions:
         with self._database.read() as session:
             return _require(session, id, actor_id)
 
+    def find(self, id: str, actor_id: str) -> Completion | None:
+        """The actor's completion, if there is one."""
+        with self._database.read() as session:
+            row = session.get(Completion, id)
+            return row if row is not None and row.actor_id == actor_id else None
+
     def update(self, id: str, actor_id: str | None, metadata: Mapping[str, str]) -> Completion:
         """Replace the metadata.
 
@@ -88,6 +94,12 @@ class Completions:
         """The choices are messages of a conversation now, so that feedback can be given on them."""
         with self._database.write() as session:
             _require(session, id, None).message_ids = list(message_ids)
+
+    def judged(self, id: str, opinion: Mapping[str, Any]) -> None:
+        """Remember which opinion of it became feedback, in its samples (as `opinion`)."""
+        with self._database.write() as session:
+            row = _require(session, id, None)
+            row.samples = {**(row.samples or {}), "opinion": dict(opinion)}
 
     def answered(self, actor_id: str, turns_sha: str) -> list[str]:
         """Messages that completions of the same turns became, the oldest first."""

@@ -107,6 +107,7 @@ def test_the_objects_of_the_api(home: Home, tmp_path: Path) -> None:
         "job events": 1,
         "job checkpoints": 1,
         "stored completions": 1,
+        "feedback": 1,
         "evals": 1,
         "eval runs": 1,
         "eval output items": 1,
@@ -127,6 +128,52 @@ def test_the_objects_of_the_api(home: Home, tmp_path: Path) -> None:
     again = bring(home, tmp_path / "export")
     assert not +again.added
     assert again.known == report.added
+
+
+def kept(id: str, text: str, asked: str = "Tell me", **metadata: str) -> dict[str, Any]:
+    """A stored completion as a script over the SDK saved it."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return exports.COMPLETION | {
+        "id": id,
+        "choices": [choice],
+        "metadata": metadata,
+        "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": asked}],
+    }
+
+
+def test_opinions_in_the_metadata_of_completions_become_feedback(home: Home, tmp_path: Path) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    calling = kept("c-call", "", asked="Look", rating="up")
+    calling["choices"][0] |= {"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
+    picture = kept("c-seen", "A cat", rating="up")
+    picture["messages"] = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
+    rows = [
+        kept("c-best", "Gladly, friend.", preferred_over="c-worse", rating="up", team="a"),
+        kept("c-worse", "No.", correction="Yes, gladly."),
+        calling,
+        kept("c-purple", "Hm", rating="purple"),
+        kept("c-other", "Hm", asked="Else", preferred_over="c-best"),
+        picture,
+        kept("c-silent", "Hm"),
+    ]
+    folder = tmp_path / "export"
+    folder.mkdir()
+    exports.write(folder / "completions.json", rows)
+    report = bring(home, folder)
+    assert report.added == {"stored completions": 7, "feedback": 4}
+    assert sorted(row.why.split(":")[0] for row in report.refused) == sorted(
+        f"{id}: what its metadata say of it is not taken".split(":")[0] for id in ("c-purple", "c-other", "c-seen")
+    )
+    live = home.store.feedback.live(home.person())
+    assert sorted(event.kind for event in live) == ["compare", "edit", "thumb", "thumb"]
+    collected = collect(home.store)
+    pairs = {(row.chosen.text, row.rejected.text) for row in collected.rows if hasattr(row, "chosen")}
+    assert {("Gladly, friend.", "No."), ("Yes, gladly.", "No.")} <= pairs
+    assert collected.unusable == ()
+    again = bring(home, folder)
+    assert not +again.added
+    assert again.known == report.added
+    assert len(home.store.feedback.list(home.person(), limit=100)) == 4
 
 
 def test_ids_that_are_another_persons_are_refused(home: Home, tmp_path: Path) -> None:

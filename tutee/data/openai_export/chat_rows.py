@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from tutee.data.openai_export.authors import author
 from tutee.data.openai_export.chats import BadRow, Chat, Comparison, Rating, Turn
 from tutee.data.openai_export.report import Report, id_here
 from tutee.ids import new_id
@@ -22,7 +23,6 @@ from tutee.store.schema import (
     Feedback,
     Generation,
     Message,
-    ModelVersion,
     Presentation,
     PresentationItem,
     now,
@@ -160,7 +160,7 @@ class ChatRows:
         """The generation behind an answer: known by its text and its model's name, and by nothing else."""
         if answer.generation_id is not None:
             return answer.generation_id
-        version = self._version(session, self._models.get(answer.id, UNKNOWN_MODEL))
+        version = author(session, self._models.get(answer.id, UNKNOWN_MODEL))
         generation = Generation(
             id=new_id("gen"),
             message_id=answer.id,
@@ -182,27 +182,6 @@ class ChatRows:
         session.flush()
         answer.generation_id = generation.id
         return generation.id
-
-    def _version(self, session: Session, model: str) -> ModelVersion:
-        """The note that OpenAI's model was asked."""
-        name = f"imported/openai/{model}"
-        known = session.scalar(select(ModelVersion).where(ModelVersion.name == name))
-        if known is not None:
-            return known
-        last = session.scalar(select(func.max(ModelVersion.number)))
-        version = ModelVersion(
-            id=new_id("ver"),
-            number=0 if last is None else last + 1,
-            name=name,
-            kind="full",
-            state="archived",
-            weights_sha256=f"openai:{model}",
-            folder="",
-            card={"imported_name": model},
-        )
-        session.add(version)
-        session.flush()
-        return version
 
     def _id(self, prefix: str, theirs: str) -> str:
         return id_here(prefix, self._actor_id, f"{prefix} {theirs}")

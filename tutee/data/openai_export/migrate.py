@@ -3,7 +3,8 @@
 - `conversations.json`, or `conversations-000.json` and so on, become conversations;
 - `message_feedback.json` and `model_comparisons.json` become feedback on their answers;
 - `.json` and `.jsonl` of API objects (a list, a page of one, one object, one a line), told by their `object`, become
-  files, jobs with events and checkpoints, stored completions, evals with runs and output items;
+  files, jobs with events and checkpoints, stored completions with the feedback in their metadata, evals with runs and
+  output items;
 - any other `.jsonl`, and what a `file` object names (by id or file name), become files, with the purpose that their
   first line shows;
 - a zip of these, in a folder, is looked into.
@@ -118,6 +119,7 @@ class _Migration:
         used = {name for entry in data if (name := self._data(entry, named))}
         for kind in self._platform.order:
             self._take(candidates, kinds, kind, self._platform.add)
+        self._take(candidates, kinds, "chat.completion", self._platform.judge)  # one may speak of another
         for id, facts in named.items():
             if id not in used:
                 self._report.refuse(str(facts.get("filename") or id), 0, f"the content of {id} is not in the export.")

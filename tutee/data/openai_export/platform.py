@@ -1,5 +1,6 @@
 """Objects of OpenAI's API, as its SDK prints them, as rows of one person: jobs with their events and checkpoints,
-stored completions, evals with their runs and output items; and the files that they speak of.
+stored completions with what people thought of them, evals with their runs and output items; and the files that they
+speak of.
 
 Everything keeps the id that it has, so scripts that name one go on; an id that is here already is counted and left
 alone, or refused when it is another person's. What was still running when it was exported is refused: nobody would ever
@@ -11,16 +12,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from tutee.conversation import Function, merge_system_messages, parse_messages
+from tutee.data import completion_feedback
+from tutee.data.openai_export.authors import author
 from tutee.data.openai_export.bundle import Entry
 from tutee.data.openai_export.chats import BadRow
 from tutee.data.openai_export.report import Report, id_here
+from tutee.errors import InvalidInput, NotFound
+from tutee.model.tool_format import in_turns
 from tutee.store import Store
+from tutee.store.answers import STATES
 from tutee.store.jobs import ENDED
 from tutee.store.schema import (
     Base,
@@ -75,6 +83,24 @@ class PlatformRows:
             raise BadRow(f"{raw['object']}: {what_is}.") from None
         except IntegrityError:
             raise BadRow(f"{raw['object']}: its id is used by something else here.") from None
+
+    def judge(self, raw: Json) -> None:
+        """The opinion in the metadata of a stored completion that is here, as feedback; all completions come before.
+
+        Raises:
+            BadRow: an opinion that cannot be read, or on an answer that takes none.
+        """
+        row = self._store.completions.find(str(raw.get("id")), self._actor_id)
+        if row is None:
+            return  # it was refused
+        try:
+            opinion = completion_feedback.read_opinion(row.metadata_)
+            count = sum(part is not None for part in asdict(opinion).values())
+            given = len(completion_feedback.give(self._store, row, opinion, self._actor_id))
+        except (InvalidInput, NotFound) as error:
+            raise BadRow(f"{row.id}: what its metadata say of it is not taken: {error.message}") from None
+        self._report.added["feedback"] += given
+        self._report.known["feedback"] += count - given
 
     def file(self, entry: Entry, facts: Json, purpose: str) -> str:
         """A file's bytes, under the id that it has or one made of who, name and content; its id."""
@@ -165,21 +191,29 @@ class PlatformRows:
 
     def _completion(self, session: Session, raw: Json) -> Base | None:
         id = _text(raw, "id")
-        if self._mine(session.get(Completion, id), id):
+        row = session.get(Completion, id)
+        if self._mine(row, id) and (row is None or row.samples is not None):
             return None
         messages = raw.get("messages") or raw.get("input")
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise ValueError(f"{id} comes without the messages that it answers ('messages')")
-        metadata = {str(key): str(value) for key, value in (raw.get("metadata") or {}).items()}
         if not raw["choices"]:
             raise ValueError(f"{id} has no choices")
+        messages = [{k: v for k, v in message.items() if k != "id" and v is not None} for message in messages]
+        samples, turns_sha = _samples(session, raw, messages)
+        if row is not None:  # it came when samples were not kept yet
+            row.samples, row.turns_sha = samples, turns_sha
+            return None
+        metadata = {str(key): str(value) for key, value in (raw.get("metadata") or {}).items()}
         row = Completion(
             id=id,
             actor_id=self._actor_id,
             model=_text(raw, "model"),
-            messages=[{k: v for k, v in message.items() if k != "id" and v is not None} for message in messages],
+            messages=messages,
             response={key: value for key, value in raw.items() if key not in ("messages", "input")},
             metadata_=metadata,
+            samples=samples,
+            turns_sha=turns_sha,
             created_at=float(raw["created"]),
         )
         session.add(row)
@@ -253,6 +287,35 @@ class PlatformRows:
             results=[dict(result) for result in raw.get("results") or []],
             created_at=float(raw.get("created_at") or now()),
         )
+
+
+def _samples(session: Session, raw: Json, messages: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, str | None]:
+    """What feedback on a completion needs: its answers as text, for nobody here sampled them. (None, None) for one that
+    no model here could have been asked (images, audio)."""
+    try:
+        asked = merge_system_messages(parse_messages(messages))
+        functions = [_function(tool["function"]) for tool in raw.get("tools") or () if tool["type"] == "function"]
+        version = author(session, _text(raw, "model"))
+        made = {"version_id": version.id, "prompt_ids": [], "weights_sha256": version.weights_sha256}
+        made |= {"tokenizer_sha256": "", "template_sha256": ""}
+        choices = [_choice(choice) for choice in raw["choices"]]
+    except InvalidInput:
+        return None, None
+    return completion_feedback.samples_of(asked, functions, made, choices)
+
+
+def _function(raw: Json) -> Function:
+    return Function(_text(raw, "name"), raw.get("description") or "", raw.get("parameters") or {})
+
+
+def _choice(raw: Json) -> dict[str, Any]:
+    message = {name: raw["message"].get(name) for name in ("content", "tool_calls")}
+    if message["content"] is None:
+        message["content"] = raw["message"].get("refusal") or ""
+    (said,) = in_turns(parse_messages([{"role": "assistant", **message}]), ())
+    finish = raw.get("finish_reason")
+    finish = finish if finish in STATES else "stop"
+    return {"text": said.content, "token_ids": [], "logprobs": [], "finish_reason": finish, "sampling": {}}
 
 
 def _text(raw: Json, name: str) -> str:

@@ -7,7 +7,7 @@ Does not know which models exist; does not run anything.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from tutee.conversation import Message, parse_messages
@@ -203,13 +203,3 @@ def _logit_bias(body: Fields) -> dict[int, float] | None:
             )
         out[int(key)] = value or 0.0
     return out
-
-
-def merge_system_messages(messages: Sequence[Message]) -> list[Message]:
-    """Messages as chat templates want them: `developer` is `system`, and the leading system messages are one."""
-    plain = [replace(message, role="system") if message.role == "developer" else message for message in messages]
-    count = next((i for i, message in enumerate(plain) if message.role != "system"), len(plain))
-    if count < 2:
-        return plain
-    merged = replace(plain[0], content="\n\n".join(message.content for message in plain[:count]))
-    return [merged, *plain[count:]]

@@ -16,6 +16,8 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from tutee.conversation import merge_system_messages
+from tutee.data.completion_feedback import give, read_opinion
 from tutee.engine.request import Chunk, SamplingParams
 from tutee.errors import TuteeError
 from tutee.ids import new_id
@@ -25,9 +27,9 @@ from tutee.serve.body import Body
 from tutee.serve.chat.asking import Named, Wish, prepare
 from tutee.serve.chat.choice import Choice
 from tutee.serve.chat.events import ChatEvents, Event
-from tutee.serve.chat.feedback import Opinion, give, read_opinion, samples_of
+from tutee.serve.chat.feedback import samples_of
 from tutee.serve.chat.logprobs import LogprobEntries
-from tutee.serve.chat.request import ChatRequest, merge_system_messages, read_chat_request
+from tutee.serve.chat.request import ChatRequest, read_chat_request
 from tutee.serve.doorbell import News
 from tutee.serve.live import answering_name
 from tutee.serve.replies import error_body, reply
@@ -249,4 +251,4 @@ def _keep(answering: Answering, content: dict[str, Any], services: Services, act
     row = services.store.completions.add(
         answering.id, actor_id, asked.model, asked.raw_messages, content, metadata, samples, turns
     )
-    give(services.store, row, read_opinion(metadata), Opinion(), actor_id)
+    give(services.store, row, read_opinion(metadata), actor_id)

@@ -1,6 +1,6 @@
 """Chat completions kept with `store: true`: retrieve, list by metadata, update metadata, delete, read the messages.
 
-Some metadata are feedback (`serve/chat/feedback.py`).
+Some metadata are feedback (`data/completion_feedback.py`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from tutee.data.completion_feedback import give, read_opinion
 from tutee.serve.access.auth import MEMBER, CallerDep, owned
 from tutee.serve.body import Body
-from tutee.serve.chat.feedback import give, read_opinion
 from tutee.serve.replies import metadata_filter, page_of, reply
 from tutee.serve.services import ServicesDep
 from tutee.store.schema import Completion
@@ -54,8 +54,7 @@ def update(id: str, caller: CallerDep, services: ServicesDep, body: Body) -> Res
         body.need("metadata")
     metadata = body.metadata() or {}
     body.close()
-    opinion, before = read_opinion(metadata), read_opinion(row.metadata_)
-    give(services.store, row, opinion, before, caller.id)
+    give(services.store, row, read_opinion(metadata), caller.id)
     return reply(_view(services.store.completions.update(id, caller.id, metadata)))
 
 

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import torch
 
-from tutee.conversation import parse_messages
+from tutee.conversation import merge_system_messages, parse_messages
 from tutee.errors import InvalidInput
 from tutee.model.lora import ADAPTER_CONFIG, Lora
 from tutee.model.pretrained import Pretrained
 from tutee.model.value_head import FILE, ValueHead, hidden_states
-from tutee.serve.chat.request import merge_system_messages
 from tutee.serve.live import Live
 from tutee.store.schema import ModelVersion
 

@@ -17,12 +17,12 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from tutee.conversation import Message
+from tutee.conversation import Message, merge_system_messages
 from tutee.engine.request import SamplingParams
 from tutee.errors import InvalidInput, TuteeError
 from tutee.serve.access.auth import Caller, CallerDep, owned
 from tutee.serve.body import Body, Fields
-from tutee.serve.chat.request import merge_system_messages, read_sampling
+from tutee.serve.chat.request import read_sampling
 from tutee.serve.live import ALIAS
 from tutee.serve.native.answers import LiveAnswer
 from tutee.serve.native.conversations import parent_of

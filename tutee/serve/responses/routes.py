@@ -14,14 +14,13 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from tutee.conversation import Message
+from tutee.conversation import Message, merge_system_messages
 from tutee.engine.request import SamplingParams
 from tutee.errors import InvalidInput
 from tutee.serve.access.auth import MEMBER, CallerDep, owned
 from tutee.serve.body import Body, Fields
 from tutee.serve.chat.asking import Named, Wish, prepare
 from tutee.serve.chat.logprobs import LogprobEntries
-from tutee.serve.chat.request import merge_system_messages
 from tutee.serve.replies import reply
 from tutee.serve.responses.items import Item, to_messages
 from tutee.serve.responses.output import Output
