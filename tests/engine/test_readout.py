@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ import torch
 from tests.engine.conftest import random_lora
 from tests.engine.stepping import finish
 from tutee.engine.engine import Engine
-from tutee.engine.readout import MeanHidden, PromptLogprobs
+from tutee.engine.readout import LastHidden, MeanHidden, PromptLogprobs
 from tutee.engine.request import SamplingParams
 from tutee.model.layout import Layout
 from tutee.model.logprobs import log_softmax, score
-from tutee.model.pretrained import Pretrained
+from tutee.model.pretrained import Pretrained, load_pretrained
 
 ONE = SamplingParams(max_tokens=1, temperature=0.0)
 MakeEngine = Callable[..., Engine]
@@ -113,3 +114,57 @@ def test_a_prompt_of_one_token_has_a_mean_and_no_logprobs(make_engine: MakeEngin
     finish(engine)
     assert logprobs.logprobs == []
     assert torch.allclose(mean.mean, hidden(tiny, [65])[0].double(), atol=1e-6)
+
+
+def test_score_is_teacher_forcing_and_reads_prompts_once(
+    make_engine: MakeEngine, tiny: Pretrained, prompts: list[list[int]]
+) -> None:
+    engine, lora = make_engine(max_step_tokens=16), random_lora(tiny.config, 5)
+    engine.add_version("other", lora)
+    shared = list(range(60, 90))
+    sequences = [*prompts, *([*shared, token] for token in (3, 4)), [*shared, 3, 9, 9]]
+    for version, adapter in ((None, None), ("other", lora)):
+        expected = [values.tolist() for values in score(tiny.decoder, sequences, adapter)]
+        for given, wanted in zip(engine.score(sequences, version=version), expected, strict=True):
+            assert given == pytest.approx(wanted, abs=1e-6)
+        first = [1] * len(prompts) + [30] * 3
+        before = engine.stats.cached_tokens_total
+        for given, wanted, at in zip(
+            engine.score(sequences, version=version, first=first), expected, first, strict=True
+        ):
+            assert given == pytest.approx(wanted[at - 1 :], abs=1e-6)
+        assert engine.stats.cached_tokens_total - before >= 3 * 28
+
+
+def test_a_sequence_as_long_as_the_context_is_scored(make_engine: MakeEngine, tiny: Pretrained) -> None:
+    engine = make_engine(cache_tokens=64)
+    whole = [token % 200 for token in range(engine.context_length)]
+    assert engine.score([whole])[0] == pytest.approx(score(tiny.decoder, [whole])[0].tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("block_size", [16, 8])  # in C where the machine can, and in PyTorch
+def test_what_was_sampled_scores_as_it_was_reported(
+    make_engine: MakeEngine, tiny_folder: Path, prompts: list[list[int]], block_size: int
+) -> None:
+    engine = make_engine(model=load_pretrained(tiny_folder, "bfloat16"), block_size=block_size)
+    engine.add_version("other", random_lora(engine._model.config, 5))
+    params = SamplingParams(max_tokens=20, seed=3, logprobs=0, ignore_eos=True)
+    for version in (None, "other"):
+        drawn = [group[0] for group in engine.generate(prompts, params, version=version)]
+        sequences = [[*prompt, *answer.token_ids] for prompt, answer in zip(prompts, drawn, strict=True)]
+        again = engine.score(sequences, version=version, first=[len(prompt) for prompt in prompts])
+        if engine._stepper.runner._served.native:
+            assert again == [list(answer.logprobs) for answer in drawn]
+        else:  # PyTorch's bfloat16 promises closeness only
+            for values, answer in zip(again, drawn, strict=True):
+                assert values == pytest.approx(answer.logprobs, abs=0.05)
+
+
+def test_the_last_hidden_state_may_follow_a_cached_prompt(make_engine: MakeEngine, tiny: Pretrained) -> None:
+    engine, prompt = make_engine(), list(range(30, 71))
+    for _ in range(2):
+        readout = LastHidden(len(prompt))
+        engine.submit(prompt, ONE, readout=readout)
+        finish(engine)
+        assert torch.allclose(readout.hidden, hidden(tiny, prompt)[-1], atol=1e-6)
+    assert engine.stats.cached_tokens_total >= 36

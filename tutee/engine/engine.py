@@ -15,7 +15,7 @@ from tutee.engine.blocks import BlockPool
 from tutee.engine.door import Door
 from tutee.engine.grammar import Grammar, Vocabulary
 from tutee.engine.inbox import Errand, Inbox
-from tutee.engine.readout import Readout
+from tutee.engine.readout import PromptLogprobs, Readout
 from tutee.engine.request import Chunk, Completion, Request, SamplingParams, check_prompt
 from tutee.engine.runner import Runner
 from tutee.engine.sequence import Version, begin
@@ -27,6 +27,8 @@ from tutee.engine.versions import Source, Versions
 from tutee.errors import InvalidInput, Unavailable
 from tutee.model.integers import check_precision
 from tutee.model.pretrained import Pretrained
+
+_ONE = SamplingParams(max_tokens=1, temperature=0.0)
 
 
 class Engine:
@@ -172,24 +174,36 @@ class Engine:
         if len(each) != len(prompts) or n < 1:
             raise InvalidInput("'params' must be one, or one for each prompt, and 'n' at least 1.", param="params")
         wanted = [(prompt, p.for_sample(i)) for prompt, p in zip(prompts, each, strict=True) for i in range(n)]
-        finished = Tally(len(wanted), progress)
-        requests: list[Request] = []
-        try:
-            for prompt, one in wanted:
-                self._until(finished, len(requests) - self._ahead + 1)
-                requests.append(
-                    self.submit(prompt, one, version=version, priority=priority, on_chunk=finished.on_chunk)
-                )
-            self._until(finished, len(wanted))
-        except BaseException:
-            for request in requests:
-                request.abort()
-            raise
-        results = [request.result() for request in requests]
-        bad = next((request for request in requests if request.missing), None)
-        if bad is not None:
-            raise Unavailable(f"A generation did not finish: {bad.error or 'it was aborted'}.")
+        results = self._answer(
+            [prompt for prompt, _ in wanted], [one for _, one in wanted], version, priority, progress
+        )
         return [results[start : start + n] for start in range(0, len(results), n)]
+
+    def score(
+        self,
+        sequences: Seq[Seq[int]],
+        *,
+        version: str | None = None,
+        first: Seq[int] = (),
+        priority: int = 10,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[float]]:
+        """Log-probs of the tokens of each sequence after its first, in nats, by the pass that samples: what a version
+        drew gets the numbers that it was reported with. Waits and raises as `generate`.
+
+        Args:
+            first: the first token of each sequence that is scored; empty: token 1. What lies before it may come from
+                the cache, so a prompt is computed once for all its answers.
+        """
+        firsts = first or [1] * len(sequences)
+        readouts = [
+            PromptLogprobs(first=at, then=tokens[-1] if len(tokens) > 1 else None)
+            for tokens, at in zip(sequences, firsts, strict=True)
+        ]
+        asked = [(tokens[:-1], readout) for tokens, readout in zip(sequences, readouts, strict=True) if len(tokens) > 1]
+        prompts, read = [prompt for prompt, _ in asked], [readout for _, readout in asked]
+        self._answer(prompts, [_ONE] * len(asked), version, priority, progress, read)
+        return [readout.logprobs for readout in readouts]
 
     def add_version(self, version: str, adapter: Source, *, replace: bool = False) -> None:
         """Serve an adapter under a name. Given as a function, it is loaded when it is used and dropped when
@@ -259,6 +273,36 @@ class Engine:
             self._stepper.abort_all()
         elif threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _answer(
+        self,
+        prompts: Seq[Seq[int]],
+        params: Seq[SamplingParams],
+        version: str | None,
+        priority: int,
+        progress: Callable[[int, int], None] | None,
+        readouts: Seq[Readout | None] = (),
+    ) -> list[Completion]:
+        """Submit all, a bounded number ahead of what is finished, and wait for them."""
+        finished = Tally(len(prompts), progress)
+        requests: list[Request] = []
+        try:
+            for prompt, one, readout in zip(prompts, params, readouts or [None] * len(prompts), strict=True):
+                self._until(finished, len(requests) - self._ahead + 1)
+                request = self.submit(
+                    prompt, one, version=version, priority=priority, on_chunk=finished.on_chunk, readout=readout
+                )
+                requests.append(request)
+            self._until(finished, len(prompts))
+        except BaseException:
+            for request in requests:
+                request.abort()
+            raise
+        results = [request.result() for request in requests]
+        bad = next((request for request in requests if request.missing), None)
+        if bad is not None:
+            raise Unavailable(f"A generation did not finish: {bad.error or 'it was aborted'}.")
+        return results
 
     def _until(self, finished: Tally, count: int) -> None:
         """Wait for `count` finished requests, stepping ourselves if no thread does."""

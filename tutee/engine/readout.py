@@ -1,4 +1,4 @@
-"""What is read off a prompt while it is computed: the log-probs of its tokens, or the mean of its hidden states.
+"""What is read off a prompt while it is computed: the log-probs of its tokens, or its hidden states' mean or last.
 
 A readout goes with one request (`Engine.submit(…, readout=…)`), is filled by the engine's thread during prefill, and
 may be read by anybody once the request is done. It sees every row of the prompt once, also when its request was
@@ -27,14 +27,17 @@ class PromptLogprobs:
 
     Args:
         top: how many of the most likely tokens are reported at each position, the best first.
+        first: the first token that is wanted; what lies before it may come from the cache.
+        then: a token after the prompt that is wanted too.
     """
 
-    def __init__(self, top: int = 0) -> None:
+    def __init__(self, top: int = 0, first: int = 1, then: int | None = None) -> None:
         self.top = top
-        self.position = 0
-        """Prompt tokens whose rows were read."""
+        self.then = then
+        self.position = first - 1
+        """Prompt tokens whose rows were read, or need not be."""
         self.logprobs: list[float] = []
-        """Of prompt tokens 1, 2, …: the first has nothing before it."""
+        """Of prompt tokens `first`, `first + 1`, …; token 0 has nothing before it."""
         self.top_logprobs: list[TopLogprobs] = []
         """As long as `logprobs`; empty tuples when `top` is 0."""
 
@@ -59,7 +62,26 @@ class MeanHidden:
         self.position += len(hidden_ND)
 
 
-Readout = PromptLogprobs | MeanHidden
+class LastHidden:
+    """The final hidden state (after the last norm) of the prompt's last token."""
+
+    def __init__(self, length: int) -> None:
+        self.position = length - 1
+        self._hidden_D: Tensor | None = None
+
+    @property
+    def hidden(self) -> Tensor:
+        """Float32, on the model's device, [D]; valid once the request is done."""
+        assert self._hidden_D is not None, "nothing was read"
+        return self._hidden_D
+
+    def add(self, hidden_ND: Tensor) -> None:
+        """Rows of the prompt that are new."""
+        self._hidden_D = hidden_ND[-1].clone()
+        self.position += len(hidden_ND)
+
+
+Readout = PromptLogprobs | MeanHidden | LastHidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +105,13 @@ def read(served: Served, parts: Sequence[Rows]) -> None:
     asked: list[tuple[PromptLogprobs, int]] = []
     for rows in parts:
         readout, unread = rows.readout, rows.unread
-        if isinstance(readout, MeanHidden):
+        if not isinstance(readout, PromptLogprobs):
             readout.add(unread)
             continue
-        following = rows.prompt[readout.position + 1 : readout.position + 1 + len(unread)]
+        following = [*rows.prompt[readout.position + 1 : readout.position + 1 + len(unread)]]
         readout.position += len(unread)
+        if readout.then is not None and readout.position == len(rows.prompt) and len(unread):
+            following.append(readout.then)
         hidden.append(unread[: len(following)])
         asked += [(readout, token) for token in following]
     if asked:
