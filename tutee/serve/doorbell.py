@@ -23,6 +23,8 @@ class Doorbell:
         self._loop = ref(loop)
         self._calls: deque[Callable[[], None]] = deque()
         self._rung = False
+        self._after: deque[Callable[[], None]] = deque()
+        self._answering = False
 
     @classmethod
     def here(cls) -> Doorbell:
@@ -40,10 +42,24 @@ class Doorbell:
                 if loop is not None:
                     loop.call_soon_threadsafe(self._answer)
 
+    def then(self, function: Callable[[], None]) -> None:
+        """Call `function` when everybody for whom this ring was has been called; now, if there is no ring (loop)."""
+        if self._answering:
+            self._after.append(function)
+        else:
+            function()
+
     def _answer(self) -> None:
         self._rung = False  # before looking: what comes from here on rings again
-        for _ in range(len(self._calls)):
-            function = self._calls.popleft()
+        self._answering = True
+        self._do(self._calls)
+        self._answering = False
+        self._do(self._after)
+
+    @staticmethod
+    def _do(calls: deque[Callable[[], None]]) -> None:
+        for _ in range(len(calls)):
+            function = calls.popleft()
             try:
                 function()
             except Exception as error:  # one must not keep the others waiting

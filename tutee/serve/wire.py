@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from contextvars import copy_context
+from functools import partial
 from types import coroutine
 from typing import Any, Protocol
 
 from starlette.types import Send
 
-from tutee.serve.doorbell import News
+from tutee.serve.doorbell import Doorbell, News
 
 COMMENT = b": still working\n\n"
 """What readers of events skip; two newlines, because with one some take the next event for a part of it."""
@@ -54,6 +55,7 @@ class Wire:
         self._send_end = send
         self._send = straight or send
         self._loop = asyncio.get_running_loop()
+        self._bell = Doorbell.here()
         self._stalled: asyncio.Task[None] | None = None
         self._live: Live | None = None
         self._done: asyncio.Future[None] | None = None
@@ -73,7 +75,7 @@ class Wire:
         """Send what comes until it is over. Raises what `live.more` raises, and what sending raises."""
         self._live, self._done = live, self._loop.create_future()
         context = copy_context()  # whoever rings is not whom this is done for
-        live.news.listen(lambda: context.run(self._tell))
+        live.news.listen(partial(context.run, self._tell))
         try:
             await self._done
         finally:
@@ -93,17 +95,34 @@ class Wire:
             self._stalled.cancel()
 
     def _tell(self) -> None:
-        """Send what there is, unless the client has to read first. Never waits."""
+        """Take what there is and send it, unless the client has to read first. Never waits.
+
+        What one ring brought is all put into bytes before the first of it is sent. A client that has many streams
+        then finds the next when it has read one; else it would go to sleep and be woken for each, which costs more
+        than the sending.
+        """
         live, done = self._live, self._done
         if live is None or done is None or done.done() or self._stalled is not None:
             return
         try:
-            if data := live.more():
-                self._put(data)
-            if live.over and self._stalled is None:
-                done.set_result(None)
+            data = live.more()
         except Exception as error:
             done.set_exception(error)
+        else:
+            self._bell.then(partial(self._say, data, live.over))
+
+    def _say(self, data: bytes, last: bool) -> None:
+        done = self._done
+        if done is None or done.done():
+            return
+        try:
+            if data:
+                self._put(data)
+        except Exception as error:
+            done.set_exception(error)
+        else:
+            if last and self._stalled is None:
+                done.set_result(None)
 
     def _put(self, data: bytes) -> None:
         """Send as far as that goes without waiting; a task does the rest."""
