@@ -59,7 +59,8 @@ def engine_for(model: Pretrained) -> Engine:
 
 
 def collector_for(trainer: Trainer, config: RolloutConfig = ROLLOUT, rewards: Rewards | None = None) -> Collector:
-    return Collector(trainer, engine_for(trainer.model), Letters(), rewards or Rewards([(1.0, LowTokens())]), config)
+    model = trainer.answering()
+    return Collector(trainer, engine_for(model), Letters(), rewards or Rewards([(1.0, LowTokens())]), config)
 
 
 def grpo_learner(config: GrpoConfig | None = None, full: bool = True) -> Grpo:

@@ -72,24 +72,46 @@ def zero_variance_share(reward_S: Sequence[float], group_S: Sequence[int]) -> fl
     return flat / len(groups) if groups else 0.0
 
 
-def gae(reward_T: Tensor, value_T: Tensor, gamma: float = 1.0, lam: float = 0.95, bootstrap: float = 0.0) -> Tensor:
-    """Generalised advantage estimates [T] of one answer (Schulman et al. 2016, arXiv 1506.02438, equation 16).
+def gae(
+    reward_N: Tensor,
+    value_N: Tensor,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+    bootstrap: float = 0.0,
+    answer_N: Tensor | None = None,
+) -> Tensor:
+    """Generalised advantage estimates [N] (Schulman et al. 2016, arXiv 1506.02438, equation 16).
 
         A_t = Σ_{k≥t} (γλ)^{k-t} δ_k,   δ_k = r_k + γ V_{k+1} - V_k
 
+    The sums are doubled in reach until they span the row, in float64: no loop over tokens, and nothing for a device to
+    be waited for.
+
     Args:
-        reward_T: what token t earned.
-        value_T: the forecast before token t was drawn; detached here.
+        reward_N: what each token earned.
+        value_N: the forecast before each token was drawn; detached here.
         bootstrap: V after the last token: 0 where the answer ended by itself, the critic's forecast where it was cut.
+        answer_N: which answer each token belongs to, those of one next to each other; None: all are of one answer.
     """
-    value_T = value_T.detach()
-    following_T = torch.cat([value_T[1:], value_T.new_tensor([bootstrap])])
-    delta_T = reward_T + gamma * following_T - value_T
-    running, backwards = 0.0, []
-    for delta in reversed(delta_T.tolist()):
-        running = delta + gamma * lam * running
-        backwards.append(running)
-    return delta_T.new_tensor(backwards).flip(0)
+    value_N = value_N.detach().double()
+    answer_N = torch.zeros_like(value_N, dtype=torch.int64) if answer_N is None else answer_N
+    following_N = torch.where(_same_later(answer_N, 1), _later(value_N, 1), bootstrap)
+    sum_N = reward_N + gamma * following_N - value_N
+    reach = 1
+    while reach < len(sum_N):
+        sum_N = sum_N + torch.where(_same_later(answer_N, reach), (gamma * lam) ** reach * _later(sum_N, reach), 0.0)
+        reach *= 2
+    return sum_N.to(reward_N.dtype)
+
+
+def _later(value_N: Tensor, places: int) -> Tensor:
+    """The value so many places later, 0 beyond the end."""
+    return torch.nn.functional.pad(value_N[places:], (0, min(places, len(value_N))))
+
+
+def _same_later(answer_N: Tensor, places: int) -> Tensor:
+    """Whether so many places later is the same answer."""
+    return torch.nn.functional.pad(answer_N[places:], (0, min(places, len(answer_N))), value=-1) == answer_N
 
 
 def whiten(value_N: Tensor, *, centre: bool = True) -> Tensor:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tutee.train import parallel
 from tutee.train.batch import Example, Group, Loss
 from tutee.train.checkpoint import write_json
 from tutee.train.metrics import Metrics
@@ -113,7 +114,9 @@ def collect_best(
             best, metrics = choose_best(collected.rollouts, config)
             rows = [[item.prompt_ids, item.token_ids, item.gain] for item in best]
             values = {**collected.metrics, **metrics.values()}
-            write_json(path, {"next_question": collected.next_question, "rows": rows, "values": values})
+            if parallel.current().first:
+                write_json(path, {"next_question": collected.next_question, "rows": rows, "values": values})
+            parallel.current().wait()
         kept = json.loads(path.read_text(encoding="utf-8"))
         question = kept["next_question"]
         groups += [Best(tuple(prompt), tuple(tokens), gain).group() for prompt, tokens, gain in kept["rows"]]

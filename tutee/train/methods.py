@@ -328,14 +328,12 @@ def run(
             another run in `folder`. Diverged: the last good checkpoint is kept.
     """
     chosen = choose(method, settings, len(examples), seed)
-    if parallel.current().size > 1 and method.samples:
-        message = f"{method.name} draws answers, which one process does: start it without torchrun."
-        raise InvalidInput(message, param="method", code="not_parallel")
+    task = Task(model, examples, chosen, folder, validation, seed, terms=terms, start=start)
     if not parallel.current().first:
-        return method.run(Task(model, examples, chosen, folder, validation, seed))
+        return method.run(task)
     recorder = Recorder(folder, report)
     try:
-        return method.run(Task(model, examples, chosen, folder, validation, seed, recorder, terms, start))
+        return method.run(replace(task, report=recorder))
     finally:
         recorder.close()
 

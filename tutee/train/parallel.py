@@ -5,28 +5,38 @@ groups, so gradients are *summed* over ranks, never averaged, and any number of 
 hold the weights: a copy a rank whose gradients are summed (DDP: LoRAs and small models), or one copy cut over the ranks
 with its gradients and moments (`shard=true`: FSDP2, Zhao et al. 2023, arXiv 2304.11277). Only the first rank writes.
 
+What is worked out once a step and needed whole (answers, rewards, scores) is worked out in shares and told to all
+(`share`, `gather`), so what follows from it, such as which groups say nothing, is decided everywhere alike. A rank that
+ends takes the others with it, and they say why.
+
 Without `torchrun` everything here does nothing, at no cost. Knows no loss and no method.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from tutee.errors import TuteeError
+from tutee.errors import Diverged, TuteeError
 from tutee.model.decoder import Decoder
 from tutee.train.batch import Group, split_groups
 from tutee.train.metrics import Metrics
+
+Item = TypeVar("Item")
 
 PATIENCE = timedelta(minutes=10)
 """A rank that hears nothing from the others for so long ends with an error that says so, instead of hanging."""
@@ -60,16 +70,36 @@ class Ranks:
         filler = [replace(min(groups, key=lambda group: group.num_tokens), weight=0.0)]
         return [(part, True) for part in own] + [(filler, False)] * (most - len(own))
 
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """This rank's part of a work list: every `size`-th item, as `parts` deals groups."""
+        return list(items[self.rank :: self.size])
+
+    def gather(self, own: Sequence[Item]) -> list[Item]:
+        """What all ranks made of their shares, one result an item, in the order of the list that was shared. Every rank
+        must ask, and gets the same."""
+        if self.size == 1:
+            return list(own)
+        shares: list[list[Item]] = [[]] * self.size
+        dist.all_gather_object(shares, list(own))
+        return [shares[i % self.size][i // self.size] for i in range(sum(map(len, shares)))]
+
     def add_metrics(self, metrics: Metrics) -> Metrics:
         """The sum over ranks."""
-        if self.size == 1:
-            return metrics
-        gathered: list[Metrics] = [Metrics()] * self.size
-        dist.all_gather_object(gathered, metrics)
         total = Metrics()
-        for part in gathered:
+        for part in self.gather([metrics]):
             total += part
         return total
+
+    def require_same(self, value: str, what: str) -> None:
+        """Stop the run where ranks differ in what must be one: they would go on apart, and nobody would see it.
+
+        Raises:
+            Diverged: naming the ranks that differ from the first.
+        """
+        first, *others = self.gather([value])
+        different = [str(rank) for rank, said in enumerate(others, 1) if said != first]
+        if different:
+            raise Diverged(f"Rank {', '.join(different)} has another {what} than rank 0; the run stopped.")
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Sum the gradients of whole parameters over ranks, in place; those of cut ones are summed already."""
@@ -115,7 +145,11 @@ def current() -> Ranks:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Meet the other processes that torchrun started (gloo on the CPU, NCCL on GPUs), and part from them at the end."""
+    """Meet the other processes that torchrun started (gloo on the CPU, NCCL on GPUs), and part from them at the end.
+
+    Raises:
+        TuteeError: the others cannot be met, or one of them ended before the work was done; its last words are in it.
+    """
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         yield Ranks(0, 1)
         return
@@ -123,14 +157,56 @@ def joined() -> Iterator[Ranks]:
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        kind = "nccl" if on_gpu else "gloo"
+        dist.init_process_group(kind, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     except (dist.DistError, ValueError, RuntimeError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise TuteeError(f"Rank {os.environ.get('RANK')} could not meet the others at {where}: {error}") from error
+    words = _LastWords(store, rank, size)
     try:
         yield current()
+    except BaseException as error:
+        if _is_loss(error):
+            raise TuteeError(words.of_others()) from error
+        words.say(error)
+        raise
     finally:
         dist.destroy_process_group()
+
+
+@dataclass(frozen=True, slots=True)
+class _LastWords:
+    """Why a rank ended, left where the others can read it: all that they see themselves is a closed connection."""
+
+    store: Store
+    rank: int
+    size: int
+
+    def say(self, error: BaseException) -> None:
+        with suppress(dist.DistError, RuntimeError):  # the store ends with the rank that keeps it
+            self.store.set(self._key(self.rank), f"{type(error).__name__}: {error}")
+
+    def of_others(self) -> str:
+        """Who ended first and why, as far as is known."""
+        for rank in set(range(self.size)) - {self.rank}:
+            with suppress(dist.DistError, RuntimeError):
+                if self.store.check([self._key(rank)]):
+                    return f"Rank {rank} ended the run: {self.store.get(self._key(rank)).decode()}"
+        return (
+            f"Rank {self.rank} lost the others: one of them was killed, ended without a word or was silent for "
+            f"{PATIENCE.total_seconds() / 60:.0f} minutes. The last checkpoint is kept; start the same command again."
+        )
+
+    @staticmethod
+    def _key(rank: int) -> str:
+        return f"last words of rank {rank}"
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Whether this is what a rank sees when another one is gone. Gloo says so by a bare RuntimeError."""
+    gloo = isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "Connection closed"))
+    return gloo or isinstance(error, dist.DistError)
 
 
 def shard(decoder: Decoder) -> None:
@@ -145,6 +221,29 @@ def shard(decoder: Decoder) -> None:
         cut = fully_shard(module, mp_policy=policy, ignored_params=kept)
         cut.set_gradient_divide_factor(1.0)
         cut.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
+
+
+@torch.no_grad()
+def put_together(decoder: Decoder, parts: Mapping[str, Tensor], into: Decoder | None = None) -> Decoder:
+    """A decoder like the one given with its cut weights whole; every rank must ask.
+
+    Args:
+        parts: the cut weights by name.
+        into: what an earlier call gave, to be renewed in place.
+    """
+    out = into or Decoder(decoder.config, decoder.dtype).to(decoder.rope_cos.device)
+    for name, parameter in out.named_parameters():
+        parameter.copy_(whole(parts[name]))
+    return out
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of numbers that every rank has whole; two ranks in step have the same."""
+    out = hashlib.sha256()
+    for name in sorted(tensors):
+        if not isinstance(tensors[name], DTensor):
+            out.update(tensors[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return out.hexdigest()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from tutee.train.metrics import Metrics
 from tutee.train.options import require
 from tutee.train.policy_loss import PolicyLossConfig, policy_loss
 from tutee.train.reinforce import ReinforceConfig, update
-from tutee.train.rollout import Reference, Rollout, answer_lengths, batches, grouped, sequence_kl, together
+from tutee.train.rollout import Reference, Rollout, answer_lengths, grouped, looked_at, sequence_kl, together
 from tutee.train.trainer import Trainer, TrainerConfig
 
 CRITIC = "critic."
@@ -189,7 +189,7 @@ def make_critic(
     """
     model = policy.model
     if policy.lora is None or config.full:
-        model = replace(model, decoder=copy.deepcopy(model.decoder).requires_grad_(False))
+        model = replace(model, decoder=copy.deepcopy(policy.answering().decoder).requires_grad_(False))
     if head is None:
         head = ValueHead(model.config.hidden_size)
         with torch.no_grad():
@@ -199,21 +199,22 @@ def make_critic(
 
 def forecasts(critic: Trainer, rollouts: Sequence[Rollout], token_budget: int) -> tuple[list[Tensor], list[float]]:
     """(V before each token of each answer [T], V after its last token), without a gradient."""
-    values: list[Tensor] = [torch.empty(0)] * len(rollouts)
-    after = [0.0] * len(rollouts)
     heads: list[Tensor] = []
 
     def keep(value_T: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
         heads.append(value_T)
         return value_T.sum(), Metrics()
 
-    for members, batch in batches(rollouts, token_budget):
+    def look(batch: Batch) -> Sequence[Tensor]:
         critic.forward(batch, keep, Totals(1.0, 1.0))
+        answers = torch.split(batch.sources_N, answer_lengths(batch))
+        lasts = torch.split(batch.last_E, 1)
+        rows = [torch.cat((sources_T, last)) for sources_T, last in zip(answers, lasts, strict=True)]
         value_T = heads.pop()
-        befores = torch.split(value_T[batch.sources_N], answer_lengths(batch))
-        for i, before_T, last in zip(members, befores, value_T[batch.last_E].tolist(), strict=True):
-            values[i], after[i] = before_T, last
-    return values, after
+        return torch.split(value_T[torch.cat(rows).to(value_T.device)], [len(places) for places in rows])
+
+    seen = looked_at(rollouts, token_budget, look)
+    return [values[:-1] for values in seen], [float(values[-1]) for values in seen]
 
 
 class Ppo:
@@ -281,20 +282,27 @@ class Ppo:
         An answer's returns need nothing but its own forecasts, so they are known before the backward pass begins.
         """
         own = self._config
-        values: list[Tensor] = []
-        priced = zip(rollouts, reference, strict=True)
-        rewards = iter([token_rewards(r, ref_T, self._price.beta, own.missing_end) for r, ref_T in priced])
+        seen: list[Tensor] = []
 
         def loss(value_T: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
             value_N = value_T.detach()[batch.sources_N]
-            said = torch.split(value_N, answer_lengths(batch))
-            values.extend(said)
-            raw_N = torch.cat([gae(next(rewards), v_T, own.gamma, own.lam) for v_T in said])
+            seen.append(value_N)
+            raw_N = gae(batch.advantage_N, value_N, own.gamma, own.lam, answer_N=batch.example_N)
             known = replace(batch, value_N=value_N, return_N=raw_N + value_N)
             return value_loss(value_T, known, totals, clip=own.value_clip)
 
-        unpriced = [rollout.example(advantages=torch.zeros(len(rollout.logprobs))) for rollout in rollouts]
-        return values, update(self.critic, grouped(rollouts, unpriced), loss, step, rate, config)
+        priced = zip(rollouts, reference, strict=True)
+        rewards = [token_rewards(rollout, ref_T, self._price.beta, own.missing_end) for rollout, ref_T in priced]
+        # What a token earned stands where its advantage will be.
+        earned = [rollout.example(advantages=r_T) for rollout, r_T in zip(rollouts, rewards, strict=True)]
+        groups = grouped(rollouts, earned)
+        learned = update(self.critic, groups, loss, step, rate, config)
+        mine = self.critic.ranks.share(groups)
+        lengths = [example.counted for group in mine for example in group.examples]
+        # A rank may have looked at more than its share, to keep the others company; that came last.
+        values = iter(torch.split(torch.cat(seen).cpu()[: sum(lengths)], lengths))
+        shares = self.critic.ranks.gather([[next(values) for _ in group.examples] for group in mine])
+        return [value_T for share in shares for value_T in share], learned
 
     def _describe(
         self, groups: Sequence[Group], rollouts: Sequence[Rollout], reference: Sequence[Tensor]

@@ -6,7 +6,8 @@ or adapter, so publishing a policy is forgetting the keys and values of the old 
 
 A run is a pure function of (weights, data, settings, seed). A checkpoint holds parameters and moments of everything
 that learns, the learner's own numbers, the step and the number of the next question: killed and resumed, it ends with
-the same bits on the CPU.
+the same bits on the CPU. There is no random state to keep, and nothing in it belongs to a rank: of several processes
+(`parallel.py`) the first one writes it, and any number of them goes on from it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tutee.train.checkpoint import latest_checkpoint, read_checkpoint, write_che
 from tutee.train.health import Limits, Tripped, alarms, reinforcement_health
 from tutee.train.loop import LoopConfig, learning_rate_at, take_step
 from tutee.train.options import require
+from tutee.train.parallel import digest
 from tutee.train.progress import Clock, Progress, Report, silent
 from tutee.train.rollout import Collected, Rollout
 from tutee.train.trainer import Trainer
@@ -156,7 +158,8 @@ def reinforce(
     Raises:
         Tripped: a tripwire; the checkpoint before it is kept.
         RewardFailing: too many answers without a reward; start again to go on.
-        Diverged: non-finite gradients in a row. InvalidInput: the checkpoints belong to another run.
+        Diverged: non-finite gradients in a row, or ranks that are not in step. InvalidInput: the checkpoints belong to
+            another run.
     """
     limits = limits or Limits()
     fingerprint = _fingerprint(learner, source, config)
@@ -172,7 +175,7 @@ def reinforce(
         run.step, run.next_question = run.step + 1, collected.next_question
         values |= after_step(run.step) if after_step is not None else {}
         run.history.append({name: value for name, value in values.items() if math.isfinite(value)})
-        if run.step % config.transcripts_every == 0 or run.step == 1:
+        if learner.trainer.ranks.first and (run.step % config.transcripts_every == 0 or run.step == 1):
             _write_transcripts(folder, run.step, collected.rollouts)
         times = _times(started, sampled, time.monotonic(), collected.rollouts)
         health = reinforcement_health(run.history, limits)
@@ -252,6 +255,7 @@ def _fingerprint(learner: Learner, source: Source, config: ReinforceConfig) -> s
 def _resume(learner: Learner, folder: Path, fingerprint: str) -> _Run:
     folder.mkdir(parents=True, exist_ok=True)
     newest = latest_checkpoint(folder)
+    learner.trainer.ranks.require_same(newest.name if newest else "", "checkpoint to go on from")
     if newest is None:
         return _Run()
     tensors, state = read_checkpoint(newest)
@@ -266,9 +270,14 @@ def _resume(learner: Learner, folder: Path, fingerprint: str) -> _Run:
 
 
 def _save(learner: Learner, folder: Path, fingerprint: str, run: _Run) -> None:
+    ranks = learner.trainer.ranks
     tensors, counters = learner.trainer.state()
     own, state = learner.state()
-    whole = {"fingerprint": fingerprint, "trainer": counters, "learner": state, **asdict(run)}
-    write_checkpoint(folder / f"step-{run.step:06d}", tensors | own, whole)
-    for old in sorted(folder.glob("step-*"))[:-2]:
-        shutil.rmtree(old, ignore_errors=True)
+    if ranks.size > 1:
+        ranks.require_same(digest(tensors | own), "weights")
+    if ranks.first:
+        whole = {"fingerprint": fingerprint, "trainer": counters, "learner": state, **asdict(run)}
+        write_checkpoint(folder / f"step-{run.step:06d}", tensors | own, whole)
+        for old in sorted(folder.glob("step-*"))[:-2]:
+            shutil.rmtree(old, ignore_errors=True)
+    ranks.wait()

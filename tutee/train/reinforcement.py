@@ -176,7 +176,8 @@ def validate(task: Task, trainer: Trainer, collector: Collector, step: int) -> d
         return {}
     if step != 1:
         folder = version_folder(task.folder, step)
-        shutil.rmtree(folder, ignore_errors=True)
+        if trainer.ranks.first:
+            shutil.rmtree(folder, ignore_errors=True)
         trainer.save(folder)
     rows = [Question(row.messages, row.item) for row in task.validation]
     judged_by = task.chosen[RewardSettings].judged_by
@@ -222,7 +223,7 @@ def collecting(task: Task, trainer: Trainer) -> Iterator[tuple[Collector, Reward
         room = task.base.config.max_position_embeddings
         cache = room + most * min(room, rollout.max_tokens + 256)
         refuse(trainer, token_budget_of(task), min(room, rollout.max_tokens + 256), cache, copies_of(task))
-        engine = Engine(task.base, max_batch=most, cache_tokens=cache, autostart=False)
+        engine = Engine(trainer.answering(), max_batch=most, cache_tokens=cache, autostart=False)
         open_parts.callback(engine.close)
         yield Collector(trainer, engine, environment, Rewards(terms), rollout), judge
 

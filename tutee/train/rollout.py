@@ -5,13 +5,15 @@ policy's version and its reward. What is sampled is learned as the ids that were
 Sampling cuts nothing off (no top-p, no top-k): a truncated sampler draws from another policy than the one that learns.
 
 A step's rollouts are a function of (weights, seed, step, number of the next question), so this number is all that a
-checkpoint must hold. Knows the engine, questions and rewards; nothing of advantages or losses.
+checkpoint must hold. Of several ranks (`parallel.py`) each draws, rewards and scores the answers to its share of the
+questions, whole groups, and tells the others: every rank then holds the step that one process would. Knows the engine,
+questions and rewards; nothing of advantages or losses.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 
@@ -26,8 +28,9 @@ from tutee.model.decoder import Decoder
 from tutee.model.layout import Layout
 from tutee.model.logprobs import token_logprobs
 from tutee.model.lora import Lora
+from tutee.train import parallel
 from tutee.train.advantages import zero_variance_share
-from tutee.train.batch import Batch, Example, Group, pack_groups, split_groups
+from tutee.train.batch import Batch, Example, Group, pack_groups
 from tutee.train.environments import Environment, Question
 from tutee.train.options import require
 from tutee.train.rewards import Answer, RewardFailing, Rewards
@@ -161,9 +164,10 @@ class Collector:
             drawn += fresh
             last = attempt == self.config.resample
             kept += fresh if last else _with_variance(fresh)
-        self._check_failures(failed, failed + len(drawn))
+        failures = self._trainer.ranks.gather([(self._rewards.failures, self._rewards.last_failure)])
+        self._check_failures(failed, failed + len(drawn), next((said for _, said in failures if said), ""))
         metrics = describe(drawn, self.config) | {"too_long_prompts": float(passed_over), "kept": float(len(kept))}
-        metrics |= {"reward_failures": float(self._rewards.failures)}
+        metrics |= {"reward_failures": float(sum(count for count, _ in failures))}
         if self._needs_scores(moving):
             kept, gap = self._rescored(kept)
             metrics |= {} if self.config.temperature != 1.0 else {"sampler_gap": gap}
@@ -205,20 +209,27 @@ class Collector:
         return found, index, index - start - count
 
     def _draw(self, questions: Sequence[tuple[int, Question, list[int]]], step: int) -> tuple[list[Rollout], int]:
-        params = [self._params(step, index) for index, _, _ in questions]
-        groups = self._trainer.sample(self._engine, [ids for _, _, ids in questions], params, n=self.config.group)
+        """The rewarded answers to all questions, of which this rank draws and judges its share; and how many answers
+        got no reward."""
+        ranks = self._trainer.ranks
+        own = ranks.share(questions)
+        params = [self._params(step, index) for index, _, _ in own]
+        drawn = self._trainer.sample(self._engine, [ids for _, _, ids in own], params, n=self.config.group)
         answers = [
-            (index, _answer(question, ids, completion), completion.logprobs)
-            for (index, question, ids), group in zip(questions, groups, strict=True)
-            for completion in group
+            [_answer(question, ids, completion) for completion in group]
+            for (_, question, ids), group in zip(own, drawn, strict=True)
         ]
-        rewarded = self._rewards.score([answer for _, answer, _ in answers])
-        rollouts = [
-            Rollout(index, answer, logprobs, step, judged.total, dict(judged.terms))
-            for (index, answer, logprobs), judged in zip(answers, rewarded, strict=True)
-            if judged.total is not None
+        judged = iter(self._rewards.score([answer for group in answers for answer in group]))
+        rewarded = [
+            [
+                Rollout(index, answer, completion.logprobs, step, said.total, dict(said.terms))
+                for answer, completion, said in zip(group, completions, islice(judged, len(group)), strict=True)
+                if said.total is not None
+            ]
+            for (index, _, _), group, completions in zip(own, answers, drawn, strict=True)
         ]
-        return rollouts, len(answers) - len(rollouts)
+        rollouts = [rollout for group in ranks.gather(rewarded) for rollout in group]
+        return rollouts, len(questions) * self.config.group - len(rollouts)
 
     def _params(self, step: int, index: int) -> SamplingParams:
         seed = int(np.random.SeedSequence([self.config.seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
@@ -226,11 +237,11 @@ class Collector:
             temperature=self.config.temperature, max_tokens=self.config.max_tokens, seed=seed, logprobs=0
         )
 
-    def _check_failures(self, failed: int, answers: int) -> None:
+    def _check_failures(self, failed: int, answers: int, last: str) -> None:
         if failed > self.config.most_failed * answers:
             raise RewardFailing(
                 f"{failed} of {answers} answers got no reward, so the run pauses after its last checkpoint. The last "
-                f"failure: {self._rewards.last_failure}. Repair the reward and start the same command again.",
+                f"failure: {last}. Repair the reward and start the same command again.",
                 param="rewards",
             )
 
@@ -262,7 +273,7 @@ class Reference:
         self._lora = None if start is None else start.scaled(1.0).requires_grad_(False)
         self._decoder = trainer.model.decoder
         if trainer.lora is None:
-            self._decoder = copy.deepcopy(trainer.model.decoder).requires_grad_(False)
+            self._decoder = copy.deepcopy(trainer.answering().decoder).requires_grad_(False)
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
         """Log-probs of each answer's tokens, float32 [T] each."""
@@ -279,32 +290,47 @@ def answer_logprobs(
     decoder: Decoder, lora: Lora | None, rollouts: Sequence[Rollout], temperature: float = 1.0
 ) -> list[Tensor]:
     """Log-probs of each answer's tokens, float32 [T] each; a prompt is computed once for all its answers."""
-    out: list[Tensor] = [torch.empty(0)] * len(rollouts)
     device = decoder.head_weight.device
-    for members, batch in batches(rollouts, SCORED_TOKENS):
+
+    def look(batch: Batch) -> Sequence[Tensor]:
         layout = Layout.packed(batch.lengths, lora, device, batch.parents)
         moved = batch.to(device)
         hidden_TD = decoder(moved.tokens_T, moved.positions_T, layout)
         logprob_N, _ = token_logprobs(decoder, hidden_TD[moved.sources_N], moved.targets_N, temperature)
-        for i, own_T in zip(members, torch.split(logprob_N.cpu(), answer_lengths(batch)), strict=True):
-            out[i] = own_T
-    return out
+        return torch.split(logprob_N, answer_lengths(batch))
+
+    return looked_at(rollouts, SCORED_TOKENS, look)
 
 
-def batches(rollouts: Sequence[Rollout], token_budget: int) -> Iterator[tuple[list[int], Batch]]:
-    """Batches of at most `token_budget` tokens with shared prompts, and which rollouts their examples are."""
-    by_prompt: dict[tuple[int, ...], list[int]] = {}
+def looked_at(
+    rollouts: Sequence[Rollout], token_budget: int, look: Callable[[Batch], Sequence[Tensor]]
+) -> list[Tensor]:
+    """What `look` says of each rollout, a row of numbers each, on the CPU.
+
+    Each rank looks at its share of the questions, in batches of at most `token_budget` tokens with shared prompts, and
+    hears of the others'. A device is waited for once.
+
+    Args:
+        look: one tensor [any length] for each example of a batch.
+    """
+    ranks = parallel.current()
+    members: dict[int, list[int]] = {}
     for i, rollout in enumerate(rollouts):
-        by_prompt.setdefault(rollout.answer.prompt_ids, []).append(i)
-    order = iter([i for members in by_prompt.values() for i in members])
-    groups = [Group(tuple(rollouts[i].example() for i in members)) for members in by_prompt.values()]
-    for part in split_groups(groups, token_budget, share_prompts=True):
-        count = sum(len(group.examples) for group in part)
-        yield list(islice(order, count)), pack_groups(part, share_prompts=True)
+        members.setdefault(rollout.index, []).append(i)
+    groups = grouped(rollouts, [rollout.example() for rollout in rollouts])
+    seen: list[Tensor] = []
+    for part, own in ranks.parts(groups, token_budget):
+        said = look(pack_groups(part, share_prompts=True))
+        seen += said if own else ()
+    rows = iter(torch.split(torch.cat(seen).cpu(), [len(row) for row in seen]) if seen else ())
+    shares = ranks.gather([[next(rows) for _ in numbers] for numbers in ranks.share(list(members.values()))])
+    order = [i for numbers in members.values() for i in numbers]
+    placed = dict(zip(order, (row for share in shares for row in share), strict=True))
+    return [placed[i] for i in range(len(rollouts))]
 
 
 def answer_lengths(batch: Batch) -> list[int]:
-    """Counted tokens of each example."""
+    """Counted tokens of each example of a batch that is on the CPU."""
     lengths: list[int] = torch.bincount(batch.example_N, minlength=len(batch.last_E)).tolist()
     return lengths
 

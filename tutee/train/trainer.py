@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from tutee.engine.engine import Engine
 from tutee.engine.request import Completion, SamplingParams
 from tutee.errors import Diverged, InvalidInput
+from tutee.model.decoder import Decoder
 from tutee.model.layout import Layout
 from tutee.model.logprobs import score, token_logprobs
 from tutee.model.lora import Lora, LoraConfig
@@ -114,6 +115,7 @@ class Trainer:
         self.lora: Lora | None = None
         self.skipped = 0
         self._skipped_in_a_row = 0
+        self._whole: Decoder | None = None
         self.ranks = parallel.current()
         model.decoder.requires_grad_(self.config.full)
         if self.config.shard and self.ranks.size > 1:
@@ -142,6 +144,14 @@ class Trainer:
             weight_decay=self.config.weight_decay,
             momentum=self.config.momentum,
         )
+
+    def answering(self) -> Pretrained:
+        """The model with the weights as they are now, for an engine to answer from: this one or, where its weights are
+        cut over ranks, a whole copy that every call renews in place. Every rank must ask."""
+        if not self.model.decoder.cut:
+            return self.model
+        self._whole = parallel.put_together(self.model.decoder, self._live, self._whole)
+        return replace(self.model, decoder=self._whole)
 
     @property
     def device(self) -> torch.device:
@@ -220,8 +230,9 @@ class Trainer:
         n: int = 1,
         version: str = "policy",
     ) -> list[list[Completion]]:
-        """Answers of the policy as it is now. `engine` must be on the same base model."""
+        """Answers of the policy as it is now. `engine` must be on the same base model (`answering`)."""
         if self.lora is None:
+            self.answering()
             engine.weights_changed()
             return engine.generate(prompts, params, n=n)
         engine.add_version(version, self.lora)
