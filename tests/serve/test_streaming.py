@@ -56,7 +56,7 @@ def test_an_engine_error_in_mid_stream_is_an_error_event_and_the_end(server: Run
     from tutee.serve.chat import routes as chat_completions
 
     def broken(self):  # type: ignore[no-untyped-def]
-        self.failure = Unavailable("The engine stopped.")
+        self.tap.broken = Unavailable("The engine stopped.")
         return [(0, Chunk("so far", (1,), "tiny"))]
 
     monkeypatch.setattr(chat_completions.Answering, "take", broken)

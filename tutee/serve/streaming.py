@@ -23,6 +23,7 @@ from tutee.engine.readout import Readout
 from tutee.engine.request import Chunk, Request, SamplingParams
 from tutee.errors import TuteeError, Unavailable
 from tutee.serve.doorbell import News
+from tutee.serve.replies import error_body
 from tutee.serve.served import Prompt, Served
 from tutee.serve.wire import STRAIGHT, Live, Wire
 
@@ -38,6 +39,19 @@ class ClientGoneError(Exception):
 def event(content: Any) -> bytes:
     """One server-sent event, JSON in one line."""
     return b"data: " + encode(content) + b"\n\n"
+
+
+class Mould:
+    """Events that differ in nothing but one text: encoded once, with `MARK` in its place."""
+
+    MARK = "\0text\0"
+
+    def __init__(self, content: Any) -> None:
+        self._before, self._after = event(content).split(encode(self.MARK))
+
+    def fill(self, text: str) -> bytes:
+        """The event with this text."""
+        return self._before + encode(text) + self._after
 
 
 DONE = b"data: [DONE]\n\n"
@@ -56,6 +70,8 @@ class Tap:
         self._whole = whole
         self._running = 0
         self.requests: list[Request] = []
+        self.broken: TuteeError | None = None
+        """Why one of them ended without an answer, once `told` came to that place."""
 
     def submit(
         self,
@@ -110,8 +126,8 @@ class Tap:
 
     @property
     def over(self) -> bool:
-        """Whether the last chunks of all requests were taken."""
-        return not self._running
+        """Whether the last chunks of all requests were taken, or those before the first that broke off."""
+        return not self._running or self.broken is not None
 
     def take(self) -> list[tuple[int, Chunk]]:
         """All (request, chunk) pairs that have come since the last time, usually those of one step."""
@@ -121,6 +137,20 @@ class Tap:
             if chunk.finish_reason is not None:
                 self._running -= 1
         return batch
+
+    def told(self) -> list[tuple[int, Chunk]]:
+        """As `take`, but up to where an answer broke off, for who tells nothing after that."""
+        batch = self.take()
+        for place, (index, chunk) in enumerate(batch):
+            if chunk.finish_reason in ("error", "abort"):
+                self.broken = self.failure(index)
+                return batch[:place]
+        return batch
+
+    def check(self) -> None:
+        """Raises why an answer broke off, if one did."""
+        if self.broken is not None:
+            raise self.broken
 
     async def __aiter__(self) -> AsyncIterator[list[tuple[int, Chunk]]]:
         """What `take` gives, as it comes, for who needs not be quick."""
@@ -134,7 +164,8 @@ class EventStream(Response):
     """A response of server-sent events; `close` is called once when the last event is out or the client is gone.
 
     Args:
-        events: one after the other, as bytes; what is still being made as `Live`, which is written as it comes.
+        events: one after the other, as bytes; what is still being made as `Live`, which is written as it comes. If they
+            raise a `TuteeError`, that is the last event.
         keepalive: seconds of silence after which a comment is sent; 0: none ever.
     """
 
@@ -168,11 +199,14 @@ class EventStream(Response):
             self.close()
 
     async def _tell(self, wire: Wire) -> None:
-        async for part in self.events:
-            if isinstance(part, bytes):
-                await wire.write(part)
-            else:
-                await wire.follow(part)
+        try:
+            async for part in self.events:
+                if isinstance(part, bytes):
+                    await wire.write(part)
+                else:
+                    await wire.follow(part)
+        except TuteeError as error:
+            await wire.write(event(error_body(error)))
         await wire.end()
 
 

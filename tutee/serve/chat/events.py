@@ -1,7 +1,7 @@
 """The events of one streamed chat completion, as bytes.
 
-Almost all events differ in nothing but their text. They are encoded once with a mark in its place; what is before and
-after the mark then goes around each piece of text. Knows OpenAI's `chat.completion.chunk`, not where texts come from.
+Almost all events differ in nothing but their text: they come out of a `Mould`. Knows OpenAI's `chat.completion.chunk`,
+not where texts come from.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from typing import Any
 
 import msgspec
 
-from tutee.serve.streaming import encode, event
+from tutee.serve.streaming import Mould, encode, event
 
-_MARK = "\0text\0"
 _PADDED_TO = 32
 """Bytes: obfuscated events are filled up to a multiple of this, so that their length does not tell the token."""
 
@@ -84,11 +83,11 @@ class ChatEvents:
         self._n = n
         self._obfuscate = obfuscate
         self._usage = usage
-        self._around: list[tuple[bytes, bytes]] = []
+        self._moulds: list[Mould] = []
         if not obfuscate and usage is None:
             for index in range(n):
-                before, after = self._write(EventChoice(index, Delta(content=_MARK))).split(encode(_MARK))
-                self._around.append((before, after))
+                self._event.choices = [EventChoice(index, Delta(content=Mould.MARK))]
+                self._moulds.append(Mould(self._event))
 
     def _write(self, *choices: EventChoice) -> bytes:
         self._event.choices = list(choices)
@@ -110,10 +109,9 @@ class ChatEvents:
 
     def text(self, index: int, text: str) -> bytes:
         """More text of a choice."""
-        if not self._around:
+        if not self._moulds:
             return self._write(EventChoice(index, Delta(content=text)))
-        before, after = self._around[index]
-        return before + encode(text) + after
+        return self._moulds[index].fill(text)
 
     def scored(self, index: int, text: str, entries: list[dict[str, Any]]) -> bytes:
         """More text of a choice with the log-probs of its tokens."""

@@ -19,7 +19,6 @@ from starlette.responses import Response
 from tutee.conversation import merge_system_messages
 from tutee.data.completion_feedback import give, read_opinion
 from tutee.engine.request import Chunk, SamplingParams
-from tutee.errors import TuteeError
 from tutee.ids import new_id
 from tutee.model.said import Arguments, CallBegun, Thought, Words
 from tutee.serve.access.auth import MEMBER, CallerDep
@@ -32,10 +31,10 @@ from tutee.serve.chat.logprobs import LogprobEntries
 from tutee.serve.chat.request import ChatRequest, read_chat_request
 from tutee.serve.doorbell import News
 from tutee.serve.live import answering_name
-from tutee.serve.replies import error_body, reply
+from tutee.serve.replies import reply
 from tutee.serve.served import Prompt, Served
 from tutee.serve.services import Services, ServicesDep
-from tutee.serve.streaming import DONE, EventStream, Tap, event, wait_for
+from tutee.serve.streaming import DONE, EventStream, Tap, wait_for
 from tutee.serve.wire import Live
 
 router = APIRouter(prefix="/v1")
@@ -54,8 +53,6 @@ class Answering:
     created: int = field(default_factory=lambda: int(time.time()))
     told: int = 0
     """Tokens handed out so far."""
-    failure: TuteeError | None = None
-    """Why it will not become whole."""
 
     @property
     def fingerprint(self) -> str:
@@ -85,26 +82,12 @@ class Answering:
         prompt = self.tap.requests[0].prompt_tokens
         return {"prompt_tokens": prompt, "completion_tokens": self.told, "total_tokens": prompt + self.told}
 
-    @property
-    def over(self) -> bool:
-        """Whether all was taken."""
-        return self.failure is not None or self.tap.over
-
     def take(self) -> list[tuple[int, Chunk]]:
-        """(choice, chunk) of what the engine made since the last time; if it failed, or ended, in mid-answer, up to
-        there, and the `failure` says why."""
-        batch = self.tap.take()
-        for place, (index, chunk) in enumerate(batch):
-            if chunk.finish_reason in ("error", "abort"):
-                self.failure = self.tap.failure(index)
-                return batch[:place]
+        """(choice, chunk) of what the engine made since the last time."""
+        batch = self.tap.told()
+        for _, chunk in batch:
             self.told += len(chunk.token_ids)
         return batch
-
-    def check(self) -> None:
-        """Raises the `failure`, if there was one."""
-        if self.failure is not None:
-            raise self.failure
 
 
 @dataclass(slots=True)
@@ -120,7 +103,7 @@ class Telling:
 
     @property
     def over(self) -> bool:
-        return self.answering.over
+        return self.answering.tap.over
 
     def more(self) -> bytes:
         """The events of what came together."""
@@ -174,10 +157,10 @@ def _entries(asked: ChatRequest, served: Served, params: SamplingParams) -> Logp
 
 
 async def _ended(answering: Answering) -> None:
-    while not answering.over:
+    while not answering.tap.over:
         await answering.tap.news.wait()
         answering.take()
-    answering.check()
+    answering.tap.check()
     for choice, request in zip(answering.choices, answering.tap.requests, strict=True):
         for chunk in request:
             choice.hear(chunk)
@@ -208,13 +191,9 @@ async def _events(answering: Answering, services: Services, actor_id: str) -> As
     events = ChatEvents(blank, asked.n, obfuscate=options.obfuscate, usage=usage)
     yield events.roles(None if asked.tools.mode == "required" else "")
     yield Telling(answering, events)
-    try:
-        answering.check()
-        if asked.store:
-            await run_in_threadpool(_keep, answering, _whole(answering), services, actor_id)
-    except TuteeError as error:
-        yield event(error_body(error))
-        return
+    answering.tap.check()
+    if asked.store:
+        await run_in_threadpool(_keep, answering, _whole(answering), services, actor_id)
     if options.include_usage:
         yield events.usage(answering.usage())
     yield DONE

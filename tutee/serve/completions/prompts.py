@@ -8,12 +8,12 @@ the answers.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tutee.engine.readout import Readout
 from tutee.engine.request import Chunk, SamplingParams, check_prompt
-from tutee.errors import Busy, InvalidInput
+from tutee.errors import Busy, InvalidInput, TuteeError
 from tutee.serve.body import Fields
 from tutee.serve.served import Prompt, Served
 from tutee.serve.streaming import Tap
@@ -94,34 +94,58 @@ def encode_prompts(served: Served, prompts: Sequence[Bare], params: SamplingPara
     return out
 
 
-async def in_turn(
-    tap: Tap, served: Served, asks: Sequence[Ask], owner: str, at_once: int = AT_ONCE
-) -> AsyncIterator[list[tuple[int, Chunk]]]:
-    """Run the requests, `at_once` at a time; (index of the request, chunk) pairs as they come.
+class Turns:
+    """Requests that go to the engine a few at a time. Used in one loop.
+
+    Args:
+        at_once: how many may run together.
 
     Raises:
-        TuteeError: one of them failed. Busy: not even the first found a place in the queue.
+        Busy: not even the first found a place in the queue. What else submitting raises; later that breaks the tap.
     """
-    waiting, running = deque(asks), 0
 
-    def fill() -> None:
-        nonlocal running
-        while waiting and running < at_once:
-            ask = waiting[0]
+    def __init__(self, tap: Tap, served: Served, asks: Sequence[Ask], owner: str, at_once: int = AT_ONCE) -> None:
+        self.tap = tap
+        self._served, self._owner, self._at_once = served, owner, at_once
+        self._waiting = deque(asks)
+        self._running = 0
+        try:
+            self._fill()
+        except BaseException:
+            tap.abort()
+            raise
+
+    @property
+    def over(self) -> bool:
+        """Whether all have ended, or one of them broke off."""
+        return self.tap.broken is not None or (self.tap.over and not self._waiting)
+
+    def told(self) -> list[tuple[int, Chunk]]:
+        """(index of the request, chunk) pairs since the last time, up to where one broke off (`Tap.told`)."""
+        batch = self.tap.told()
+        self._running -= sum(chunk.finish_reason is not None for _, chunk in batch)
+        if self.tap.broken is None:
             try:
-                tap.submit(served, Prompt((), ask.ids), [ask.params], owner, ask.readout)
+                self._fill()
+            except TuteeError as error:
+                self.tap.broken = error
+        return batch
+
+    async def ended(self) -> None:
+        """Wait for all of them. Raises why one broke off."""
+        while not self.over:
+            await self.tap.news.wait()
+            self.told()
+        self.tap.check()
+
+    def _fill(self) -> None:
+        while self._waiting and self._running < self._at_once:
+            ask = self._waiting[0]
+            try:
+                self.tap.submit(self._served, Prompt((), ask.ids), [ask.params], self._owner, ask.readout)
             except Busy:
-                if not running:
+                if not self._running:
                     raise
                 return  # one of ours will end, and then there is a place
-            waiting.popleft()
-            running += 1
-
-    fill()
-    async for batch in tap:
-        for index, chunk in batch:
-            if chunk.finish_reason in ("error", "abort"):
-                raise tap.failure(index)
-            running -= chunk.finish_reason is not None
-        fill()
-        yield batch
+            self._waiting.popleft()
+            self._running += 1

@@ -18,18 +18,19 @@ from starlette.responses import Response
 from tutee.engine.readout import PromptLogprobs
 from tutee.engine.request import Chunk
 from tutee.engine.request import Completion as Generated
-from tutee.errors import TuteeError
 from tutee.ids import new_id
 from tutee.serve.access.auth import MEMBER, CallerDep
 from tutee.serve.body import Body
-from tutee.serve.completions.prompts import Ask, encode_prompts, in_turn
+from tutee.serve.completions.prompts import Ask, Turns, encode_prompts
 from tutee.serve.completions.request import CompletionRequest, read_completion_request
 from tutee.serve.completions.text import Piece, TextWriter
+from tutee.serve.doorbell import News
 from tutee.serve.live import answering_name
-from tutee.serve.replies import error_body, reply
+from tutee.serve.replies import reply
 from tutee.serve.served import Served
 from tutee.serve.services import Services, ServicesDep
-from tutee.serve.streaming import DONE, EventStream, Tap, event, wait_for
+from tutee.serve.streaming import DONE, EventStream, Mould, Tap, event, wait_for
+from tutee.serve.wire import Live
 
 router = APIRouter(prefix="/v1")
 
@@ -57,9 +58,9 @@ class Completing:
             for index, params in enumerate(self.asked.candidates):
                 yield Ask(ids, params, readout if index == 0 else None)
 
-    def chunks(self) -> AsyncIterator[list[tuple[int, Chunk]]]:
-        """(request, chunk) pairs as the engine makes them."""
-        return in_turn(self.tap, self.served, list(self.asks()), self.owner)
+    def begin(self) -> Turns:
+        """Ask the engine."""
+        return Turns(self.tap, self.served, list(self.asks()), self.owner)
 
     def writer(self) -> TextWriter:
         """Turns what one candidate says into text with log-probs."""
@@ -104,20 +105,16 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
     asked = read_completion_request(body)
     served, prompts = await run_in_threadpool(_prepare, services, asked)
     completing = Completing(asked, served, prompts, caller.id, Tap(whole=not asked.stream))
+    turns = completing.begin()
     if asked.stream:
-        return EventStream(_events(completing), close=completing.tap.abort)
-    await wait_for(request, _ended(completing), completing.tap.abort)
+        return EventStream(_events(completing, turns), close=completing.tap.abort)
+    await wait_for(request, turns.ended(), completing.tap.abort)
     return reply(completing.view(await run_in_threadpool(_choices, completing), completing.usage()))
 
 
 def _prepare(services: Services, asked: CompletionRequest) -> tuple[Served, list[list[int]]]:
     served = services.live.resolve(asked.model)
     return served, encode_prompts(served, asked.prompts, asked.params, "prompt")
-
-
-async def _ended(completing: Completing) -> None:
-    async for _ in completing.chunks():
-        pass
 
 
 def _choices(completing: Completing) -> list[dict[str, Any]]:
@@ -150,29 +147,46 @@ def _mean_logprob(completion: Generated) -> float:
     return sum(completion.logprobs) / max(1, len(completion.logprobs))
 
 
-async def _events(completing: Completing) -> AsyncIterator[bytes]:
+class Telling:
+    """Completions told while they are made (`wire.Live`)."""
+
+    def __init__(self, completing: Completing, turns: Turns) -> None:
+        self._completing, self._turns = completing, turns
+        requests = range(len(completing.prompts) * completing.asked.n)
+        self._writers = [completing.writer() for _ in requests]
+        self._begun: set[int] = set()
+        mould = Piece(Mould.MARK)
+        self._moulds = [Mould(completing.view([mould.choice(index, None)], None)) for index in requests]
+
+    @property
+    def news(self) -> News:
+        return self._turns.tap.news
+
+    @property
+    def over(self) -> bool:
+        return self._turns.over
+
+    def more(self) -> bytes:
+        """The events of what came together."""
+        return b"".join(self._event(index, chunk) for index, chunk in self._turns.told())
+
+    def _event(self, index: int, chunk: Chunk) -> bytes:
+        asked, writer, piece = self._completing.asked, self._writers[index], Piece()
+        if asked.echo and index not in self._begun:
+            piece = self._completing.echoed(writer, index // asked.n)
+        self._begun.add(index)
+        if asked.max_tokens:
+            piece = piece.then(writer.add(chunk))
+        finish_reason = chunk.finish_reason if asked.max_tokens or chunk.finish_reason is None else "length"
+        if finish_reason is None and piece.entries is None:
+            return self._moulds[index].fill(piece.text) if piece.text else b""
+        return event(self._completing.view([piece.choice(index, finish_reason)], None))
+
+
+async def _events(completing: Completing, turns: Turns) -> AsyncIterator[bytes | Live]:
     """Server-sent events: pieces of text, one finish per choice, usage if asked for, [DONE]."""
-    asked = completing.asked
-    writers = [completing.writer() for _ in range(len(completing.prompts) * asked.n)]
-    begun: set[int] = set()
-    try:
-        async for batch in completing.chunks():
-            out = []
-            for index, chunk in batch:
-                piece = Piece()
-                if asked.echo and index not in begun:
-                    piece = completing.echoed(writers[index], index // asked.n)
-                begun.add(index)
-                if asked.max_tokens:
-                    piece = piece.then(writers[index].add(chunk))
-                finish_reason = chunk.finish_reason if asked.max_tokens or chunk.finish_reason is None else "length"
-                if piece or finish_reason is not None:
-                    out.append(event(completing.view([piece.choice(index, finish_reason)], None)))
-            if out:
-                yield b"".join(out)
-    except TuteeError as error:
-        yield event(error_body(error))
-        return
-    if asked.include_usage:
+    yield Telling(completing, turns)
+    completing.tap.check()
+    if completing.asked.include_usage:
         yield event(completing.view([], completing.usage()))
     yield DONE

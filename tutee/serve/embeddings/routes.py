@@ -24,7 +24,7 @@ from tutee.engine.request import SamplingParams
 from tutee.errors import InvalidInput
 from tutee.serve.access.auth import MEMBER, CallerDep
 from tutee.serve.body import Body, Fields
-from tutee.serve.completions.prompts import Ask, Bare, encode_prompts, in_turn, read_prompts
+from tutee.serve.completions.prompts import Ask, Bare, Turns, encode_prompts, read_prompts
 from tutee.serve.embeddings.encoder import Encoder
 from tutee.serve.live import answering_name
 from tutee.serve.replies import reply
@@ -52,8 +52,7 @@ class Embedding:
         """Float32 [D] of length 1 for each input."""
         readouts = [MeanHidden() for _ in self.inputs]
         asks = [Ask(ids, ONE_TOKEN, readout) for ids, readout in zip(self.inputs, readouts, strict=True)]
-        async for _ in in_turn(self.tap, self.served, asks, self.owner):
-            pass
+        await Turns(self.tap, self.served, asks, self.owner).ended()
         return [_unit(readout) for readout in readouts]
 
 

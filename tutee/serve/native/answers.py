@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tutee.engine.request import Chunk, Request, SamplingParams
@@ -91,23 +91,40 @@ class LiveAnswer:
         for news in tuple(self._readers):
             news.tell()
 
-    async def follow(self, offset: int) -> AsyncIterator[tuple[int, str]]:
-        """(offset, text) pieces from character `offset` on, until the answer is saved whole."""
-        news = News()
-        self._readers.append(news)
-        try:
-            while True:
-                over, text = self.saved.is_set(), self.text
-                offset = min(offset, len(text))
-                if offset < len(text):
-                    yield offset, text[offset:]
-                    offset = len(text)
-                elif over:
-                    return
-                else:
-                    await news.wait()
-        finally:
-            self._readers.remove(news)
+    def follow(self, offset: int) -> Following:
+        """What it says from character `offset` on, until it is saved whole. Called in a loop; `close` it."""
+        following = Following(self, offset)
+        self._readers.append(following.news)
+        return following
+
+    def leave(self, following: Following) -> None:
+        """Somebody does not follow it any more."""
+        self._readers.remove(following.news)
+
+
+class Following:
+    """One reader of an answer."""
+
+    def __init__(self, answer: LiveAnswer, offset: int) -> None:
+        self.news = News()
+        self._answer, self._offset = answer, offset
+        self._over = False
+
+    @property
+    def over(self) -> bool:
+        """Whether all of it was read, and it is saved."""
+        return self._over
+
+    def more(self) -> tuple[int, str]:
+        """(offset, text) since the last time; there may be none."""
+        saved, text = self._answer.saved.is_set(), self._answer.text  # in this order: nothing comes once it is saved
+        offset = min(self._offset, len(text))
+        self._offset, self._over = len(text), saved
+        return offset, text[offset:]
+
+    def close(self) -> None:
+        """Follow it no more."""
+        self._answer.leave(self)
 
 
 class Kept:

@@ -23,14 +23,16 @@ from tutee.errors import InvalidInput, TuteeError
 from tutee.serve.access.auth import Caller, CallerDep, owned
 from tutee.serve.body import Body, Fields
 from tutee.serve.chat.request import read_sampling
+from tutee.serve.doorbell import News
 from tutee.serve.live import ALIAS
-from tutee.serve.native.answers import LiveAnswer
+from tutee.serve.native.answers import Following, LiveAnswer
 from tutee.serve.native.conversations import parent_of
 from tutee.serve.native.views import message_view
 from tutee.serve.replies import reply
 from tutee.serve.served import Prompt, Served
 from tutee.serve.services import Services, ServicesDep
 from tutee.serve.streaming import EventStream, event
+from tutee.serve.wire import Live
 from tutee.store.records import Showing, Start, StoredConversation, StoredMessage
 from tutee.store.schema import ModelVersion
 
@@ -195,15 +197,38 @@ async def stream(id: str, caller: CallerDep, services: ServicesDep, offset: int 
     # asked for after the answer: once that is gone from memory, the store has all of it
     message = await run_in_threadpool(chats.message, id, caller.id) if answer is None else None
 
-    async def events() -> AsyncIterator[bytes]:
-        if answer is None:
-            assert message is not None
-            if message.content[offset:]:
-                yield event({"type": "delta", "offset": offset, "text": message.content[offset:]})
-        else:
-            async for position, text in answer.follow(offset):
-                yield event({"type": "delta", "offset": position, "text": text})
+    following = answer.follow(offset) if answer is not None else None
+
+    async def events() -> AsyncIterator[bytes | Live]:
+        if following is not None:
+            yield Telling(following)
+        elif message is not None and message.content[offset:]:
+            yield _delta(offset, message.content[offset:])
         finished = await run_in_threadpool(chats.message, id, caller.id)
         yield event({"type": "done", "message": message_view(finished, services.answers)})
 
-    return EventStream(events(), close=lambda: None)
+    return EventStream(events(), close=following.close if following is not None else lambda: None)
+
+
+@dataclass(slots=True)
+class Telling:
+    """An answer told to one of its readers while it is made (`wire.Live`)."""
+
+    following: Following
+
+    @property
+    def news(self) -> News:
+        return self.following.news
+
+    @property
+    def over(self) -> bool:
+        return self.following.over
+
+    def more(self) -> bytes:
+        """The event of what came together."""
+        offset, text = self.following.more()
+        return _delta(offset, text) if text else b""
+
+
+def _delta(offset: int, text: str) -> bytes:
+    return event({"type": "delta", "offset": offset, "text": text})
