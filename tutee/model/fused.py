@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tutee.model import compiled
+from tutee.model.workspace import Workspace
 
 # Sums may be reordered, so that loops become vector code; infinities and NaN keep their meaning.
 FLAGS = ("-fopenmp", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math")
@@ -31,10 +32,15 @@ def _at(x: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 
-def norm(x_TD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(x · scale · weight in `dtype`, scale [T] = 1 / rms(x))."""
-    y_TD = torch.empty(x_TD.shape, dtype=dtype, device=x_TD.device)
-    scale_T = torch.empty(len(x_TD), device=x_TD.device)
+def norm(
+    x_TD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype, room: Workspace | None = None
+) -> tuple[Tensor, Tensor]:
+    """(x · scale · weight in `dtype`, scale [T] = 1 / rms(x)); laid in `room` if there is one."""
+    if room is not None:
+        y_TD, scale_T = room.empty(*x_TD.shape, dtype=dtype), room.empty(len(x_TD), dtype=torch.float32)
+    else:
+        y_TD = torch.empty(x_TD.shape, dtype=dtype, device=x_TD.device)
+        scale_T = torch.empty(len(x_TD), device=x_TD.device)
     library = _native(y_TD)
     if library is not None:
         library.norm(_at(x_TD), _at(weight_D), ctypes.c_float(eps), _at(y_TD), _at(scale_T), *_sizes(x_TD))

@@ -17,22 +17,21 @@ typedef struct {
     long matrix_stride, width;
 } Factor;
 
-/* 32 columns, from `column` on (those from `n` on are 0), as B tiles: [width / 32][2][16][16 words]. */
-static void pack_panel(const Factor *f, int across, long column, long n, uint32_t *out) {
-    long count = least(32, n - column);
-    if (across) {
-        pack_across(f->matrix + column * f->matrix_stride, f->matrix_stride, count, f->width, out);
-        return;
-    }
-    __mmask32 here = count >= 32 ? 0xffffffffu : (1u << count) - 1;
+/* `panels` times 32 columns, from `column` on (those from `n` on are 0), as B tiles: [width / 32][2][16][16 words] each, its
+   panel `stride` words after the one before. Two rows at a time for all panels, so that memory is read in straight lines. */
+static void pack_rows(const Factor *f, long column, long n, long panels, uint32_t *out, long stride) {
+    const __m512i order_first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), order_last = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
     for (long k = 0; k < f->width; k += 2) {
-        const bf16 *even = f->matrix + k * f->matrix_stride + column;
-        __m512i a = _mm512_maskz_loadu_epi16(here, even), b = _mm512_maskz_loadu_epi16(here, even + f->matrix_stride);
-        __m512i low = _mm512_unpacklo_epi16(a, b), high = _mm512_unpackhi_epi16(a, b); /* pairs, lane by lane of 128 bits */
-        __m512i order_first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), order_last = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
         uint32_t *tile = out + k / 32 * 512 + k % 32 / 2 * 16;
-        _mm512_storeu_si512(tile, _mm512_permutex2var_epi64(low, order_first, high));
-        _mm512_storeu_si512(tile + 256, _mm512_permutex2var_epi64(low, order_last, high));
+        for (long p = 0; p < panels; p++, tile += stride) {
+            long first = column + p * 32, count = n - first;
+            __mmask32 here = count >= 32 ? 0xffffffffu : (1u << count) - 1;
+            const bf16 *even = f->matrix + k * f->matrix_stride + first;
+            __m512i a = _mm512_maskz_loadu_epi16(here, even), b = _mm512_maskz_loadu_epi16(here, even + f->matrix_stride);
+            __m512i low = _mm512_unpacklo_epi16(a, b), high = _mm512_unpackhi_epi16(a, b); /* pairs, lane by lane of 128 bits */
+            _mm512_storeu_si512(tile, _mm512_permutex2var_epi64(low, order_first, high));
+            _mm512_storeu_si512(tile + 256, _mm512_permutex2var_epi64(low, order_last, high));
+        }
     }
 }
 
@@ -135,15 +134,21 @@ static void copy_rows(const Factor *f, long row, long rows, long from, long widt
         else memset(out + i * width, 0, width * 2);
 }
 
-/* A panel's columns: 32 of them from `column` on, or 16 of a gate and the 16 that it opens. */
-static void pack_columns(const Factor *f, int across, int gated, long column, long n, uint32_t *out) {
-    if (!gated) {
-        pack_panel(f, across, column, n, out);
+/* `panels` panels: 32 columns each from `column` on, or 16 of a gate and the 16 that it opens. */
+static void pack_panels(const Factor *f, int across, int gated, long column, long n, long panels, uint32_t *out, long stride) {
+    if (!across) {
+        pack_rows(f, column, n, panels, out, stride);
         return;
     }
-    const bf16 *gate = f->matrix + column / 2 * f->matrix_stride;
-    pack_half(gate, f->matrix_stride, 16, f->width, out);
-    pack_half(gate + n / 2 * f->matrix_stride, f->matrix_stride, 16, f->width, out + 256);
+    for (long p = 0; p < panels; p++, column += 32, out += stride) {
+        const bf16 *from = f->matrix + (gated ? column / 2 : column) * f->matrix_stride;
+        if (!gated) {
+            pack_across(from, f->matrix_stride, least(32, n - column), f->width, out);
+        } else {
+            pack_half(from, f->matrix_stride, 16, f->width, out);
+            pack_half(from + n / 2 * f->matrix_stride, f->matrix_stride, 16, f->width, out + 256);
+        }
+    }
 }
 
 enum { SPAN = 640, PACKED = 1 << 19, MOST_PANELS = 16, LEAST_PANELS = 4 };
@@ -250,9 +255,8 @@ static void multiply_all(const Factor *factors, long count, int across, const fl
         for (long first = 0; first < panels; first += block) {
             long here = least(block, panels - first);
             uint32_t *to = b.packed;
-            for (long p = 0; p < here; p++)
-                for (long i = 0; i < count; to += factors[i++].width * SIDE)
-                    pack_columns(factors + i, across, x.gated, (first + p) * 32, n, to);
+            for (long i = 0; i < count; to += factors[i++].width * SIDE)
+                pack_panels(factors + i, across, x.gated, first * 32, n, here, to, width * SIDE);
             for (long row = 0; row < m; row += 32) multiply_rows(&x, &b, row, first * 32, here);
         }
         while (b.before.next < b.before.rows) write_row(&b.before);
@@ -330,6 +334,10 @@ void gradient(const bf16 *left, long left_stride, long a, const bf16 *right, lon
                             _tile_loadd(3, place + SIDE * out_stride + SIDE, out_stride * 4);
                         } else {
                             zero_tiles();
+                        }
+                        for (long i = 0; i < 32 && column + 32 < wide; i++) {
+                            _mm_prefetch((const void *)(place + i * out_stride + 32), _MM_HINT_ET0);
+                            _mm_prefetch((const void *)(place + i * out_stride + 48), _MM_HINT_ET0);
                         }
                         multiply(turned, DEPTH, steps * 32, packed + column * SIDE * steps, &nothing);
                         _tile_stored(0, place, out_stride * 4);

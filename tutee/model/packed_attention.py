@@ -19,6 +19,7 @@ from tutee.model import compiled
 from tutee.model.attention import attend, attend_backward
 from tutee.model.config import DecoderConfig
 from tutee.model.layout import Layout
+from tutee.model.workspace import Workspace, empty
 
 MAX_HEAD = 256
 
@@ -44,11 +45,15 @@ class PackedAttention:
         at = (x.data_ptr() for x in self._held)
         self._shape = _Shape(len(layout.parents), H, G, K, config.sliding_window or 0, *at)
 
-    def forward(self, heads_TX: Tensor) -> tuple[Tensor, Tensor]:
-        """(outputs [T, O], what `backward` wants of it: log of each softmax's sum [H, T], or nothing)."""
+    def forward(self, heads_TX: Tensor, room: Workspace | None = None) -> tuple[Tensor, Tensor]:
+        """(outputs [T, O], what `backward` wants of it: log of each softmax's sum [H, T], or nothing).
+
+        Args:
+            room: where the outputs may be laid.
+        """
         if self._native is not None:
             rows, config = len(heads_TX), self._config
-            out_TO = heads_TX.new_empty(rows, config.num_attention_heads * config.head_dim)
+            out_TO = empty(room, heads_TX, rows, config.num_attention_heads * config.head_dim)
             logsum_HT = torch.empty(config.num_attention_heads, rows)
             self._native.attention_forward(
                 ctypes.byref(self._shape), _at(heads_TX), ctypes.c_long(rows), _at(out_TO), _at(logsum_HT)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tutee.model import compiled, fused
+from tutee.model.workspace import Workspace, empty
 
 STEP = 32
 """Widths are multiples of this in the C code."""
@@ -36,13 +37,17 @@ Factors = Sequence[tuple[Tensor, Tensor]]
 """One or two of (x [T, I], matrix), each with its own I, whose products are summed."""
 
 
-def product(factors: Factors, transposed: bool, bias_O: Tensor | None = None) -> Tensor:
-    """Sum of x · matrix' (`transposed`: matrices are [O, I], as weights) or x · matrix ([I, O]), plus bias; [T, O]."""
+def product(factors: Factors, transposed: bool, bias_O: Tensor | None = None, room: Workspace | None = None) -> Tensor:
+    """Sum of x · matrix' (`transposed`: matrices are [O, I], as weights) or x · matrix ([I, O]), plus bias; [T, O].
+
+    Args:
+        room: where the result may be laid, here and below.
+    """
     library = _knows(factors)
     if library is None:
         return _product(factors, transposed, bias_O)
     (x_TI, matrix), *_ = factors
-    out_TO = x_TI.new_empty(len(x_TI), matrix.shape[0 if transposed else 1])
+    out_TO = empty(room, x_TI, len(x_TI), matrix.shape[0 if transposed else 1])
     library.product(*_described(factors, transposed, bias_O), _at(out_TO), *_sizes(out_TO))
     return out_TO
 
@@ -56,14 +61,16 @@ def add_product(into_TO: Tensor, factors: Factors, bias_O: Tensor | None = None)
         library.add_product(*_described(factors, True, bias_O), _at(into_TO), *_sizes(into_TO))
 
 
-def gated_product(factors: Factors, bias_O: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def gated_product(
+    factors: Factors, bias_O: Tensor | None = None, room: Workspace | None = None
+) -> tuple[Tensor, Tensor]:
     """(gate and what it opens side by side [T, O], silu(gate) times that [T, O / 2]), of x · matrix' … + bias."""
     library = _knows(factors)
     (x_TI, matrix), *_ = factors
     if library is None or len(matrix) % STEP:
-        out_TO = product(factors, True, bias_O)
+        out_TO = product(factors, True, bias_O, room)
         return out_TO, fused.gated(out_TO)
-    out_TO = x_TI.new_empty(len(x_TI), len(matrix))
+    out_TO = empty(room, x_TI, len(x_TI), len(matrix))
     gated = x_TI.new_empty(len(x_TI), len(matrix) // 2)
     factors_of, count, _, bias = _described(factors, True, bias_O)
     library.gated_product(factors_of, count, bias, _at(out_TO), _at(gated), *_sizes(out_TO))
@@ -78,24 +85,24 @@ def _product(factors: Factors, transposed: bool, bias_O: Tensor | None) -> Tenso
     return out_TO
 
 
-def gradient(left_TA: Tensor, right_TB: Tensor, into_AB: Tensor | None = None) -> Tensor:
+def gradient(left_TA: Tensor, right_TB: Tensor, into_AB: Tensor | None = None, add: bool = True) -> Tensor:
     """left' · right, float32 [A, B]: the gradient of a matrix whose outputs' is `left` and whose inputs are `right`.
 
     Args:
-        into_AB: float32, contiguous: it is added there, and that is returned.
+        into_AB: float32, contiguous: it is added there, or written, and that is returned.
     """
     A, B = left_TA.shape[1], right_TB.shape[1]
     library = _library(left_TA, right_TB)
     if library is None or A % STEP or B % STEP:
         out_AB = (left_TA.t() @ right_TB).float()
-        return out_AB if into_AB is None else into_AB.add_(out_AB)
+        return out_AB if into_AB is None else into_AB.add_(out_AB) if add else into_AB.copy_(out_AB)
     out_AB = torch.empty(A, B) if into_AB is None else into_AB
     left, right = (
         (ctypes.c_void_p(x.data_ptr()), ctypes.c_long(x.stride(0)), ctypes.c_long(x.shape[1]))
         for x in (left_TA, right_TB)
     )
-    rows, add = ctypes.c_long(len(left_TA)), ctypes.c_int(into_AB is not None)
-    library.gradient(*left, *right, rows, _at(out_AB), ctypes.c_long(B), add)
+    rows, adds = ctypes.c_long(len(left_TA)), ctypes.c_int(add and into_AB is not None)
+    library.gradient(*left, *right, rows, _at(out_AB), ctypes.c_long(B), adds)
     return out_AB
 
 

@@ -28,6 +28,7 @@ from tutee.model.lora import Lora
 from tutee.model.norm import Norm
 from tutee.model.packed_attention import PackedAttention
 from tutee.model.products import STEP, Factors, add_product, gated_product, gradient, product
+from tutee.model.workspace import Workspace, borrow, give_back, room_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,11 @@ class _Blocks(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, run: _Run, *trained: Tensor) -> Tensor:
         x_TD = x_TD.clone()
         ctx.run, ctx.trained, ctx.kept = run, trained, []
+        keeps = any(ctx.needs_input_grad)
+        ctx.room = borrow(kept_bytes(run.network.config, len(x_TD))) if keeps and x_TD.device.type == "cpu" else None
         for block in run.network.blocks:
-            kept = _forward(run, block, x_TD)
-            if any(ctx.needs_input_grad):
+            kept = _forward(run, block, x_TD, ctx.room)
+            if keeps:
                 ctx.kept.append(kept)
         return x_TD
 
@@ -109,6 +112,8 @@ class _Blocks(torch.autograd.Function):
         found = _Gradients(ctx.trained)
         for block in reversed(ctx.run.network.blocks):
             d_TD = _backward(ctx.run, block, ctx.kept.pop(), dx_TD, d_TD, found)
+        if ctx.room is not None:
+            give_back(ctx.room)
         return dx_TD, None, *found.in_order()
 
 
@@ -185,22 +190,31 @@ class _Kept:
     """Of each of the four sets of matrices."""
 
 
-def _forward(run: _Run, block: BlockParts, x_TD: Tensor) -> _Kept:
+def kept_bytes(config: DecoderConfig, rows: int) -> int:
+    """Bytes that `_forward` keeps of all blocks for that many tokens, adapters and norms of heads left out."""
+    D, F, G = config.hidden_size, config.intermediate_size, config.num_key_value_heads
+    attended = config.num_attention_heads * config.head_dim
+    normed, heads, scales = D, attended + 2 * G * config.head_dim, (1, 1)
+    sizes = [2 * rows * width for width in (normed, heads, attended, normed, 2 * F)] + [4 * rows * n for n in scales]
+    return config.num_hidden_layers * sum(map(room_for, sizes))
+
+
+def _forward(run: _Run, block: BlockParts, x_TD: Tensor, room: Workspace | None) -> _Kept:
     """One block, which adds its two changes to the stream in place."""
     dtype = run.network.dtype
     norm = block.attention_norm
-    y_TD, y_scale_T = fused.norm(x_TD, norm.weight, norm.eps, dtype)
+    y_TD, y_scale_T = fused.norm(x_TD, norm.weight, norm.eps, dtype, room)
     inputs, low_inputs = _factors(block.heads, y_TD, run)
-    heads_TX = product(inputs, True, block.heads.base.bias())
+    heads_TX = product(inputs, True, block.heads.base.bias(), room)
     before_TXK = None if block.head_norms is None else _norm_heads(run, block.head_norms, heads_TX)
     fused.rotate(heads_TX, _turned(run), run.positions_T, run.network.cosines_PK, run.network.sines_PK)
-    attended_TO, logsum_HT = run.attention.forward(heads_TX)
+    attended_TO, logsum_HT = run.attention.forward(heads_TX, room)
     outputs, low_output = _factors(block.attended, attended_TO, run)
     add_product(x_TD, outputs, block.attended.base.bias())
     norm = block.feed_forward_norm
-    z_TD, z_scale_T = fused.norm(x_TD, norm.weight, norm.eps, dtype)
+    z_TD, z_scale_T = fused.norm(x_TD, norm.weight, norm.eps, dtype, room)
     inputs, low_gate_up = _factors(block.gate_up, z_TD, run)
-    gate_up_TX, gated_TF = gated_product(inputs, block.gate_up.base.bias())
+    gate_up_TX, gated_TF = gated_product(inputs, block.gate_up.base.bias(), room)
     outputs, low_down = _factors(block.down, gated_TF, run)
     add_product(x_TD, outputs, block.down.base.bias())
     low_rank = [low_inputs, low_output, low_gate_up, low_down]
