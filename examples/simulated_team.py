@@ -469,7 +469,8 @@ def run_team(base_url: str, labels: int, corrections: int, seed: int, has_taste:
         return Outcome(f"no version: {error}", False, 0, (time.monotonic() - started) / 60, {})
     verdict, votes = team.gate(version_id)
     for check in verdict["checks"]:
-        print(f"  gate · {check['name']}: {check['verdict']} · {check['reason']}", file=sys.stderr)
+        word = "warning" if check["verdict"] == "fail" and not check["blocking"] else check["verdict"]
+        print(f"  gate · {check['name']}: {word} · {check['reason']}", file=sys.stderr)
     promoted = verdict["verdict"] == "pass"
     if promoted:
         team.assistant.call("POST", f"/tutee/versions/{version_id}/promote", None, {"reason": "the gate passed"})

@@ -12,14 +12,15 @@ from tutee.store import Store
 from tutee.store.schema import Feedback, Gate
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-MARKS = {"pass": "[green]✓[/]", "fail": "[red]✗[/]", "insufficient": "[yellow]?[/]"}
+MARKS = {"pass": "[green]✓[/]", "fail": "[red]✗[/]", "warn": "[yellow]![/]", "insufficient": "[yellow]?[/]"}
 
 
 def show_gate(gate: Gate) -> None:
     """The verdict and what every check said."""
     out.print(f"Gate: [bold]{gate.verdict}[/]")
     for check in gate.checks:
-        out.print(f"  {MARKS[check['verdict']]} {check['name']}: {check['reason']}")
+        warns = check["verdict"] == "fail" and not check["blocking"]
+        out.print(f"  {MARKS['warn' if warns else check['verdict']]} {check['name']}: {check['reason']}")
 
 
 def versions(context: typer.Context, json: JsonOption = False) -> None:

@@ -108,9 +108,17 @@ export interface Score {
 
 export type Verdict = "pass" | "fail" | "insufficient";
 
+export interface Check {
+  name: string;
+  verdict: Verdict;
+  reason: string;
+  value: unknown;
+  blocking: boolean;
+}
+
 export interface Gate {
   verdict: Verdict;
-  checks: { name: string; verdict: Verdict; reason: string; value: unknown }[];
+  checks: Check[];
   reasons: string[];
   created_at: number;
 }

@@ -2,11 +2,16 @@
 import { Chip } from "../components/Badge";
 import { Icon, type IconName } from "../components/Icon";
 import { ago, words } from "../format";
-import type { Gate, Verdict } from "../types";
+import type { Check, Gate, Verdict } from "../types";
 
-const LOOKS: Record<Verdict, { icon: IconName; says: string }> = {
+/** A check that does not decide warns where another one fails. */
+type CheckLook = Verdict | "warn";
+const lookOf = (check: Check): CheckLook => (check.verdict === "fail" && !check.blocking ? "warn" : check.verdict);
+
+const LOOKS: Record<CheckLook, { icon: IconName; says: string }> = {
   pass: { icon: "check", says: "passed" },
   fail: { icon: "close", says: "failed" },
+  warn: { icon: "warning", says: "a warning" },
   insufficient: { icon: "question", says: "not enough to tell" },
 };
 const SUMMARY: Record<Verdict, string> = {
@@ -26,10 +31,10 @@ export function GateView({ gate }: { gate: Gate }) {
       </div>
       <ul class="checks">
         {gate.checks.map((check) => (
-          <li key={check.name} class={check.verdict} data-check={check.name} data-verdict={check.verdict}>
-            <Icon name={LOOKS[check.verdict].icon} />
+          <li key={check.name} class={lookOf(check)} data-check={check.name} data-verdict={check.verdict}>
+            <Icon name={LOOKS[lookOf(check)].icon} />
             <span>
-              <strong>{words(check.name)}</strong> <span class="visually-hidden">{LOOKS[check.verdict].says}: </span>
+              <strong>{words(check.name)}</strong> <span class="visually-hidden">{LOOKS[lookOf(check)].says}: </span>
               {check.reason}
             </span>
           </li>
