@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 # Before torch is imported, here and in the servers that tests start: two pools of threads on two cores make each crawl.
@@ -28,8 +29,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_tiny_model(folder: Path, hidden: int = 32, context: int = 512) -> None:
-    """Write config, random weights (seed 7), a byte tokenizer with `<|start|>` and `<|end|>`, and a chat template."""
+def write_tiny_model(
+    folder: Path, hidden: int = 32, context: int = 512, template: str = TEMPLATE, marks: Sequence[str] = ()
+) -> None:
+    """Write config, random weights (seed 7), a byte tokenizer with `<|start|>` and `<|end|>` (and `marks` as further
+    special tokens), and a chat template."""
     from safetensors.torch import save_file
 
     from tutee.model.config import DecoderConfig
@@ -37,7 +41,7 @@ def write_tiny_model(folder: Path, hidden: int = 32, context: int = 512) -> None
 
     config = DecoderConfig(
         model_type="llama",
-        vocab_size=258,
+        vocab_size=258 + len(marks),
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=2,
@@ -61,9 +65,9 @@ def write_tiny_model(folder: Path, hidden: int = 32, context: int = 512) -> None
     raw = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens([AddedToken("<|start|>", special=True), AddedToken("<|end|>", special=True)])
+    raw.add_special_tokens([AddedToken(text, special=True) for text in ("<|start|>", "<|end|>", *marks)])
     raw.save(str(folder / "tokenizer.json"))
-    settings = {"eos_token": "<|end|>", "pad_token": "<|end|>", "chat_template": TEMPLATE}
+    settings = {"eos_token": "<|end|>", "pad_token": "<|end|>", "chat_template": template}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
