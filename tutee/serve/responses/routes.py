@@ -6,8 +6,8 @@ A response remembers: `previous_response_id` and `conversation` put what was sai
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -21,15 +21,17 @@ from tutee.serve.access.auth import MEMBER, CallerDep, owned
 from tutee.serve.body import Body, Fields
 from tutee.serve.chat.asking import Named, Wish, prepare
 from tutee.serve.chat.logprobs import LogprobEntries
+from tutee.serve.doorbell import News
 from tutee.serve.replies import reply
 from tutee.serve.responses.items import Item, to_messages
-from tutee.serve.responses.output import Output
+from tutee.serve.responses.output import Event, Output
 from tutee.serve.responses.request import ResponseRequest, read_input_tokens_request, read_response_request
 from tutee.serve.responses.running import Responding, before, finder
 from tutee.serve.responses.story import frame
 from tutee.serve.served import Prompt, Served
 from tutee.serve.services import Services, ServicesDep
 from tutee.serve.streaming import EventStream, Tap, encode, wait_for
+from tutee.serve.wire import Live
 
 router = APIRouter(prefix="/v1/responses")
 
@@ -60,7 +62,7 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
             return EventStream(_framed(responding.story.follow()), close=_nothing, keepalive=keepalive)
         return reply(responding.body())
     if asked.stream:
-        return EventStream(_framed(_encoded(responding)), close=responding.close, keepalive=keepalive)
+        return EventStream(_told(responding), close=responding.close, keepalive=keepalive)
     await wait_for(request, _ended(responding), responding.close)
     if responding.error is not None:
         raise responding.error
@@ -124,9 +126,33 @@ async def _ended(responding: Responding) -> None:
         pass
 
 
-async def _encoded(responding: Responding) -> AsyncIterator[list[bytes]]:
-    async for events in responding.tell():
-        yield [encode(event) for event in events]
+@dataclass(slots=True)
+class Telling:
+    """A response told while it is made (`wire.Live`)."""
+
+    responding: Responding
+
+    @property
+    def news(self) -> News:
+        return self.responding.tap.news
+
+    @property
+    def over(self) -> bool:
+        return self.responding.tap.over
+
+    def more(self) -> bytes:
+        """The events of what came together."""
+        return _frames(self.responding.more())
+
+
+async def _told(responding: Responding) -> AsyncIterator[bytes | Live]:
+    yield _frames(responding.begin())
+    yield Telling(responding)
+    yield _frames(await responding.end())
+
+
+def _frames(events: Sequence[Event]) -> bytes:
+    return b"".join(frame(encode(event)) for event in events)
 
 
 async def _framed(told: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:

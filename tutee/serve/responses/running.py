@@ -111,24 +111,32 @@ class Responding:
             "total_tokens": counted.prompt_tokens + counted.generated_tokens,
         }
 
-    async def tell(self) -> AsyncIterator[list[Event]]:
-        """Events from first to last, those of one step of the engine together; `error` is set when it failed."""
+    def begin(self) -> list[Event]:
+        """The first events."""
         begun = self.body()
-        yield self._say([{"type": f"response.{name}", "response": begun} for name in ("created", "in_progress")])
-        status = "incomplete"
-        try:
-            async for batch in self.tap:
-                events = [event for _, chunk in batch for event in self.output.hear(chunk)]
-                if events:
-                    yield self._say(events)
-                if self.output.finish_reason in ("error", "abort"):
-                    raise self.tap.failure(0)
-            status = "completed" if self.output.finish_reason == "stop" else "incomplete"
-        except TuteeError as error:
+        return self._say([{"type": f"response.{name}", "response": begun} for name in ("created", "in_progress")])
+
+    def more(self) -> list[Event]:
+        """The events of what the engine made since the last time; until the `tap` is over."""
+        return self._say([event for _, chunk in self.tap.take() for event in self.output.hear(chunk)])
+
+    async def end(self) -> list[Event]:
+        """Keep how it ended; the last events. `error` is set when it failed."""
+        status = "completed" if self.output.finish_reason == "stop" else "incomplete"
+        if self.output.finish_reason in ("error", "abort"):
             status = "cancelled" if self.cancelled else "failed"
-            self.error = None if self.cancelled else error
+            self.error = None if self.cancelled else self.tap.failure(0)
         await run_in_threadpool(self._end, status)
-        yield self._last
+        return self._last
+
+    async def tell(self) -> AsyncIterator[list[Event]]:
+        """Events from first to last, those of one step of the engine together."""
+        yield self.begin()
+        while not self.tap.over:
+            await self.tap.news.wait()
+            if events := self.more():
+                yield events
+        yield await self.end()
 
     def _say(self, events: list[Event]) -> list[Event]:
         self._numbered(events)
