@@ -1,8 +1,7 @@
 """GET /openapi.json: what is served, as OpenAPI 3.1: every route of `app.ROUTERS` with its parameters and its body.
 
 Paths and parameters come from the routes themselves, so the document cannot forget one; bodies come from
-`api_schemas.py`. Of replies only the one error shape is described: the rest is OpenAI's, and the official SDK checks it
-in the tests.
+`api_schemas.py`, replies from `reply_schemas.py`, and every error has the one shape.
 """
 
 from __future__ import annotations
@@ -16,23 +15,14 @@ from starlette.responses import Response
 
 import tutee
 from tutee.serve.access.auth import PUBLIC, RULE
-from tutee.serve.api_schemas import BODIES, FORMS, Schema, record
+from tutee.serve.api_schemas import BODIES, FORMS, Schema, maybe
+from tutee.serve.object_schemas import OBJECTS, whole_of
+from tutee.serve.reply_schemas import REPLIES, STATUSES, STREAMS
 
 router = APIRouter()
 PATH = "/openapi.json"
-ERROR = record(
-    "error",
-    error=record(
-        "message",
-        "type",
-        "param",
-        "code",
-        message={"type": "string"},
-        type={"type": "string"},
-        param={"type": ["string", "null"]},
-        code={"type": ["string", "null"]},
-    ),
-)
+WORDS = {"type": "string"}
+ERROR = whole_of(error=whole_of(message=WORDS, type=WORDS, param=maybe(WORDS), code=maybe(WORDS)))
 KEY = {"type": "http", "scheme": "bearer", "description": "An API key; on loopback any is taken, or none."}
 
 
@@ -59,7 +49,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     for path, operations in paths.items():
         for method, operation in operations.items():
             _complete(operation, method.upper(), path)
-    components = {"schemas": {"Error": ERROR}, "securitySchemes": {"key": KEY}}
+    components = {"schemas": {"Error": ERROR, **OBJECTS}, "securitySchemes": {"key": KEY}}
     return {"openapi": "3.1.0", "info": found["info"], "paths": paths, "components": components}
 
 
@@ -70,13 +60,24 @@ def _complete(operation: dict[str, Any], method: str, path: str) -> None:
     # A handler under two paths would have one id twice.
     operation["operationId"] = f"{method.lower()} {path}".replace("/", " ").replace("  ", " ").strip().replace(" ", "_")
     error = {"description": "What is wrong.", "content": _json({"$ref": "#/components/schemas/Error"})}
-    operation["responses"] = {"200": {"description": "Done."}, "4XX": error, "5XX": error}
+    status = str(STATUSES.get((method, path), 200))
+    operation["responses"] = {status: _done(method, path), "4XX": error, "5XX": error}
     if (form := FORMS.get((method, path))) is not None:
         operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
     elif (body := BODIES.get((method, path))) is not None:
         operation["requestBody"] = {"required": True, "content": _json(body)}
     elif method in ("POST", "PUT", "PATCH"):
         operation["requestBody"] = {"required": False, "content": _json({"type": "object"})}
+
+
+def _done(method: str, path: str) -> dict[str, Any]:
+    """A successful reply."""
+    content: dict[str, Any] = {}
+    if (schema := REPLIES.get((method, path))) is not None:
+        content |= _json(schema)
+    if (event := STREAMS.get((method, path))) is not None:
+        content["text/event-stream"] = {"schema": event}
+    return {"description": "Done."} | ({"content": content} if content else {})
 
 
 def _json(schema: Schema) -> dict[str, Any]:
