@@ -18,7 +18,7 @@ import openai
 import pytest
 
 from tests.conftest import write_tiny_model
-from tests.serve.conftest import Running, add_candidate, home_at, serving
+from tests.serve.conftest import Running, add_candidate, add_full, home_at, serving
 
 END = 257
 """The tiny model's end token."""
@@ -139,10 +139,10 @@ def test_another_content_type_is_refused(http: httpx.Client, model: str) -> None
     assert "application/json" in error_of(reply)["message"]
 
 
-def hold(running: Running) -> openai.Stream[Any]:
+def hold(running: Running, tokens: int = 3000) -> openai.Stream[Any]:
     """A long answer that has begun to stream, and does not end by itself."""
     stream: Any = running.sdk().chat.completions.create(
-        model="tiny", messages=HELLO, max_tokens=3000, stream=True, logit_bias={str(END): -100}
+        model="tiny", messages=HELLO, max_tokens=tokens, stream=True, logit_bias={str(END): -100}
     )
     next(stream)
     return stream
@@ -186,6 +186,26 @@ def test_a_swap_of_versions_breaks_no_stream(shelf: Path, tmp_path: Path) -> Non
         for stream in streams:
             chunks = list(stream)
             assert chunks[-1].choices[0].finish_reason in ("stop", "length")
+            assert {chunk.system_fingerprint for chunk in chunks} == before
+
+
+@pytest.mark.conformance("T12")
+def test_a_swap_of_all_weights_breaks_no_stream_and_makes_nobody_wait(shelf: Path, tmp_path: Path) -> None:
+    with serving(home_at(tmp_path / "home", shelf)) as running:
+        next_one = add_full(running, "ft:tiny:local:whole:0a1b2c3d")
+        make, streams = running.sdk().chat.completions.create, [hold(running, 400) for _ in range(4)]
+        before = {next(stream).system_fingerprint for stream in streams}
+        for move, expected in (("promote", 1), ("rollback", 0)):
+            if move == "promote":
+                running.services.store.promotions.promote(next_one, None, "a test", override=True)
+            else:
+                running.services.store.promotions.rollback(None)
+            running.services.live.refresh()
+            now = make(model="chat", messages=HELLO, max_tokens=2).system_fingerprint
+            assert len({now} - before) == expected
+        for stream in streams:
+            chunks = list(stream)
+            assert chunks[-1].choices[0].finish_reason == "length"
             assert {chunk.system_fingerprint for chunk in chunks} == before
 
 

@@ -20,6 +20,8 @@ import uvicorn
 
 from tests.conftest import write_tiny_model
 from tutee.model.lora import Lora, LoraConfig
+from tutee.model.pretrained import save_version
+from tutee.model.weights import load_safetensors
 from tutee.serve.app import build_app, open_services
 from tutee.serve.services import Services
 from tutee.settings import Settings
@@ -171,3 +173,14 @@ def add_candidate(
     if verdict is not None:
         store.gates.add(row.id, base.version.id, verdict, ["because"])
     return row.id
+
+
+def add_full(running: Running, name: str) -> str:
+    """A version with weights of its own, of the base's shape; its id."""
+    store, base = running.services.store, running.services.live.base
+    folder = running.services.settings.home / "versions" / name
+    state = {key: 0.9 * weight for key, weight in load_safetensors(base.model.folder).items()}
+    sha256 = save_version(base.model, folder, state=state)
+    return store.versions.add(
+        name, "full", weights_sha256=sha256, folder=f"versions/{name}", parent_id=base.version.id
+    ).id

@@ -149,7 +149,7 @@ def _open_parts(settings: Settings, store: Store, opened: ExitStack) -> Services
     background = Background(settings, store, doorkeeper)
     opened.callback(background.close)
     metrics = Metrics()
-    metrics.watch(lambda: [engine.stats for engine in live.engines], lambda: answers.count)
+    metrics.watch(lambda: live.stats, lambda: answers.count)
     return Services(
         settings=settings,
         store=store,

@@ -1,9 +1,9 @@
-"""Which weights answer to which name, and the engines that run them.
+"""Which weights answer to which name, and which engine runs them.
 
 `chat` is an alias row of the store: a thread looks at it twice a second and moves when somebody promotes or rolls back,
 from the page, the API or another process; answers that already stream finish on the version they began with. Adapters
-are loaded into the engine of their base the first time they are named, full-weight versions get an engine of their own.
-Does not know chat messages, HTTP or people.
+are loaded into the engine of their base the first time they are named, full-weight versions get an engine of their own
+(`bases.py`). Does not know chat messages, HTTP or people.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from functools import partial
 from pathlib import Path
 
 from tutee.engine.engine import Engine
+from tutee.engine.stats import EngineStats
 from tutee.engine.upstream import Upstream, check_url
 from tutee.errors import InvalidInput, NotFound, TuteeError, Unavailable
 from tutee.evaluate.gate import judge
 from tutee.model.lora import Lora
-from tutee.model.pretrained import Pretrained, load_pretrained
+from tutee.model.pretrained import load_pretrained
 from tutee.serve.access.acting import acting
+from tutee.serve.bases import Bases
 from tutee.serve.served import Served as Served
 from tutee.settings import Settings
 from tutee.store import Store
@@ -49,8 +51,8 @@ class Live:
         self.settings = settings
         self.store = store
         self._loading = threading.RLock()
-        self._engines: dict[str, Engine | Upstream] = {}
-        self._models: dict[str, Pretrained] = {}
+        self._bases = Bases(settings)
+        self._upstreams: dict[str, Upstream] = {}
         self._chat: Served | None = None
         self._base: ModelVersion | None = None
         self._closed = threading.Event()
@@ -70,15 +72,16 @@ class Live:
             log.info("loading %s in %s", folder.name, self.settings.dtype)
             model = load_pretrained(folder, self.settings.dtype, name=folder.name)
             self._base = self.store.versions.ensure_base(model.name, model.weights_sha256, str(folder))
-            self._start_engine(self._base.id, model)
+            self._bases.add(self._base.id, model)
         self.refresh()
         self._watcher.start()
 
     def close(self) -> None:
         """Stop watching and end every engine; running answers are aborted."""
         self._closed.set()
-        for engine in self._engines.values():
-            engine.close()
+        self._bases.close()
+        for upstream in self._upstreams.values():
+            upstream.close()
 
     @property
     def base(self) -> Served:
@@ -101,7 +104,12 @@ class Live:
     @property
     def engines(self) -> list[Engine | Upstream]:
         """Every engine that runs, and every upstream in use."""
-        return list(self._engines.values())
+        return [*self._bases.engines, *self._upstreams.values()]
+
+    @property
+    def stats(self) -> list[EngineStats]:
+        """Theirs, and the totals of engines that were closed."""
+        return [*self._bases.stats, *(upstream.stats for upstream in self._upstreams.values())]
 
     def resolve(self, name: str) -> Served:
         """The version called `name`: `chat`, a version's name, id or number, or an alias of one.
@@ -135,25 +143,19 @@ class Live:
     def serve(self, version: ModelVersion) -> Served:
         """`version` with its engine, loaded if need be."""
         root = self.root(version)
-        engine = self._engines.get(root.id)
-        if engine is not None and version.id in engine.versions:  # without waiting for others that are being loaded
-            if isinstance(engine, Engine):
-                engine.prepare(version.id)
-            return Served(version, engine, self._models.get(root.id))
-        with self._loading:
-            if root.kind == "upstream":
+        if root.kind == "upstream":
+            with self._loading:
                 return Served(version, self._connect(root), None)
-            if root.id not in self._engines:
-                folder = self.settings.home / root.folder
-                self._start_engine(root.id, load_pretrained(folder, self.settings.dtype, name=root.name))
-            engine, model = self._engines[root.id], self._models[root.id]
-            assert isinstance(engine, Engine)
-            if version.id not in engine.versions:
-                folder = self.settings.home / version.folder
-                load = partial(Lora.load, folder, model.config, model.weights_sha256)
-                engine.add_version(version.id, load)
-            engine.prepare(version.id)
-        return Served(version, engine, model)
+        base = self._bases.find(root.id)
+        if base is None or version.id not in base.engine.versions:  # else nobody waits for what others load
+            with self._loading:
+                base = self._bases.open(root)
+                if version.id not in base.engine.versions:
+                    folder, model = self.settings.home / version.folder, base.model
+                    load = partial(Lora.load, folder, model.config, model.weights_sha256)
+                    base.engine.add_version(version.id, load)
+        base.engine.prepare(version.id)
+        return Served(version, base.engine, base.model, base.lease)
 
     def root(self, version: ModelVersion) -> ModelVersion:
         """The version whose weights an adapter lies over: itself when it is no adapter."""
@@ -177,8 +179,8 @@ class Live:
     def unload(self, version: ModelVersion) -> None:
         """Take no new requests for an adapter; those that run finish on it."""
         with self._loading:
-            for engine in self._engines.values():
-                if isinstance(engine, Engine) and version.id in engine.versions and version.kind == "adapter":
+            for engine in self._bases.engines:
+                if version.id in engine.versions and version.kind == "adapter":
                     engine.remove_version(version.id)
 
     def refresh(self) -> None:
@@ -194,6 +196,7 @@ class Live:
         while not self._closed.wait(WATCH_SECONDS):
             try:
                 self.refresh()
+                self._bases.close_unused()
             except TuteeError as error:  # keep serving what we have; the row may be repaired
                 log.error("the live version cannot be loaded: %s", error.message)
             except Exception:
@@ -214,8 +217,8 @@ class Live:
     def _connect(self, version: ModelVersion) -> Upstream:
         """The connection to an upstream; its key is only sent to the URL of the settings."""
         settings = self.settings
-        known = self._engines.get(version.id)
-        if isinstance(known, Upstream):
+        known = self._upstreams.get(version.id)
+        if known is not None:
             return known
         ours = settings.upstream != "" and version.folder == check_url(settings.upstream)
         upstream = Upstream(
@@ -225,16 +228,5 @@ class Live:
             key=os.environ[settings.upstream_key_env] if ours and settings.upstream_key_env else "",
             max_running=settings.max_batch,
         )
-        self._engines[version.id] = upstream
+        self._upstreams[version.id] = upstream
         return upstream
-
-    def _start_engine(self, version_id: str, model: Pretrained) -> None:
-        self._models[version_id] = model
-        self._engines[version_id] = Engine(
-            model,
-            max_batch=self.settings.max_batch,
-            cache_tokens=self.settings.cache_tokens,
-            max_waiting=self.settings.max_waiting,
-            precision=self.settings.precision,
-            version=version_id,
-        )

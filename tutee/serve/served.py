@@ -42,6 +42,8 @@ class Served:
     version: ModelVersion
     source: Engine | Upstream
     weights: Pretrained | None
+    lease: object = None
+    """Keeps the engine open for as long as somebody may still ask it."""
 
     @property
     def upstream(self) -> bool:

@@ -1,35 +1,29 @@
 """Scores of reward models that are served as judges: one number for a conversation that ends with an answer.
 
-A version is a reward model when its folder holds a value head. It is run beside the engines, one conversation at a
-time, with the weights that its base's engine has in memory. Does not know how a reward model is trained, nor what its
-score is used for.
+A version is a reward model when its folder holds a value head. Its engine reads the conversation, in one batch with
+whatever else runs there, and the head turns the last hidden state into the score. Does not know how a reward model is
+trained, nor what its score is used for.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from tutee.conversation import merge_system_messages, parse_messages
-from tutee.errors import InvalidInput
-from tutee.model.lora import ADAPTER_CONFIG, Lora
-from tutee.model.pretrained import Pretrained
-from tutee.model.value_head import FILE, ValueHead, hidden_states
+from tutee.engine.readout import LastHidden
+from tutee.engine.request import SamplingParams
+from tutee.errors import InvalidInput, Unavailable
+from tutee.model.value_head import FILE, ValueHead
 from tutee.serve.live import Live
+from tutee.serve.served import Prompt
 from tutee.store.schema import ModelVersion
 
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A reward model in memory."""
-
-    model: Pretrained
-    lora: Lora | None
-    head: ValueHead
+ONE = SamplingParams(max_tokens=1, temperature=0.0)
+"""The engine always draws a token; nobody looks at this one."""
 
 
 class RewardScores:
@@ -39,7 +33,7 @@ class RewardScores:
         self._live = live
         self._home = home
         self._lock = threading.Lock()
-        self._loaded: dict[str, Loaded] = {}
+        self._heads: dict[str, ValueHead] = {}
 
     def is_one(self, version: ModelVersion) -> bool:
         """Whether the version is a reward model."""
@@ -57,22 +51,22 @@ class RewardScores:
                 f"'{version.name}' is a reward model: its input must end with the assistant's answer to be scored."
             )
             raise InvalidInput(message, param="input", code="invalid_value")
-        with self._lock, torch.no_grad():
-            loaded = self._load(version)
-            prompt, answer = loaded.model.chat_format.render_answer(asked[:-1], asked[-1])
-            tokens = [*prompt, *answer]
-            most = loaded.model.config.max_position_embeddings
-            if len(tokens) > most:
-                message = f"The conversation has {len(tokens)} tokens; '{version.name}' reads {most}."
-                raise InvalidInput(message, param="input", code="context_length_exceeded")
-            _, hidden_LD = next(iter(hidden_states(loaded.model.decoder, [tokens], loaded.lora)))
-            return float(loaded.head(hidden_LD[-1:])[0]), len(tokens)
+        served = self._live.serve(version)
+        prompt, answer = served.model.chat_format.render_answer(asked[:-1], asked[-1])
+        tokens, most = [*prompt, *answer], served.engine.context_length
+        if len(tokens) >= most:
+            message = f"The conversation has {len(tokens)} tokens; '{version.name}' reads fewer than {most}."
+            raise InvalidInput(message, param="input", code="context_length_exceeded")
+        readout = LastHidden(len(tokens))
+        request = served.submit(Prompt(asked, tokens), ONE, readout=readout)
+        request.result()
+        if request.missing:
+            raise Unavailable(f"'{version.name}' could not score it: {request.error or 'the server is going down'}.")
+        with torch.no_grad():
+            return float(self._head(version, served.model.config.hidden_size)(readout.hidden[None])[0]), len(tokens)
 
-    def _load(self, version: ModelVersion) -> Loaded:
-        if version.id not in self._loaded:
-            model = self._live.serve(self._live.root(version)).model
-            folder = self._home / version.folder
-            adapter = (folder / ADAPTER_CONFIG).is_file()
-            lora = Lora.load(folder, model.config, model.weights_sha256) if adapter else None
-            self._loaded[version.id] = Loaded(model, lora, ValueHead.load(folder, model.config.hidden_size))
-        return self._loaded[version.id]
+    def _head(self, version: ModelVersion, width: int) -> ValueHead:
+        with self._lock:
+            if version.id not in self._heads:
+                self._heads[version.id] = ValueHead.load(self._home / version.folder, width)
+            return self._heads[version.id]
