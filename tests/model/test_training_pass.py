@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from tests.model.families import tiny_decoder
+from tutee.model.gradients import send_gradient
 from tutee.model.layout import Layout
 from tutee.model.logprobs import token_logprobs
 from tutee.model.lora import Lora
-from tutee.model.training_pass import send_gradient
 
 FAMILIES: list[dict[str, object]] = [
     {},

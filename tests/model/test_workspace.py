@@ -16,7 +16,8 @@ def test_tensors_do_not_overlap_and_end_where_the_memory_ends() -> None:
     first, second = room.empty(3, 5), room.empty(9, dtype=torch.float32)
     first.fill_(1.0)
     second.fill_(2.0)
-    assert first.eq(1).all() and second.eq(2).all()
+    assert first.eq(1).all()
+    assert second.eq(2).all()
     assert first.data_ptr() % 64 == second.data_ptr() % 64
     with pytest.raises(MemoryError, match="wanted of a workspace of 192"):
         room.empty(64)

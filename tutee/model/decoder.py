@@ -16,6 +16,7 @@ from torch.nn import functional
 from tutee.model.adapted import Matrices
 from tutee.model.attention import attend
 from tutee.model.config import DecoderConfig
+from tutee.model.gradients import embedding
 from tutee.model.head import MAX_WIDTH, NativeHead
 from tutee.model.integers import Precision
 from tutee.model.kernels import NativeDecoder, available
@@ -273,7 +274,7 @@ class Decoder(nn.Module):
         if self.dtype == torch.bfloat16 and layout.cache is None and not self.cut:
             blocks = [block.parts() for block in self.model.layers if isinstance(block, Block)]
             network = Network(self.config, self.dtype, blocks, self.rope_cos, self.rope_sin)
-            x_TD = functional.embedding(tokens_T, self.model.embed_tokens.weight)
+            x_TD = embedding(tokens_T, self.model.embed_tokens.weight)
             return self.model.norm(packed_pass(network, x_TD, positions_T, layout))  # type: ignore[no-any-return]
         rotation = self.rope_cos[positions_T].unsqueeze(1), self.rope_sin[positions_T].unsqueeze(1)
         x_TD = functional.embedding(tokens_T, self.model.embed_tokens.weight)

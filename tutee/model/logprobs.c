@@ -236,10 +236,10 @@ static void pulls(const float *logits, float scale, const float *shift, const fl
     }
 }
 
-/* d_head[v] += Σ_r weight[r] / temperature (1[v is r's target] - p[r][v]) hidden[r], for all v but the targets' own term,
+/* d_head[v] = or += (`add`) Σ_r weight[r] / temperature (1[v is r's target] - p[r][v]) hidden[r], for all v but the targets' own term,
    which the caller adds. `logsum` is log Σ e^logit of each row, at the temperature. */
 void head_gradient(const float *hidden, const float *head, const float *logsum, const float *weight, float temperature,
-                   long rows, long width, long vocabulary, float *d_head) {
+                   long rows, long width, long vocabulary, float *d_head, int add) {
     long padded = (width + 31) / 32 * 32, padded_rows = (rows + 31) / 32 * 32;
     size_t plane = padded_rows * padded * 2;
     bf16 *high = scratch(plane), *low = scratch(plane);
@@ -278,8 +278,12 @@ void head_gradient(const float *hidden, const float *head, const float *logsum, 
                         add_product(d + i * DEEP, DEEP, deep / 32, in_pairs + r / 2 * padded + column, padded,
                                     sums + i * padded + column, padded);
             }
-            for (long i = 0; i < count; i++)
-                for (long column = 0; column < width; column++) d_head[(v + i) * width + column] += sums[i * padded + column];
+            for (long i = 0; i < count; i++) {
+                float *to = d_head + (v + i) * width;
+                if (add)
+                    for (long column = 0; column < width; column++) to[column] += sums[i * padded + column];
+                else memcpy(to, sums + i * padded, width * sizeof(float));
+            }
         }
         free(w_high);
         free(w_low);

@@ -15,6 +15,7 @@ from torch import Tensor
 from tutee.errors import InvalidInput
 from tutee.model import compiled
 from tutee.model.decoder import Decoder
+from tutee.model.gradients import receiver_of
 from tutee.model.layout import Layout
 from tutee.model.lora import Lora
 
@@ -84,21 +85,25 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_TD, head_VD, targets_T, slope_TD, logprob_T = ctx.saved_tensors
         weights_T = gradients[0].contiguous()
         d_hidden = None if slope_TD is None else slope_TD * weights_T[:, None]
-        d_head = torch.zeros_like(head_VD) if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[1]:
+            return d_hidden, None, None, None, None, None
+        receiver = receiver_of(head_VD)
+        d_head, add = (torch.empty_like(head_VD), False) if receiver is None else receiver.open()
         library = _native(ctx.decoder)
-        if d_head is not None and library is not None:
+        if library is not None:
             pull_T = weights_T / ctx.temperature
             logsum_T = (hidden_TD * head_VD[targets_T]).sum(-1) / ctx.temperature - logprob_T
             inputs = _at(hidden_TD), _at(head_VD), _at(logsum_T), _at(weights_T), ctypes.c_float(ctx.temperature)
-            library.head_gradient(*inputs, *_sizes(hidden_TD, head_VD), _at(d_head))
+            library.head_gradient(*inputs, *_sizes(hidden_TD, head_VD), _at(d_head), ctypes.c_int(add))
             d_head.index_add_(0, targets_T, hidden_TD * pull_T[:, None])
-        elif d_head is not None:
+        else:
+            d_head = d_head if add else d_head.zero_()
             for rows in _chunks(len(hidden_TD), ctx.chunk):
                 p_CV = log_softmax(ctx.decoder.logits(hidden_TD[rows]).div_(ctx.temperature)).exp_()
                 d_logits_CV = p_CV.mul_(-weights_T[rows, None] / ctx.temperature)
                 d_logits_CV.scatter_add_(1, targets_T[rows, None], weights_T[rows, None] / ctx.temperature)
                 d_head.addmm_(d_logits_CV.t(), hidden_TD[rows])
-        return d_hidden, d_head, None, None, None, None
+        return d_hidden, d_head if receiver is None else None, None, None, None, None
 
 
 def _native(decoder: Decoder) -> ctypes.CDLL | None:

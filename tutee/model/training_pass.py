@@ -11,7 +11,6 @@ the matrices with one input, O their outputs.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from torch.nn import functional
 from tutee.model import fused
 from tutee.model.adapted import Matrices
 from tutee.model.config import DecoderConfig
+from tutee.model.gradients import receiver_of
 from tutee.model.layout import Layout
 from tutee.model.lora import Lora
 from tutee.model.norm import Norm
@@ -117,14 +117,6 @@ class _Blocks(torch.autograd.Function):
         return dx_TD, None, *found.in_order()
 
 
-def send_gradient(parameter: Tensor, master: Tensor) -> None:
-    """From now on gradients of a bfloat16 parameter of the blocks go to its float32 master's `.grad`, never rounded.
-
-    For as long as the master lives; the parameter then gets no `.grad` of its own.
-    """
-    parameter.master = weakref.ref(master)  # type: ignore[attr-defined]
-
-
 class _Gradients:
     """Gradients of the parameters that are being trained; of others none is made."""
 
@@ -135,30 +127,23 @@ class _Gradients:
         return id(parameter) in self._found
 
     def add(self, parameter: Tensor, gradient: Tensor) -> None:
-        master = _master_of(parameter)
-        if master is None:
+        receiver = receiver_of(parameter)
+        if receiver is None:
             self._found[id(parameter)] = gradient.to(parameter.dtype)
-        elif master.grad is None:
-            master.grad = gradient.float()
         else:
-            master.grad.add_(gradient)
+            receiver.add(gradient)
 
     def add_product(self, parameter: Tensor, left_TO: Tensor, right_TI: Tensor) -> None:
         """The gradient is left' · right."""
-        master = _master_of(parameter)
-        if master is None or master.grad is None:
+        receiver = receiver_of(parameter)
+        if receiver is None:
             self.add(parameter, gradient(left_TO, right_TI))
         else:
-            gradient(left_TO, right_TI, into_AB=master.grad)
+            place, add = receiver.open()
+            gradient(left_TO, right_TI, into_AB=place, add=add)
 
     def in_order(self) -> list[Tensor | None]:
         return list(self._found.values())
-
-
-def _master_of(parameter: Tensor) -> Tensor | None:
-    known = getattr(parameter, "master", None)
-    master: Tensor | None = None if known is None else known()
-    return master
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from tutee.engine.engine import Engine
 from tutee.engine.request import Completion, SamplingParams
 from tutee.errors import Diverged, InvalidInput
 from tutee.model.decoder import Decoder
+from tutee.model.gradients import Places, send_gradient
 from tutee.model.layout import Layout
 from tutee.model.logprobs import score, token_logprobs
 from tutee.model.lora import Lora, LoraConfig
 from tutee.model.pretrained import Pretrained, save_version
-from tutee.model.training_pass import send_gradient
 from tutee.model.value_head import ValueHead
 from tutee.train import parallel
 from tutee.train.batch import Batch, Loss, Totals
@@ -133,9 +132,11 @@ class Trainer:
             name: live if live.dtype == torch.float32 else live.detach().float().requires_grad_()
             for name, live in self._live.items()
         }
-        for name, live in self._live.items():
-            if self._masters[name] is not live and not isinstance(live, DTensor):
-                send_gradient(live, self._masters[name])
+        own = dict(model.decoder.named_parameters()) if self.config.full and not model.decoder.cut else {}
+        self._places = Places({name: self._masters[name] for name in own})
+        for name, live in own.items():
+            if model.dtype == torch.bfloat16:  # in float32 autograd makes them all
+                send_gradient(live, self._masters[name], self._places if live.device.type == "cpu" else None, name)
         self._optimizer = Optimizer(
             self._masters,
             self.config.optimizer,
