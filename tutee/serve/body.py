@@ -195,6 +195,15 @@ class Fields:
             raise InvalidInput(f"'{path}' is not a known field.", param=path, code="unknown_parameter")
 
 
+def read_new_metadata(body: Fields) -> dict[str, str]:
+    """The body of a route that replaces metadata and nothing else: they must be there; null takes them all away."""
+    if "metadata" not in body.raw:
+        body.need("metadata")
+    metadata = body.metadata() or {}
+    body.close()
+    return metadata
+
+
 async def read_fields(request: Request) -> Fields:
     """The body as `Fields`; an absent body is an empty object.
 

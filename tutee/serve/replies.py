@@ -43,16 +43,6 @@ def page_of(rows: Sequence[Mapping[str, Any]], has_more: bool) -> Response:
     )
 
 
-def metadata_filter(request: Request) -> dict[str, str] | None:
-    """`metadata[key]=value` of the query string; None when there is no such filter."""
-    found = {
-        name[len("metadata[") : -1]: value
-        for name, value in request.query_params.items()
-        if name.startswith("metadata[") and name.endswith("]")
-    }
-    return found or None
-
-
 def error_body(error: TuteeError) -> dict[str, Any]:
     """`{"error": {message, type, param, code}}`: all four keys, always."""
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}

@@ -7,14 +7,15 @@ are made with `tutee keys create NAME`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from tutee.errors import NotFound
 from tutee.serve.access.auth import OPERATOR
 from tutee.serve.body import Body, Fields
+from tutee.serve.paging import Limit
 from tutee.serve.replies import page_of, reply
 from tutee.serve.services import Services, ServicesDep
 from tutee.store.keys import SCOPES
@@ -27,7 +28,6 @@ LIMIT_ID = "rl-all"
 MOST = 2**31
 """What an absent limit is shown as: OpenAI's shape has no word for none."""
 LONGEST_LIFE = 10 * 366 * 86_400
-Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 @router.get("", openapi_extra=OPERATOR)

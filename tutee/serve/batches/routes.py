@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from tutee.errors import InvalidInput, NotFound
 from tutee.serve.access.auth import MEMBER, CallerDep, owned
 from tutee.serve.body import Body
 from tutee.serve.files.routes import read_lifetime
+from tutee.serve.paging import Limit
 from tutee.serve.replies import page_of, reply
 from tutee.serve.services import ServicesDep
 from tutee.store.files import BATCH_ENDED
@@ -53,7 +54,7 @@ def create(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
 def list_batches(
     caller: CallerDep,
     services: ServicesDep,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Limit = 20,
     after: str | None = None,
 ) -> Response:
     """The caller's batches, newest first."""

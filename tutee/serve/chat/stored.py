@@ -5,22 +5,21 @@ Some metadata are feedback (`data/completion_feedback.py`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from tutee.data.completion_feedback import give, read_opinion
 from tutee.serve.access.auth import MEMBER, CallerDep, owned
-from tutee.serve.body import Body
-from tutee.serve.replies import metadata_filter, page_of, reply
+from tutee.serve.body import Body, read_new_metadata
+from tutee.serve.paging import Limit, Order, metadata_filter
+from tutee.serve.replies import page_of, reply
 from tutee.serve.services import ServicesDep
 from tutee.store.schema import Completion
 
 router = APIRouter(prefix="/v1/chat/completions")
 
-Limit = Annotated[int, Query(ge=1, le=100)]
-Order = Literal["asc", "desc"]
 
 
 @router.get("", openapi_extra=MEMBER)
@@ -50,10 +49,7 @@ def retrieve(id: str, caller: CallerDep, services: ServicesDep) -> Response:
 def update(id: str, caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     """Replace the metadata; some of them say what somebody thought of the answer."""
     row = services.store.completions.get(id, caller.id)
-    if "metadata" not in body.raw:
-        body.need("metadata")
-    metadata = body.metadata() or {}
-    body.close()
+    metadata = read_new_metadata(body)
     give(services.store, row, read_opinion(metadata), caller.id)
     return reply(_view(services.store.completions.update(id, caller.id, metadata)))
 

@@ -5,9 +5,9 @@ A run is a row that `serve/evals/runner.py` works through. Nothing is answered o
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
 from tutee.errors import InvalidInput, NotFound
@@ -18,14 +18,13 @@ from tutee.serve.body import Body
 from tutee.serve.evals.report import STYLE, STYLE_PATH, report_page
 from tutee.serve.evals.request import NAME, read_eval_request, read_run_source
 from tutee.serve.evals.views import eval_view, item_view, run_view
+from tutee.serve.paging import Limit, Order
 from tutee.serve.replies import page_of, reply
 from tutee.serve.services import Services, ServicesDep
 from tutee.store.schema import Eval
 
 router = APIRouter(prefix="/v1/evals")
 
-Limit = Annotated[int, Query(ge=1, le=100)]
-Order = Literal["asc", "desc"]
 RunStatus = Literal["queued", "in_progress", "completed", "canceled", "failed"]
 REPORT_ROWS = 100
 

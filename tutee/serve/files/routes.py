@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
@@ -15,6 +15,7 @@ from tutee.errors import InvalidInput, NotFound
 from tutee.serve.access.auth import MEMBER, CallerDep, owned
 from tutee.serve.body import Fields
 from tutee.serve.edge import UPLOAD_LIMIT
+from tutee.serve.paging import Order
 from tutee.serve.replies import page_of, reply
 from tutee.serve.services import ServicesDep
 from tutee.store.files import MOST_LISTED
@@ -107,7 +108,7 @@ def list_files(
     purpose: str | None = None,
     limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = MOST_LISTED,
     after: str | None = None,
-    order: Literal["asc", "desc"] = "desc",
+    order: Order = "desc",
 ) -> Response:
     """The caller's files."""
     page = services.store.files.list(caller.id, purpose=purpose, limit=limit, after=after, order=order)

@@ -8,9 +8,9 @@ examples have and its types do not, is outside of them.
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from tutee.data.hyperparameters import HYPERPARAMETERS, unsaid
@@ -19,14 +19,14 @@ from tutee.grade import Grader
 from tutee.serve.access.auth import MEMBER, Caller, CallerDep, owned
 from tutee.serve.body import Body
 from tutee.serve.fine_tuning.request import OWN, FineTuningRequest, read_fine_tuning_request
-from tutee.serve.replies import metadata_filter, page_of, reply
+from tutee.serve.paging import Limit, metadata_filter
+from tutee.serve.replies import page_of, reply
 from tutee.serve.services import Services, ServicesDep
 from tutee.store.schema import Job, JobCheckpoint, JobEvent
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs")
 
 ORGANIZATION = "tutee"
-Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 @router.post("", openapi_extra=MEMBER)

@@ -15,6 +15,7 @@ from tutee.errors import InvalidInput, NotFound
 from tutee.serve.access.auth import MEMBER, CallerDep, owned
 from tutee.serve.body import Body, Fields
 from tutee.serve.native.views import conversation_view, message_view
+from tutee.serve.paging import Limit
 from tutee.serve.replies import page_of, reply
 from tutee.serve.services import ServicesDep
 from tutee.store.records import StoredMessage
@@ -31,7 +32,7 @@ TITLE_FROM_TEXT = 60
 def list_conversations(
     caller: CallerDep,
     services: ServicesDep,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Limit = 20,
     after: str | None = None,
     q: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:

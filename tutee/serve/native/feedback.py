@@ -10,9 +10,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from tutee.data.from_feedback import why_not
@@ -22,6 +22,7 @@ from tutee.serve.body import Body, Fields
 from tutee.serve.native.conversations import need_text, parent_of
 from tutee.serve.native.temporary import is_temporary
 from tutee.serve.native.views import message_view, version_ref
+from tutee.serve.paging import Limit
 from tutee.serve.replies import page_of, reply
 from tutee.serve.services import Services, ServicesDep
 from tutee.store.feedback import WINNERS
@@ -182,7 +183,7 @@ def _refuse_unfinished(message: StoredMessage, param: str) -> None:
 def list_feedback(
     caller: CallerDep,
     services: ServicesDep,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Limit = 20,
     after: str | None = None,
     kind: str | None = None,
 ) -> Response:

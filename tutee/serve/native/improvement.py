@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from tutee.data.from_feedback import Collected, collect
@@ -15,6 +15,7 @@ from tutee.serve.body import Body
 from tutee.serve.fine_tuning.request import SUFFIX
 from tutee.serve.fine_tuning.routes import cancel_job, job_of, job_view, jobs_of
 from tutee.serve.native.views import version_ref
+from tutee.serve.paging import Limit
 from tutee.serve.replies import page_of, reply
 from tutee.serve.services import Services, ServicesDep
 from tutee.store.jobs import ENDED
@@ -98,7 +99,7 @@ def improve(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
 def list_jobs(
     caller: CallerDep,
     services: ServicesDep,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Limit = 20,
     after: str | None = None,
 ) -> Response:
     """All jobs of the caller, improvements included, newest first."""

@@ -5,34 +5,31 @@ Not the page's conversations, which are trees with feedback (`/v1/tutee/conversa
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from starlette.responses import Response
 
-from tutee.serve.access.auth import MEMBER, CallerDep, owned
-from tutee.serve.body import Body
+from tutee.serve.access.auth import MEMBER, Caller, CallerDep, owned
+from tutee.serve.body import Body, Fields, read_new_metadata
+from tutee.serve.paging import Limit, Order
 from tutee.serve.replies import reply
-from tutee.serve.responses.items import read_items
-from tutee.serve.responses.routes import item_page
+from tutee.serve.responses.items import Item, item_page, read_items
 from tutee.serve.responses.running import finder
-from tutee.serve.services import ServicesDep
+from tutee.serve.services import Services, ServicesDep
 from tutee.store.schema import OpenAIConversation
 
 router = APIRouter(prefix="/v1/conversations")
 
 MOST_ITEMS = 20
 """Items of one request (OpenAI's limit)."""
-Limit = Annotated[int, Query(ge=1, le=100)]
-Order = Literal["asc", "desc"]
 
 
 @router.post("", openapi_extra=MEMBER)
 def create(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     """A new conversation, with items if there are any."""
     metadata = body.metadata() or {}
-    items = read_items(body, finder(services.store, caller.id), most=MOST_ITEMS)
-    body.close()
+    items = _items(body, caller, services)
     return reply(_view(services.store.openai_conversations.add(caller.id, metadata, items)))
 
 
@@ -46,10 +43,7 @@ def retrieve(id: str, caller: CallerDep, services: ServicesDep) -> Response:
 def update(id: str, caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     """Replace the metadata."""
     services.store.openai_conversations.get(id, caller.id)
-    if "metadata" not in body.raw:
-        body.need("metadata")
-    metadata = body.metadata() or {}
-    body.close()
+    metadata = read_new_metadata(body)
     return reply(_view(services.store.openai_conversations.update(id, caller.id, metadata)))
 
 
@@ -65,8 +59,7 @@ def create_items(id: str, caller: CallerDep, services: ServicesDep, body: Body) 
     """Add items at the end; returns them with their ids."""
     services.store.openai_conversations.get(id, caller.id)
     body.need("items")
-    items = read_items(body, finder(services.store, caller.id), most=MOST_ITEMS)
-    body.close()
+    items = _items(body, caller, services)
     services.store.openai_conversations.add_items(id, caller.id, items)
     return item_page(items, False)
 
@@ -95,6 +88,13 @@ def retrieve_item(id: str, item: str, caller: CallerDep, services: ServicesDep) 
 def delete_item(id: str, item: str, caller: CallerDep, services: ServicesDep) -> Response:
     """Take an item out; returns the conversation."""
     return reply(_view(services.store.openai_conversations.delete_item(id, item, caller.id)))
+
+
+def _items(body: Fields, caller: Caller, services: Services) -> list[Item]:
+    """The items of a body whose other fields are read."""
+    items = read_items(body, finder(services.store, caller.id), most=MOST_ITEMS)
+    body.close()
+    return items
 
 
 def _view(row: OpenAIConversation) -> dict[str, Any]:

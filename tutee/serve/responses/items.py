@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from starlette.responses import Response
+
 from tutee.conversation import Message, ToolCall
 from tutee.errors import InvalidInput
 from tutee.ids import new_id
 from tutee.serve.body import Fields
+from tutee.serve.replies import reply
 
 Item = dict[str, Any]
 Lookup = Callable[[str], Item | None]
@@ -50,6 +53,12 @@ def read_items(body: Fields, find: Lookup, name: str = "items", most: int = MOST
             item["id"] = new_id(item["id"].partition("_")[0] + "_")
         seen.add(item["id"])
     return out
+
+
+def item_page(items: Sequence[Item], has_more: bool) -> Response:
+    """A page of items; an empty one has empty ids, because the official client's types want strings."""
+    ids = [item["id"] for item in items] or [""]
+    return reply({"object": "list", "data": items, "has_more": has_more, "first_id": ids[0], "last_id": ids[-1]})
 
 
 def _read_item(fields: Fields, find: Lookup) -> Item:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
@@ -22,8 +22,9 @@ from tutee.serve.body import Body, Fields
 from tutee.serve.chat.asking import Named, Wish, prepare
 from tutee.serve.chat.logprobs import LogprobEntries
 from tutee.serve.doorbell import News
+from tutee.serve.paging import Limit, Order
 from tutee.serve.replies import reply
-from tutee.serve.responses.items import Item, to_messages
+from tutee.serve.responses.items import Item, item_page, to_messages
 from tutee.serve.responses.output import Event, Output
 from tutee.serve.responses.request import ResponseRequest, read_input_tokens_request, read_response_request
 from tutee.serve.responses.running import Responding, before, finder
@@ -38,8 +39,6 @@ router = APIRouter(prefix="/v1/responses")
 NAMED = Named("input", "reasoning.effort", "text.format")
 ROOM = 512
 """Tokens that `truncation: auto` leaves for an answer without a `max_output_tokens`."""
-Limit = Annotated[int, Query(ge=1, le=100)]
-Order = Literal["asc", "desc"]
 
 
 @router.post("", openapi_extra=MEMBER)
@@ -233,9 +232,3 @@ def list_input_items(
     """What was said to this response itself, in pages; not what came before it."""
     page = services.store.responses.input_items(id, caller.id, limit=limit, after=after, order=order)
     return item_page([row.item for row in page], page.has_more)
-
-
-def item_page(items: list[dict[str, Any]], has_more: bool) -> Response:
-    """A page of items; an empty one has empty ids, because the official client's types want strings."""
-    ids = [item["id"] for item in items] or [""]
-    return reply({"object": "list", "data": items, "has_more": has_more, "first_id": ids[0], "last_id": ids[-1]})

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
 import msgspec
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from tutee.errors import InvalidInput
 from tutee.ids import new_id
 from tutee.serve.access.auth import MEMBER, CallerDep, owned
 from tutee.serve.body import Body, Fields
+from tutee.serve.paging import Limit
 from tutee.serve.replies import page_of, reply
 from tutee.serve.services import Services, ServicesDep
 from tutee.serve.webhooks.destinations import LONGEST_URL, check_url
@@ -48,7 +49,7 @@ def create(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
 def list_endpoints(
     caller: CallerDep,
     services: ServicesDep,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Limit = 20,
     after: str | None = None,
 ) -> Response:
     """The caller's endpoints, newest first."""
