@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from tutee.conversation import Function, Message
@@ -112,6 +113,14 @@ class ChatFormat:
     def ends_thinking(self, ids: Sequence[int]) -> bool:
         """Whether a prompt ends with `<think>`, so that the answer begins inside its thoughts."""
         return self.thinks and self._tokenizer.decode(ids[-8:], skip_special=False).rstrip().endswith(THINK)
+
+    @cached_property
+    def begins_thinking(self) -> bool:
+        """Whether the prompt of a plain question ends with `<think>`."""
+        try:
+            return self.ends_thinking(self.render([Message("user", PROBE)]))
+        except InvalidInput:
+            return False
 
     def _options(self, effort: str | None) -> dict[str, Any]:
         if effort is None:

@@ -1,10 +1,12 @@
-/** Typed client of the server's native routes. The only file that calls fetch; knows no component and no state. */
+/** Typed client of the server's native routes, and of those for keys. The only file that calls fetch; knows no component and no state. */
 import type {
-  Collected, Conversation, ConversationSummary, Feedback, FeedbackInput, FeedbackTrace, Gate, Job, Me, Message, Move,
-  Page, Sampling, Snapshot, Version, VersionTrace,
+  ApiKey, Collected, Conversation, ConversationSummary, Feedback, FeedbackInput, FeedbackTrace, Gate, Job, Me, Message,
+  Move, NewKey, Page, Project, Sampling, Snapshot, Version, VersionTrace,
 } from "./types";
 
 const ROOT = "/v1/tutee";
+/** Projects and keys: routes of OpenAI's shape, for whoever runs the server. */
+const PROJECTS = "/v1/organization/projects";
 
 /** An error of the server in its own words; status 0 means that it did not answer at all. */
 export class ApiError extends Error {
@@ -31,7 +33,7 @@ async function request(method: string, path: string, body?: unknown, signal?: Ab
   if (signal) options.signal = signal;
   let response: Response;
   try {
-    response = await fetch(ROOT + path, options);
+    response = await fetch(path.startsWith(PROJECTS) ? path : ROOT + path, options);
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new ApiError("The server does not answer. Is it still running?", 0, "offline");
@@ -110,6 +112,15 @@ export const api = {
     post<Move>(`/versions/${id(version)}/promote`, fields),
   reject: (version: string, reason: string) => post<unknown>(`/versions/${id(version)}/reject`, { reason }),
   rollback: (reason: string) => post<Move>("/rollback", reason ? { reason } : {}),
+
+  projects: () => get<Page<Project>>(`${PROJECTS}?limit=100`),
+  createProject: (name: string) => post<Project>(PROJECTS, { name }),
+  keys: (project: string) => get<Page<ApiKey>>(`${PROJECTS}/${id(project)}/api_keys?limit=100`),
+  createKey: (project: string, fields: { name: string; expires_in_seconds?: number }) =>
+    post<NewKey>(`${PROJECTS}/${id(project)}/service_accounts`, fields),
+  updateKey: (project: string, key: string, fields: { scopes: string[] }) =>
+    post<ApiKey>(`${PROJECTS}/${id(project)}/api_keys/${id(key)}`, fields),
+  revokeKey: (project: string, key: string) => json<unknown>("DELETE", `${PROJECTS}/${id(project)}/api_keys/${id(key)}`),
 
   export: async () => (await request("GET", "/export")).blob(),
 };

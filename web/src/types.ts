@@ -14,6 +14,35 @@ export interface Me {
   live: Version;
   base: { name: string; context_length: number | null };
   version: string;
+  /** Whether the caller runs this server. */
+  operator: boolean;
+  /** Whether answers begin in the midst of thoughts, without an opening tag. */
+  thinking: boolean;
+}
+
+export interface Project {
+  id: string;
+  name: string;
+  created_at: number;
+  status: "active" | "archived";
+}
+
+/** A key without its text, which is nowhere. */
+export interface ApiKey {
+  id: string;
+  name: string;
+  redacted_value: string;
+  created_at: number;
+  last_used_at: number | null;
+  expires_at: number | null;
+  scopes: string[];
+  owner: { type: string; user: { name: string } | null };
+}
+
+export interface NewKey {
+  id: string;
+  name: string;
+  api_key: { id: string; value: string };
 }
 
 export interface ConversationSummary {

@@ -29,7 +29,7 @@ IN_MEMORY = 8 << 20
 
 @router.get("/me", openapi_extra=MEMBER)
 def get_me(caller: CallerDep, services: ServicesDep) -> Response:
-    """The caller, their consent, what is live and what it stands on."""
+    """The caller, what they may and agreed to, what is live, and whether its answers begin in the midst of thoughts."""
     live = services.live.chat
     return reply(
         {
@@ -38,6 +38,8 @@ def get_me(caller: CallerDep, services: ServicesDep) -> Response:
             "live": version_views(services, [live.version])[0],
             "base": {"name": services.live.root(live.version).name, "context_length": live.context_length},
             "version": tutee.__version__,
+            "operator": caller.operator,
+            "thinking": not live.upstream and live.model.chat_format.begins_thinking,
         }
     )
 

@@ -2,7 +2,7 @@
 import { useState } from "preact/hooks";
 import { Markdown } from "../markdown/Markdown";
 import { correct, teaching, thumb } from "../state/teaching";
-import { answer, conversation, liveText } from "../state/thread";
+import { answer, conversation, said } from "../state/thread";
 import type { Message } from "../types";
 import { VersionBadge } from "./Badge";
 import { Button, IconButton } from "./Button";
@@ -11,12 +11,14 @@ import { Diff } from "./Diff";
 import { Icon } from "./Icon";
 import { Menu } from "./Menu";
 import { TextEditor } from "./TextEditor";
+import { Thoughts } from "./Thoughts";
 import { Siblings } from "./Turn";
 
 export function Answer({ message }: { message: Message }) {
   const task = teaching.value;
   const correcting = task?.kind === "edit" && task.message.id === message.id;
   const correction = message.feedback?.edit?.content;
+  const words = said(message).words;
   return (
     <article class="turn answer" data-role="assistant" data-message={message.id} data-state={message.state}
       aria-label={message.version ? `Answer of version ${message.version.number}` : "Answer"}
@@ -24,15 +26,15 @@ export function Answer({ message }: { message: Message }) {
       <AnswerHead message={message} />
       {correcting ? (
         <TextEditor label="The answer as it should have been" hint="Change only what is wrong. The original is kept." name="edit"
-          start={correction ?? message.content ?? ""} action="Save correction" onCancel={() => (teaching.value = null)}
+          start={correction ?? words} action="Save correction" onCancel={() => (teaching.value = null)}
           onSave={(text) => correct(message, text)} />
       ) : correction != null ? (
-        <Corrected original={message.content ?? ""} correction={correction} />
+        <Corrected original={words} correction={correction} />
       ) : (
         <AnswerText message={message} />
       )}
       <Ending message={message} />
-      {message.state !== "streaming" && !correcting && <AnswerTools message={message} text={correction ?? message.content ?? ""} />}
+      {message.state !== "streaming" && !correcting && <AnswerTools message={message} text={correction ?? words} />}
     </article>
   );
 }
@@ -47,12 +49,17 @@ function AnswerHead({ message }: { message: Message }) {
   );
 }
 
-/** The text of an answer, live while it is being written. */
+/** The text of an answer and what it thought before, live while it is being written. */
 export function AnswerText({ message }: { message: Message }) {
   const growing = message.state === "streaming";
-  const text = growing ? liveText(message).value : (message.content ?? "");
-  if (growing && !text) return <p class="thinking" aria-label="The answer is on its way"><span /><span /><span /></p>;
-  return <Markdown text={text} growing={growing} />;
+  const { thoughts, words, thinking } = said(message);
+  return (
+    <>
+      {thoughts && <Thoughts text={thoughts} thinking={thinking} />}
+      {words ? <Markdown text={words} growing={growing} />
+        : growing && <p class="thinking" aria-label="The answer is on its way"><span /><span /><span /></p>}
+    </>
+  );
 }
 
 type View = "corrected" | "changes" | "original";

@@ -3,6 +3,7 @@ import { useEffect } from "preact/hooks";
 import { ImprovePage } from "../improve/ImprovePage";
 import { VersionsPage } from "../improve/VersionsPage";
 import { FeedbackPage } from "../improve/FeedbackPage";
+import { KeysPage } from "../keys/KeysPage";
 import { reloadConversations } from "../state/conversations";
 import { sidebarOpen } from "../state/preferences";
 import { route } from "../state/route";
@@ -65,6 +66,7 @@ function Rooms() {
         {at.page === "chat" && <ChatPage />}
         {at.page === "improve" && <ImprovePage />}
         {at.page === "versions" && <VersionsPage id={at.id} />}
+        {at.page === "keys" && <KeysPage />}
         {at.page === "feedback" && <FeedbackPage id={at.id} />}
       </main>
       <TeachDialogs />
@@ -93,6 +95,6 @@ function Starting() {
 
 function useTitle(): void {
   const at = route.value;
-  const name = at.page === "chat" ? conversation.value && title.value : { improve: "Improve", versions: "Versions", feedback: "Feedback" }[at.page];
+  const name = at.page === "chat" ? conversation.value && title.value : { improve: "Improve", versions: "Versions", feedback: "Feedback", keys: "Keys" }[at.page];
   useEffect(() => void (document.title = name ? `${name} · tutee` : "tutee"), [name]);
 }

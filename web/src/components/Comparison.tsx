@@ -1,7 +1,7 @@
 /** Two blind answers side by side: A, B, tie or both bad, by mouse or with the keys 1 to 4; then their versions are shown. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import { choose } from "../state/teaching";
-import { path } from "../state/thread";
+import { path, said } from "../state/thread";
 import { isBlind } from "../tree";
 import type { Message, Winner } from "../types";
 import { AnswerText, AnswerTools } from "./Answer";
@@ -63,7 +63,7 @@ function Outcome({ pair }: { pair: [Message, Message] }) {
   return (
     <div class="outcome-row" data-outcome>
       <span>A was {pair[0].version && <VersionBadge version={pair[0].version} />}, B was {pair[1].version && <VersionBadge version={pair[1].version} />}</span>
-      <AnswerTools message={chosen} text={chosen.content ?? ""} />
+      <AnswerTools message={chosen} text={said(chosen).words} />
     </div>
   );
 }

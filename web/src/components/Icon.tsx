@@ -26,6 +26,7 @@ const PATHS = {
   layers: "M12 4l8 4.5l-8 4.5l-8-4.5zM4 13l8 4.5L20 13",
   notes: "M6 4h12v16H6zM9 9h6M9 12.5h6M9 16h3",
   ghost: "M6 19V11a6 6 0 0 1 12 0v8l-2-1.5L14 19l-2-1.5L10 19l-2-1.5zM10 11h.01M14 11h.01",
+  key: "M8 11a4 4 0 1 0 0 8a4 4 0 0 0 0-8zM11 12.5L19 4.5M16.5 7l2.5 2.5",
   flag: "M6 20V5h11l-2 3.5L17 12H6",
   trash: "M5 7h14M10 7V5h4v2M7 7l1 13h8l1-13",
   warning: "M12 4.5L20.5 19h-17zM12 10v4M12 16.5h.01",

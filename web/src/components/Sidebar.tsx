@@ -44,6 +44,7 @@ export function Sidebar() {
         <ToolLink href={link.improve} icon="growth" label="Improve" page="improve" />
         <ToolLink href={link.versions} icon="layers" label="Versions" page="versions" />
         <ToolLink href={link.feedback} icon="notes" label="Feedback" page="feedback" />
+        {me.value?.operator && <ToolLink href={link.keys} icon="key" label="Keys" page="keys" />}
         <button type="button" class="tool" data-action="settings" onClick={openSettings}>
           <Icon name="gear" />
           <span>Settings</span>

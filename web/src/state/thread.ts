@@ -2,6 +2,7 @@
 import { type Signal, batch, computed, signal } from "@preact/signals";
 import { api } from "../api";
 import { follow } from "../stream";
+import { type Said, apart } from "../thoughts";
 import { type Tree, children, isBlind, leafBelow, pairOf, pathTo, withMessages } from "../tree";
 import type { Conversation, ConversationSummary, Message } from "../types";
 import { conversations, reloadConversations } from "./conversations";
@@ -47,6 +48,13 @@ export function liveText(message: Message): Signal<string> {
   let text = liveTexts.get(message.id);
   if (!text) liveTexts.set(message.id, (text = signal(message.content ?? "")));
   return text;
+}
+
+/** An answer taken apart into thoughts and words, live while it is being written. */
+export function said(message: Message): Said {
+  const growing = message.state === "streaming";
+  const inside = Boolean(me.value?.thinking && message.version?.id === me.value.live.id);
+  return apart(growing ? liveText(message).value : (message.content ?? ""), growing, inside);
 }
 
 function put(...messages: Message[]): void {
@@ -152,7 +160,7 @@ function watch(message: Message): void {
 
 function announce(finished: Message): void {
   const pair = pairOf(tree.value, finished);
-  if (!pair) announcement.value = `tutee says: ${(finished.content ?? "").slice(0, 1500)}`;
+  if (!pair) announcement.value = `tutee says: ${said(finished).words.slice(0, 1500)}`;
   else if (pair.every((one) => one.state !== "streaming")) announcement.value = "Two answers are ready. Choose one with the keys 1 to 4.";
 }
 
