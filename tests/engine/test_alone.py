@@ -44,8 +44,8 @@ def test_its_parameters_go_once_they_are_packed_and_answers_stay(
 ) -> None:
     if fast.decoder.native is None:
         pytest.skip("no matrix unit here: the parameters are what it multiplies with")
-    expected = answers(make_engine(model=load_pretrained(tiny_folder, "bfloat16"), block_size=16))
-    engine = make_engine(model=fast, block_size=16, alone=True)
+    expected = answers(make_engine(model=load_pretrained(tiny_folder, "bfloat16"), block_size=32))
+    engine = make_engine(model=fast, block_size=32, alone=True)
     assert bytes_of_matrices(fast) > 0
     engine.wake()
     assert bytes_of_matrices(fast) == 0
@@ -59,7 +59,7 @@ def test_what_needs_the_parameters_then_says_how_to_get_them(
 ) -> None:
     if fast.decoder.native is None:
         pytest.skip("no matrix unit here: the parameters are what it multiplies with")
-    make_engine(model=fast, block_size=16, alone=True).wake()
+    make_engine(model=fast, block_size=32, alone=True).wake()
     uses: tuple[Callable[[], object], ...] = (
         lambda: score(fast.decoder, [PROMPT]),
         lambda: save_version(fast, tmp_path / "out", state=fast.decoder.state_dict()),
@@ -76,7 +76,7 @@ def test_parameters_that_others_multiply_with_stay(
     make_engine: MakeEngine, tiny_folder: Path, dtype: str, precision: str
 ) -> None:
     model = load_pretrained(tiny_folder, dtype)
-    engine = make_engine(model=model, block_size=16, precision=precision, alone=True)
+    engine = make_engine(model=model, block_size=32, precision=precision, alone=True)
     engine.wake()
     answers(engine)
     assert bytes_of_matrices(model) > 0

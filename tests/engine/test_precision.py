@@ -20,7 +20,7 @@ def fast(tiny_folder: Path) -> Pretrained:
     return load_pretrained(tiny_folder, "bfloat16")
 
 
-@pytest.mark.parametrize("block_size", [16, 8])  # in C where the machine can, and in PyTorch
+@pytest.mark.parametrize("block_size", [32, 8])  # in C where the machine can, and in PyTorch
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_integers_answer_batched_as_alone_and_after_a_sleep(
     make_engine: Callable[..., Engine], fast: Pretrained, prompts: list[list[int]], precision: str, block_size: int

@@ -30,7 +30,7 @@ def fast(tiny_folder: Path) -> Pretrained:
 
 
 @pytest.mark.parametrize("precision", ["", "int8"])
-@pytest.mark.parametrize("block_size", [16, 8])  # in C where the machine can, and in PyTorch
+@pytest.mark.parametrize("block_size", [32, 8])  # in C where the machine can, and in PyTorch
 def test_asleep_nothing_is_kept_and_awake_answers_are_the_same(
     make_engine: MakeEngine, fast: Pretrained, precision: str, block_size: int
 ) -> None:
@@ -86,12 +86,12 @@ def test_asleep_and_awake_by_the_thread_of_an_engine(tiny: Pretrained) -> None:
 
 def test_weights_that_changed_in_the_sleep_are_packed_again(make_engine: MakeEngine, tiny_folder: Path) -> None:
     model = load_pretrained(tiny_folder, "bfloat16")
-    engine = make_engine(model=model, block_size=16)
+    engine = make_engine(model=model, block_size=32)
     (before,) = engine.generate([PROMPT], replace(PARAMS, temperature=0.0))[0]
     engine.sleep()
     for weight in model.decoder.parameters():
         weight.mul_(0.5)
     (after,) = engine.generate([PROMPT], replace(PARAMS, temperature=0.0))[0]
-    fresh = make_engine(model=model, block_size=16)
+    fresh = make_engine(model=model, block_size=32)
     assert_same([after], fresh.generate([PROMPT], replace(PARAMS, temperature=0.0))[0])
     assert after.logprobs != before.logprobs

@@ -19,8 +19,8 @@ from tutee.model.lora import Lora
 from tutee.model.matrix_unit import library
 
 BLOCKS = 24
-TABLES = [[5, 9, 2], [17, 3, 11], [1], [8, 20, 4]]
-LENGTHS = [40, 33, 1, 48]
+TABLES = [[5, 9, 2, 16, 12, 7], [17, 3, 11], [1], [8, 20, 4, 13]]
+LENGTHS = [190, 33, 1, 100]  # the C code takes 64 keys at a time
 needs_unit = pytest.mark.skipif(library() is None, reason="this processor has no matrix unit, or there is no compiler")
 
 
@@ -83,8 +83,12 @@ def test_nearer_to_float32_than_pytorchs_bfloat16(family: str, adapted: bool) ->
     config = decoder.config
     loras = {0: adapter_of(config, 1), 3: adapter_of(config, 2)} if adapted else {}
     everyone = [0, 1, 2, 3]
-    takes = [[30, 20, 1, 47]]
-    caches = TiledCache(config, BLOCKS), KVCache(config, BLOCKS), KVCache(config, BLOCKS, dtype=torch.float32)
+    takes = [[180, 20, 1, 99]]
+    caches = (
+        TiledCache(config, BLOCKS),
+        KVCache(config, BLOCKS, 32),
+        KVCache(config, BLOCKS, 32, dtype=torch.float32),
+    )
     ours, torchs, wanted = (
         feed(net, cache, everyone, takes, loras) for net, cache in zip((decoder, decoder, exact), caches, strict=True)
     )
@@ -113,7 +117,7 @@ def test_a_rows_bits_do_not_depend_on_company_pieces_or_threads(family: str) -> 
     together = run(which, whole(which))
     for b in which:
         assert torch.equal(together[b], run([b], whole([b]))[b])
-    pieces = run(which, [[17, 1, 5], [1, 20, 1], *[[1, 1, 1]] * 3, [19, 9, 39]])
+    pieces = run(which, [[17, 1, 5], [1, 20, 1], *[[1, 1, 1]] * 3, [50, 8, 61], [119, 1, 30]])
     threaded = run(which, whole(which), threads=3)
     for b in which:
         assert torch.equal(together[b], pieces[b])
@@ -153,7 +157,7 @@ def test_changed_weights_and_adapters_are_packed_again() -> None:
 @needs_unit
 def test_what_c_writes_pytorch_reads() -> None:
     decoder = decoder_of("mistral")
-    tiled, plain = TiledCache(decoder.config, BLOCKS), KVCache(decoder.config, BLOCKS)
+    tiled, plain = TiledCache(decoder.config, BLOCKS), KVCache(decoder.config, BLOCKS, 32)
     for cache in (tiled, plain):
         feed(decoder, cache, [0], whole([0]))
     for got, wanted in zip(
@@ -219,5 +223,5 @@ def test_without_a_compiler_it_says_so(
 
 
 def test_a_tiled_cache_has_whole_tiles() -> None:
-    with pytest.raises(ValueError, match="multiple of 16"):
+    with pytest.raises(ValueError, match="multiple of 32"):
         TiledCache(tiny_decoder().config, 4, 8)

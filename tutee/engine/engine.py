@@ -62,7 +62,7 @@ class Engine:
         max_waiting: int = 1024,
         max_adapters: int = 16,
         speculation: Mode = "auto",
-        block_size: int = 16,
+        block_size: int = 32,
         precision: str = "",
         alone: bool = False,
         autostart: bool = True,

@@ -87,12 +87,12 @@ void forward(const Model *m, const Step *s) {
         while (s->span[tile.last].end < row + tile.count) tile.last++;
         f.tile[f.tiles++] = tile;
     }
-    i64 together = 2 * queries_together(m);
+    i64 together = queries_together(m);
     for (i64 b = 0; b < s->sequences; b++)
         for (i64 i = 0, count = s->starts[b + 1] - s->starts[b]; i < count; i += together)
             f.queries[f.tasks++] = (Queries){b, i, least(together, count - i)};
-    f.groups_at_once = f.tasks >= 2 * s->threads ? m->groups : 1;
     f.fetch_cache = s->tokens < 4 * s->sequences;
+    f.groups_at_once = f.fetch_cache && f.tasks >= 16 * s->threads ? m->groups : 1;
     run(&f.job, s->threads);
 }
 

@@ -56,7 +56,7 @@ class _Step(Structure):
         *((name, c_int64) for name in ("tokens", "sequences", "spans", "table_width", "block_size", "threads")),
         *((name, c_void_p) for name in ("ids", "positions", "slots", "starts", "contexts", "tables", "span")),
         *((name, c_void_p) for name in ("keys", "values", "hidden", "finite", "workspace")),
-        *((name, c_int64) for name in ("cap_tokens", "cap_rank", "cap_context", "cap_threads")),
+        *((name, c_int64) for name in ("cap_tokens", "cap_rank", "cap_threads")),
     )
 
 
@@ -92,7 +92,7 @@ class NativeDecoder:
         self._stamp: tuple[int, ...] = ()
         self._adapters: weakref.WeakKeyDictionary[Lora, PackedAdapter] = weakref.WeakKeyDictionary()
         self._workspace = torch.zeros(0, dtype=torch.uint8)
-        self._capacity = (0, 0, 0, 0)
+        self._capacity = (0, 0, 0)
         self._lock = threading.Lock()
         self._layers = (_Layer * len(self._blocks))()
         self._model = _Model(
@@ -119,7 +119,7 @@ class NativeDecoder:
     def release(self) -> None:
         """Give back the packed copy (unless it is the only one) and the working memory; the next step packs again."""
         with self._lock:
-            self._capacity = (0, 0, 0, 0)
+            self._capacity = (0, 0, 0)
             self._workspace = torch.zeros(0, dtype=torch.uint8)
             self._adapters.clear()
             if self._parameters:
@@ -168,7 +168,7 @@ class NativeDecoder:
                 hidden_TD.data_ptr(),
                 finite_T.data_ptr(),
             )
-            self._make_room(lib, step, len(tokens_T), rank, max(layout.context_lengths))
+            self._make_room(lib, step, len(tokens_T), rank)
             lib.forward(ctypes.byref(self._model), ctypes.byref(step))
         return hidden_TD
 
@@ -194,10 +194,10 @@ class NativeDecoder:
             packed = self._adapters[lora] = PackedAdapter(lora, self._blocks, self._shape)
         return packed
 
-    def _make_room(self, lib: ctypes.CDLL, step: _Step, tokens: int, rank: int, context: int) -> None:
-        needed = (-(-tokens // 64) * 64, rank, -(-context // 512) * 512, step.threads)
+    def _make_room(self, lib: ctypes.CDLL, step: _Step, tokens: int, rank: int) -> None:
+        needed = (-(-tokens // 64) * 64, rank, step.threads)
         grown = tuple(max(have, need) for have, need in zip(self._capacity, needed, strict=True))
-        step.cap_tokens, step.cap_rank, step.cap_context, step.cap_threads = grown
+        step.cap_tokens, step.cap_rank, step.cap_threads = grown
         if grown != self._capacity:
             size = lib.workspace_bytes(ctypes.byref(self._model), ctypes.byref(step))
             self._workspace = zeros(size)

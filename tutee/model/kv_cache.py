@@ -16,9 +16,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tutee.model.config import DecoderConfig
-from tutee.model.matrix_unit import ROWS, zeros
+from tutee.model.matrix_unit import BLOCK, zeros
 
 
 class KVCache:
@@ -102,16 +103,20 @@ class KVCache:
 
 
 class TiledCache(KVCache):
-    """The same in bfloat16, in the order in which a matrix unit reads it: of 16 tokens and one head, the keys as 16
-    rows (widened to a multiple of 32 numbers), the values turned, one row for each dimension (a multiple of 16).
+    """The same in bfloat16, in the order in which a matrix unit reads it as the second factor of a product.
+
+    A block of 32 tokens and one head is two tiles of keys for each 32 dimensions, [2 halves][K / 2][16 tokens][2
+    dimensions], K widened to a multiple of 32, and one tile of values for each 16 dimensions, [K / 16][16 pairs of
+    tokens][16 dimensions][2 tokens]. A pair's place is (its quad in its half, its half, its pair in its quad): so the C
+    code finds the weights that belong to them when it has made bfloat16 of two vectors of 16.
 
     Raises:
-        ValueError: the block size is no multiple of 16.
+        ValueError: the block size is no multiple of 32.
     """
 
-    def __init__(self, config: DecoderConfig, num_blocks: int, block_size: int = 16) -> None:
-        if block_size % ROWS:
-            raise ValueError(f"block_size is {block_size}; it must be a multiple of {ROWS}")
+    def __init__(self, config: DecoderConfig, num_blocks: int, block_size: int = BLOCK) -> None:
+        if block_size % BLOCK:
+            raise ValueError(f"block_size is {block_size}; it must be a multiple of {BLOCK}")
         self._head_dim = config.head_dim
         super().__init__(config, num_blocks, block_size, torch.bfloat16)
 
@@ -120,8 +125,9 @@ class TiledCache(KVCache):
         self._key_pointers, self._value_pointers = _pointers(self.keys), _pointers(self.values)
 
     def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        tiles, heads = self.num_blocks * self.block_size // ROWS, self._config.num_key_value_heads
-        return (tiles, heads, ROWS, _up(self._head_dim, 32)), (tiles, heads, _up(self._head_dim, ROWS), ROWS)
+        blocks, heads = self.num_blocks * self.block_size // BLOCK, self._config.num_key_value_heads
+        keys = (blocks, heads, 2, _up(self._head_dim, 32) // 2, 16, 2)
+        return keys, (blocks, heads, _up(self._head_dim, 16) // 16, 4, 2, 2, 16, 2)
 
     def _room(self, shape: tuple[int, ...]) -> Tensor:
         return zeros(math.prod(shape) * self.dtype.itemsize).view(self.dtype).view(shape)
@@ -132,19 +138,25 @@ class TiledCache(KVCache):
         return ctypes.addressof(self._key_pointers), ctypes.addressof(self._value_pointers)
 
     def write(self, layer: int, slots_T: Tensor, k_TGK: Tensor, v_TGK: Tensor) -> None:
-        tile_T, row_T = slots_T // ROWS, slots_T % ROWS
-        self.keys[layer][tile_T, :, row_T, : self._head_dim] = k_TGK.detach().to(self.dtype)
-        self.values[layer][tile_T, :, : self._head_dim, row_T] = v_TGK.detach().to(self.dtype)
+        keys, values = self._by_token(layer)
+        block_T, place_T = slots_T // BLOCK, slots_T % BLOCK
+        half_T, row_T = place_T // 16, place_T % 16
+        k_TGK = functional.pad(k_TGK.detach(), (0, -self._head_dim % 32)).to(self.dtype)
+        v_TGK = functional.pad(v_TGK.detach(), (0, -self._head_dim % 16)).to(self.dtype)
+        keys[block_T, half_T, row_T] = k_TGK.view(*k_TGK.shape[:2], -1, 2)
+        values[block_T, half_T, row_T // 4, row_T % 4 // 2, row_T % 2] = v_TGK.view(*v_TGK.shape[:2], -1, 16)
 
     def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        each = self.block_size // ROWS
-        tiles_BN = (blocks.unsqueeze(-1) * each + torch.arange(each)).flatten(1)
-        k_BNGRK = self.keys[layer][tiles_BN].transpose(2, 3)
-        v_BNGRK = self.values[layer][tiles_BN].permute(0, 1, 4, 2, 3)
-        return self._flat(k_BNGRK), self._flat(v_BNGRK)
+        keys, values = self._by_token(layer)
+        each = self.block_size // BLOCK
+        blocks_BN = (blocks.unsqueeze(-1) * each + torch.arange(each)).flatten(1)
+        k_BSGK = keys[blocks_BN].flatten(5).flatten(1, 3)
+        v_BSGK = values[blocks_BN].flatten(7).flatten(1, 5)
+        return k_BSGK[..., : self._head_dim].contiguous(), v_BSGK[..., : self._head_dim].contiguous()
 
-    def _flat(self, stored: Tensor) -> Tensor:
-        return stored.flatten(1, 2)[..., : self._head_dim].contiguous()
+    def _by_token(self, layer: int) -> tuple[Tensor, Tensor]:
+        """A layer as keys [block, half, row, G, K / 2, 2] and values [block, half, quad, pair, 2, G, K / 16, 16]."""
+        return self.keys[layer].permute(0, 2, 4, 1, 3, 5), self.values[layer].permute(0, 4, 3, 5, 7, 1, 2, 6)
 
 
 def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:

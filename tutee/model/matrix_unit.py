@@ -25,6 +25,8 @@ NEEDED = frozenset(
 )
 ROWS = 16
 """Rows of a tile."""
+BLOCK = 32
+"""Tokens whose keys and values lie together."""
 STEP = 2048
 """Bytes of a pair of tiles: 32 outputs by 32 inputs."""
 STEPS_AHEAD = 8

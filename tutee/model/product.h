@@ -78,6 +78,29 @@ static void gate(const Forward *f, i64 row, i64 from, i64 pairs, const float *c)
         store_half(to + p * 16, _mm512_mul_ps(silu(_mm512_loadu_ps(c + p * 32)), _mm512_loadu_ps(c + p * 32 + 16)));
 }
 
+/* A key to its slot: pairs of its numbers, each beside those of 15 other keys ([2][K to 32, in pairs][16 keys][2] a block). */
+static void place_key(const Forward *f, half *keys, i64 slot, i64 group, const float *c) {
+    i64 K = f->model->head, size = BLOCK * f->padded_head, key = slot % BLOCK;
+    half *to = keys + (slot / BLOCK * f->model->groups + group) * size + key / 16 * (size / 2) + key % 16 * 2;
+    half halves[MAX_HEAD + 32] __attribute__((aligned(64)));
+    for (i64 d = 0; d < f->padded_head; d += 16) /* zeros behind the head's end */
+        _mm256_storeu_si256((__m256i *)(halves + d), (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(d < K ? first(K - d) : 0, c + d)));
+    for (i64 d = 0; d < f->padded_head; d += 2) memcpy(to + d * 16, halves + d, 4);
+}
+
+/* A value to its slot: its numbers beside those of the key's neighbour ([K to 16, in sixteens][16 pairs of keys][16][2] a
+block). Pairs come in the order in which `powers_of` leaves the weights: four keys of a block's first half, four of its
+second. */
+static void place_value(const Forward *f, half *values, i64 slot, i64 group, const float *c) {
+    i64 K = f->model->head, key = slot % BLOCK, pair = key % 16 / 4 * 4 + key / 16 * 2 + key % 4 / 2;
+    half *to = values + ((slot / BLOCK * f->model->groups + group) * f->value_rows) * BLOCK + pair * 32;
+    for (i64 d = 0; d < K; d += 16) {
+        __m512i words = _mm512_cvtepu16_epi32(to_half(c + d));
+        __mmask32 here = (key % 2 ? 0xaaaaaaaa : 0x55555555) & first_halves(2 * (K - d));
+        _mm512_mask_storeu_epi16(to + d * BLOCK, here, key % 2 ? _mm512_slli_epi32(words, 16) : words);
+    }
+}
+
 /* One head of one row: bias, norm, turn; a query to its buffer, a key or a value to its slot. */
 static void place_head(const Forward *f, i64 layer, i64 row, i64 head, float *c) {
     const Model *m = f->model;
@@ -102,16 +125,14 @@ static void place_head(const Forward *f, i64 layer, i64 row, i64 head, float *c)
             _mm512_mask_storeu_ps(c + middle + d, here, _mm512_fmadd_ps(b, x, _mm512_mul_ps(a, y)));
         }
     }
-    i64 block = s->slots[row] / ROWS, offset = s->slots[row] % ROWS;
-    if (head < H + G) {
-        half *to = head < H ? f->q + row * f->q_stride + head * f->padded_head
-                            : s->keys[layer] + ((block * G + head - H) * ROWS + offset) * f->padded_head;
-        for (i64 d = 0; d < K; d += 16) _mm256_mask_storeu_epi16(to + d, first(K - d), to_half(c + d));
+    if (head < H) {
+        half *to = f->q + row * f->q_stride + head * f->padded_head;
+        __m512 by = _mm512_set1_ps(128 * LOG2_E / sqrtf((float)K)); /* so that scores are powers of two (`paged_attention.h`) */
+        for (i64 d = 0; d < K; d += 16) _mm256_mask_storeu_epi16(to + d, first(K - d), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(c + d), by)));
+    } else if (head < H + G) {
+        place_key(f, s->keys[layer], s->slots[row], head - H, c);
     } else {
-        half *to = s->values[layer] + (block * G + head - H - G) * f->value_rows * ROWS + offset;
-        half halves[MAX_HEAD];
-        for (i64 d = 0; d < K; d += 16) _mm256_storeu_si256((__m256i *)(halves + d), to_half(c + d));
-        for (i64 d = 0; d < K; d++) to[d * ROWS] = halves[d];
+        place_value(f, s->values[layer], s->slots[row], head - H - G, c);
     }
 }
 

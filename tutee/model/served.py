@@ -21,7 +21,7 @@ from tutee.model.kernels import NativeDecoder
 from tutee.model.kv_cache import KVCache, TiledCache
 from tutee.model.layout import Layout
 from tutee.model.matmul import Projection
-from tutee.model.matrix_unit import ROWS, stamp_of
+from tutee.model.matrix_unit import BLOCK, stamp_of
 
 
 class Served:
@@ -42,7 +42,7 @@ class Served:
         self._stamp: tuple[int, ...] = ()
         self._native: NativeDecoder | None = None
         self._head: NativeHead | None = None
-        self.native = decoder.native is not None and block_size % ROWS == 0
+        self.native = decoder.native is not None and block_size % BLOCK == 0
         """Whether steps run in C; then log-probs are close to what the trainer recomputes, not the same bits."""
         self.cache: KVCache
         if self.native:

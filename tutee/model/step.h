@@ -5,7 +5,7 @@ Axes: T tokens (rows), D hidden, H query heads, G groups (kv heads), K head widt
 #pragma once
 #include "team.h"
 
-enum { MAX_HEAD = 256 };
+enum { MAX_HEAD = 256, BLOCK = 32 }; /* numbers of a head; tokens of a block of keys and values */
 
 typedef struct {
     const byte *a, *b;      /* of one matrix, tiles; NULL: it has none */
@@ -37,11 +37,11 @@ typedef struct {
     const i64 *starts, *contexts;       /* [B + 1], [B] */
     const i64 *tables;                  /* [B, table_width] */
     const Span *span;                   /* in order; together all rows */
-    half *const *keys, *const *values;  /* of each layer: [blocks of 16][G][16][K to 32], [blocks of 16][G][K to 16][16] */
+    half *const *keys, *const *values;  /* of each layer, as `product.h` places them */
     float *hidden;                      /* out: [T, D] */
     byte *finite;                       /* out: [T] */
     byte *workspace;                    /* zeros when new, for the capacities below */
-    i64 cap_tokens, cap_rank, cap_context, cap_threads;
+    i64 cap_tokens, cap_rank, cap_threads;
 } Step;
 
 typedef struct { i64 row, count, first, last; } RowTile; /* up to 16 rows, and the spans that they belong to */
@@ -61,7 +61,7 @@ typedef struct {
     RowTile *tile;
     Queries *queries;
     i64 tiles, tasks;
-    i64 groups_at_once; /* kv heads of a chunk of attention: all of them, unless there are few queries */
+    i64 groups_at_once; /* kv heads of a chunk of attention: all when decoding, unless there are few queries */
     int fetch_cache;    /* whether keys and values are fetched ahead: decoding reads each once */
     byte *scratch; /* [threads][scratch_bytes] */
     i64 scratch_bytes;
@@ -82,9 +82,6 @@ static void *carve(byte **from, i64 bytes) {
 /* Of one matrix: what a chunk of a product multiplies at a time. */
 static i64 panel_pairs(const Model *m) { return parts(m->head, 32); }
 
-/* Neighbouring queries, each with the heads of one group, that make up to 16 columns. */
-static i64 queries_together(const Model *m) { return ROWS / (m->heads / m->groups); }
-
 static i64 most_steps(const Model *m) {
     i64 steps = 0;
     for (int which = 0; which < MATRICES; which++) steps = most(steps, m->layer[0].matrix[which].steps);
@@ -93,7 +90,7 @@ static i64 most_steps(const Model *m) {
 
 enum { RESULTS = 32 * MAX_HEAD * 4 }; /* bytes of a product's results; behind them its weights, where they are unpacked */
 
-static i64 attention_bytes(i64 context);
+static i64 attention_bytes(const Forward *f);
 
 /* Where everything lies in the workspace; returns its size. */
 static i64 lay_out(Forward *f, const Model *m, const Step *s) {
@@ -123,7 +120,7 @@ static i64 lay_out(Forward *f, const Model *m, const Step *s) {
     }
     f->tile = carve(&at, s->cap_tokens * sizeof(RowTile));
     f->queries = carve(&at, s->cap_tokens * sizeof(Queries));
-    i64 attention = attention_bytes(s->cap_context);
+    i64 attention = attention_bytes(f);
     i64 product = RESULTS + (m->bits == 4 ? panel_pairs(m) * most_steps(m) * STEP : 0);
     f->scratch_bytes = parts(most(product, attention), 4096) * 4096 + 256; /* not in the same sets */
     f->scratch = carve(&at, s->cap_threads * f->scratch_bytes);

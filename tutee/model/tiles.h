@@ -54,11 +54,6 @@ static void set_tiles(i64 rows) {
     load_shape(rows ? rows : ROWS, 64, 16);
 }
 
-/* For attention: full tiles, but 5 and 7 are for products over 16 keys. */
-static void set_attention_tiles(void) {
-    load_shape(16, 32, 8);
-}
-
 enum { AHEAD = 4 * STEP };
 enum { NOTHING, SOON, LATER }; /* what to fetch meanwhile: a little ahead into the first cache; a panel for the second */
 
