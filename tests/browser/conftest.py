@@ -107,13 +107,13 @@ def built_page() -> None:
 
 
 @pytest.fixture(scope="session")
-def make_served(built_page: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Served]]:
-    """Starts servers, each on a fresh home, and ends them."""
+def make_served(built_page: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
+    """Starts servers, each on a fresh home, and ends them. `model` says what the scripted model says."""
     running = []
 
-    def make() -> Served:
+    def make(**model: object) -> Served:
         folder = tmp_path_factory.mktemp("served")
-        write_scripted_model(folder / "home" / "models" / "scripted")
+        write_scripted_model(folder / "home" / "models" / "scripted", **model)
         served = Served(folder / "home", folder / "serve.log")
         served.start()
         running.append(served)
@@ -125,7 +125,7 @@ def make_served(built_page: None, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture(scope="session")
-def served(make_served: Callable[[], Served]) -> Served:
+def served(make_served: Callable[..., Served]) -> Served:
     """The server that most journeys share."""
     return make_served()
 

@@ -7,7 +7,7 @@ markdown with a list, a table and code, in one of two variants (equal chances), 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -43,13 +43,26 @@ That was all of it.
 SHORT = "A shorter reply, plain and to the point.\n\n"
 
 
-def write_scripted_model(folder: Path, context: int = 8192) -> None:
-    """Write a Hugging Face Llama folder that answers LONG or SHORT, again and again."""
+THOUGHTFUL = """<think>
+They ask for a sum, so I count on my fingers.
+
+Two and two make four.
+</think>
+
+The sum is **four**.
+
+"""
+
+
+def write_scripted_model(
+    folder: Path, context: int = 8192, texts: Sequence[str] = (LONG, SHORT), ends: bool = False
+) -> None:
+    """Write a Hugging Face Llama folder that answers one of `texts`, again and again; with `ends`, once."""
     folder.mkdir(parents=True)
     letters = pre_tokenizers.ByteLevel.alphabet()
     vocabulary = {letter: index for index, letter in enumerate(sorted(letters))}
     scripts = []
-    for text in (LONG, SHORT):
+    for text in texts:
         pieces = list(_pieces(text, vocabulary))
         for piece in pieces:
             vocabulary[piece] = len(vocabulary)
@@ -59,6 +72,8 @@ def write_scripted_model(folder: Path, context: int = 8192) -> None:
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens([AddedToken("<|start|>", special=True), AddedToken("<|end|>", special=True)])
     raw.save(str(folder / "tokenizer.json"))
+    if ends:
+        scripts = [[*script, raw.get_vocab_size() - 1] for script in scripts]
     _write_weights(folder, scripts, newline=vocabulary["Ċ"], size=raw.get_vocab_size(), context=context)
     settings = {"eos_token": "<|end|>", "pad_token": "<|end|>", "chat_template": TEMPLATE}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")

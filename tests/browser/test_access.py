@@ -10,7 +10,7 @@ import pytest
 from tests.browser.steps import COMPOSER, DONE, ask, open_chat
 
 AXE = Path(__file__).resolve().parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
-ROOMS = ["/#/", "/#/improve", "/#/versions", "/#/feedback"]
+ROOMS = ["/#/", "/#/improve", "/#/versions", "/#/feedback", "/#/keys"]
 
 
 def violations(page) -> list[str]:
