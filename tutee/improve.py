@@ -255,7 +255,7 @@ def _subject(place: Workplace, version: ModelVersion, base: Subject, engines: Ex
     if version.kind == "adapter":
         lora = Lora.load(folder, place.model.config, place.model.weights_sha256)
         base.engine.add_version(version.id, lora)
-        return Subject(place.model, base.engine, version.id, lora)
+        return Subject(place.model, base.engine, version.id)
     model = load_pretrained(folder, place.settings.dtype, name=version.name)
     return Subject(model, _engine(place, model, engines))
 

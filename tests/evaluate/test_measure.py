@@ -35,14 +35,19 @@ def base(tiny_folder: Path) -> Iterator[Subject]:
 
 
 @pytest.fixture(scope="module")
-def changed(base: Subject) -> Subject:
+def adapter(base: Subject) -> Lora:
     lora = Lora(base.model.config, LoraConfig(rank=2, alpha=4.0))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in lora.parameters():
             parameter.normal_(0.0, 0.2, generator=generator)
-    base.engine.add_version("changed", lora)
-    return Subject(base.model, base.engine, "changed", lora)
+    return lora
+
+
+@pytest.fixture(scope="module")
+def changed(base: Subject, adapter: Lora) -> Subject:
+    base.engine.add_version("changed", adapter)
+    return Subject(base.model, base.engine, "changed")
 
 
 def exam(candidate: Subject, base: Subject, material: Material) -> dict[str, Score]:
@@ -78,11 +83,11 @@ def test_a_changed_version_is_measured(base: Subject, changed: Subject) -> None:
     assert all(math.isfinite(s.estimate) for s in found.values())
 
 
-def test_margins_are_sums_of_log_ratios_over_the_answer(base: Subject, changed: Subject) -> None:
+def test_margins_are_sums_of_log_ratios_over_the_answer(base: Subject, changed: Subject, adapter: Lora) -> None:
     def said(text: str) -> float:
         ids, mask = base.model.chat_format.render_training([*PAIR.prompt, Message("assistant", text)])
         first = mask.index(1)
-        ours, theirs = (score(base.model.decoder, [ids], lora=lora)[0] for lora in (changed.lora, None))
+        ours, theirs = (score(base.model.decoder, [ids], lora=lora)[0] for lora in (adapter, None))
         last = len(mask) - mask[::-1].index(1)
         return float((ours - theirs)[first - 1 : last - 1].sum())
 

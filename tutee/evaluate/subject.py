@@ -12,8 +12,6 @@ from tutee.conversation import Message
 from tutee.engine.engine import Engine
 from tutee.engine.request import Completion, SamplingParams
 from tutee.errors import InvalidInput
-from tutee.model.logprobs import score
-from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained
 
 Tick = Callable[[int, int], None]
@@ -27,13 +25,11 @@ class Subject:
     Args:
         model: the base (or the full model that the version is).
         engine: runs that model; `version` names the adapter in it, None is the base.
-        lora: the same adapter, for scoring.
     """
 
     model: Pretrained
     engine: Engine
     version: str | None = None
-    lora: Lora | None = None
 
     def answer(
         self, prompts: Sequence[Sequence[Message]], params: SamplingParams, tick: Tick | None = None
@@ -47,18 +43,17 @@ class Subject:
     def score_answers(
         self, prompts: Sequence[Sequence[Message]], answers: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Log-probs of sampled tokens, given their prompts."""
+        """Log-probs of sampled tokens, given their prompts; of this version's own answers those that it reported."""
         rendered = [self.model.chat_format.render(messages) for messages in prompts]
         sequences = [[*prompt, *answer] for prompt, answer in zip(rendered, answers, strict=True)]
-        scored = score(self.model.decoder, sequences, lora=self.lora)
-        return [row[len(prompt) - 1 :].tolist() for row, prompt in zip(scored, rendered, strict=True)]
+        return self.engine.score(sequences, version=self.version, first=[len(prompt) for prompt in rendered])
 
     def score_texts(self, conversations: Sequence[Sequence[Message]]) -> list[list[float]]:
         """Log-probs of the tokens that the counted assistant turns say, end of turn included."""
         rendered = [self.model.chat_format.render_training(messages) for messages in conversations]
-        scored = score(self.model.decoder, [ids for ids, _ in rendered], lora=self.lora)
+        scored = self.engine.score([ids for ids, _ in rendered], version=self.version)
         return [
-            [value for value, counts in zip(row.tolist(), mask[1:], strict=True) if counts]
+            [value for value, counts in zip(row, mask[1:], strict=True) if counts]
             for row, (_, mask) in zip(scored, rendered, strict=True)
         ]
 
