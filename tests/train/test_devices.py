@@ -8,6 +8,7 @@ import torch
 from tutee.train.batch import Batch, Example, Group, Loss, pack_groups, totals
 from tutee.train.dpo import DpoConfig, dpo_loss
 from tutee.train.grpo import variant
+from tutee.train.kto import KtoConfig, kto_loss
 from tutee.train.metrics import Metrics
 from tutee.train.policy_loss import policy_loss
 from tutee.train.ppo import PpoConfig, ppo_loss, value_loss
@@ -29,11 +30,18 @@ def pairs() -> list[Group]:
     return [Group.pair(better, worse)]
 
 
+def thumbs() -> list[Group]:
+    liked, disliked = examples(2, reference=-1.0)
+    return [Group((liked,), label=True), Group((disliked,), label=False)]
+
+
 POLICY: list[tuple[Loss, list[Group]]] = [
     (token_mean_loss, singles(3)),
     (sequence_mean_loss, singles(3)),
     (dpo_loss, pairs()),
     (partial(dpo_loss, config=DpoConfig(shape="apo_zero", sft_weight=0.1)), pairs()),
+    (partial(kto_loss, config=KtoConfig(kl=False)), thumbs()),
+    (partial(kto_loss, z=torch.zeros((), device="meta")), thumbs()),
     (partial(policy_loss, config=variant("dapo")), rollouts()),
     (partial(policy_loss, config=variant("grpo")), rollouts()),
     (partial(policy_loss, config=variant("gspo")), rollouts()),

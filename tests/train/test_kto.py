@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,10 @@ from tutee.conversation import Message
 from tutee.data.training_files import Thumb
 from tutee.errors import InvalidInput
 from tutee.model.pretrained import Pretrained
-from tutee.train.batch import Example, Group, pack_groups, totals
+from tutee.train.batch import Example, Group, Loss, pack_groups, totals
 from tutee.train.dpo import with_references
 from tutee.train.kto import KtoConfig, balanced, kto_groups, kto_loss, with_kl, with_other_answers
-from tutee.train.loop import LoopConfig, train
+from tutee.train.loop import LoopConfig, measure, train
 from tutee.train.options import read_options
 from tutee.train.trainer import Trainer, TrainerConfig
 
@@ -26,16 +27,11 @@ def rated(tokens: tuple[int, ...], prompt: int, liked: bool, weight: float = 1.0
     return Group((Example(tokens, mask, reference_logprobs=(-1.0,) * len(tokens)),), weight, label=liked)
 
 
-def with_z(group: Group, z: float) -> Group:
-    [example] = group.examples
-    return replace(group, examples=(replace(example, values=(z,) * len(example.tokens)),))
-
-
 def test_liked_and_disliked_closed_form() -> None:
-    groups = [with_z(rated((5, 6, 7), 1, True), 0.3), with_z(rated((5, 8), 1, False, weight=2.0), 0.3)]
+    groups = [rated((5, 6, 7), 1, True), rated((5, 8), 1, False, weight=2.0)]
     logprobs = torch.tensor([-0.5, -0.8, -0.2], requires_grad=True)  # ratios .5 + .2 and .8
     config = KtoConfig(beta=0.5, desirable_weight=1.5, undesirable_weight=0.75)
-    loss, metrics = kto_loss(logprobs, pack_groups(groups), totals(groups), config)
+    loss, metrics = kto_loss(logprobs, pack_groups(groups), totals(groups), config, torch.tensor(0.3))
 
     def sigma(x: float) -> float:
         return 1 / (1 + math.exp(-x))
@@ -62,11 +58,20 @@ def test_each_prompt_is_paired_with_the_next_answer_and_z_is_never_negative() ->
     groups = with_other_answers([rated((1, 2, 3), 1, True), rated((4, 5, 6, 7), 2, False)], context=100)
     assert [group.examples[1].tokens for group in groups] == [(1, 6, 7), (4, 5, 2, 3)]
     groups = with_references(groups, lambda sequences: [torch.full((len(s) - 1,), -2.0) for s in sequences])
-    here = with_kl(groups, lambda sequences: [torch.full((len(s) - 1,), -1.5) for s in sequences])
-    assert [group.examples[0].values for group in here] == [(1.0,) * 3, (1.0,) * 4]  # two tokens of +.5 each
-    assert all(len(group.examples) == 1 for group in here)
-    there = with_kl(groups, lambda sequences: [torch.full((len(s) - 1,), -2.5) for s in sequences])
-    assert there[0].examples[0].values == (0.0,) * 3
+
+    def z_at(logprob: float) -> tuple[list[Group], float]:
+        def measure(others: Sequence[Group], loss: Loss) -> torch.Tensor:
+            batch = pack_groups(others)
+            return loss(torch.full((len(batch.targets_N),), logprob), batch, totals(others))[0]
+
+        own, loss = with_kl(groups, measure, KtoConfig())
+        _, metrics = loss(torch.zeros(4), pack_groups(own), totals(own))
+        return own, metrics.values()["kl"]
+
+    own, z = z_at(-1.5)
+    assert z == pytest.approx(1.0)  # two tokens of +.5 each
+    assert [group.examples for group in own] == [group.examples[:1] for group in groups]
+    assert z_at(-2.5)[1] == 0
     assert with_other_answers([rated((1, 2, 3), 1, True), rated((4, 5), 1, True)], 2)[0].examples[1].tokens == (1, 5)
 
 
@@ -100,8 +105,8 @@ def test_it_learns_which_answers_are_liked_and_z_is_of_the_whole_step(model: Pre
     groups = with_references(kto_groups(model, thumbs, config).groups, trainer.score)
     loop = LoopConfig(epochs=6, batch_size=6, learning_rate=3e-2, token_budget=40)  # one row a microbatch
 
-    def before_step(step: list[Group]) -> list[Group]:
-        return with_kl(step, trainer.score)
+    def before_step(step: Sequence[Group]) -> tuple[list[Group], Loss]:
+        return with_kl(step, partial(measure, trainer, token_budget=40), config)
 
     result = train(trainer, groups, config.loss(), loop, tmp_path, before_step=before_step)
     first, last = result.history[0], result.history[-1]

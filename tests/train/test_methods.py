@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tutee.errors import InvalidInput
-from tutee.train import methods, parallel, train
+from tutee.train import methods, train
 from tutee.train.methods import METHODS, choose, describe, find, read_rows
 from tutee.train.progress import Progress
 from tutee.train.record import read_metrics
@@ -161,15 +161,6 @@ def files(tmp_path: Path) -> dict[str, str]:
     chats = tmp_path / "chats.jsonl"
     chats.write_text("".join(json.dumps(row) + "\n" for row in CHATS))
     return {"GRADER": f"{grader}:grade", "CHATS": str(chats)}
-
-
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.samples])
-def test_methods_that_draw_answers_are_refused_under_torchrun(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parallel, "current", lambda: parallel.Ranks(0, 2))
-    with pytest.raises(InvalidInput, match=f"{name} draws answers, which one process does: start it without torchrun"):
-        methods.run(METHODS[name], None, [], {}, tmp_path)
 
 
 def test_every_method_is_run_here() -> None:

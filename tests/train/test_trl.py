@@ -7,6 +7,7 @@ differ, the tables below say how.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from tutee.train.batch import Example, Group, Loss, pack_groups, totals
 from tutee.train.dpo import DpoConfig
 from tutee.train.grpo import GrpoConfig
-from tutee.train.kto import KtoConfig
+from tutee.train.kto import KtoConfig, kto_loss
 from tutee.train.policy_loss import policy_loss
 from tutee.train.reward import RewardConfig
 
@@ -111,15 +112,15 @@ def test_kto(name: str) -> None:
     z = None if case["kl"] is None else max(0.0, case["kl"])
     groups = []
     for row, label in zip(data["reference"], data["labels"], strict=True):
-        values = {} if z is None else {"values": [z] * len(row)}
-        groups.append(Group((example(len(row), reference_logprobs=row, **values),), label=label))
+        groups.append(Group((example(len(row), reference_logprobs=row),), label=label))
     config = KtoConfig(
         beta=data["beta"],
         desirable_weight=data["desirable_weight"],
         undesirable_weight=data["undesirable_weight"],
         kl=z is not None,
     )
-    check(config.loss(), groups, data["logprobs"], case)
+    loss = partial(kto_loss, config=config, z=None if z is None else torch.tensor(z))
+    check(loss, groups, data["logprobs"], case)
 
 
 @pytest.mark.row(24)

@@ -203,31 +203,32 @@ class Layout:
         return [sorted(members) for members in out]
 
     def _group(self, members: list[int], window: int | None) -> Group:
-        lengths = torch.tensor([self._length(b) for b in members])
-        contexts = torch.tensor([self.context_lengths[b] for b in members])
-        new = int(lengths.max())
-        everything = len(members) == len(self.context_lengths) and bool((lengths == new).all())
+        lengths = [self._length(b) for b in members]
+        contexts = [self.context_lengths[b] for b in members]
+        pasts_B = torch.tensor(contexts) - torch.tensor(lengths)
+        new = max(lengths)
+        everything = len(members) == len(self.context_lengths) and min(lengths) == new
         rows_BN = None
         if not everything:
             firsts = torch.tensor([self.starts[b] for b in members])
-            steps_BN = torch.minimum(torch.arange(new), lengths[:, None] - 1)
+            steps_BN = torch.minimum(torch.arange(new), torch.tensor(lengths)[:, None] - 1)
             rows_BN = (firsts[:, None] + steps_BN).to(self.device)
         shape = (len(members), new)
-        if bool((contexts == lengths).all()):
+        if contexts == lengths:
             bias_BNS = (
                 None if window is None or new <= window else _bias(torch.zeros(1, dtype=torch.int64), new, new, window)
             )
             return Group(rows_BN, shape, None, None, None if bias_BNS is None else bias_BNS.to(self.device))
         if self.cache is None:
-            keys_BS = self._keys(members, int(contexts.max()))
-            bias_BNS = _bias(contexts - lengths, new, keys_BS.shape[1], window)
+            keys_BS = self._keys(members, max(contexts))
+            bias_BNS = _bias(pasts_B, new, keys_BS.shape[1], window)
             return Group(rows_BN, shape, keys_BS.to(self.device), None, bias_BNS.to(self.device))
         assert self.block_tables is not None
         size = self.cache.block_size
-        width = -(-int(contexts.max()) // size)
+        width = -(-max(contexts) // size)
         blocks = self.block_tables[torch.tensor(members), :width]
-        full = new == 1 and window is None and bool((contexts == width * size).all())
-        bias_BNS = None if full else _bias(contexts - lengths, new, width * size, window).to(self.device)
+        full = new == 1 and window is None and min(contexts) == width * size
+        bias_BNS = None if full else _bias(pasts_B, new, width * size, window).to(self.device)
         return Group(rows_BN, shape, None, blocks, bias_BNS)
 
     def _keys(self, members: list[int], width: int) -> Tensor:

@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from tutee.model.pretrained import Pretrained
 from tutee.train.batch import Group, Loss, check_groups
 from tutee.train.checkpoint import write_json
 from tutee.train.dpo import with_references
 from tutee.train.encode import Encoded
-from tutee.train.loop import LoopConfig, evaluate_loss, train
+from tutee.train.loop import BeforeStep, LoopConfig, evaluate_loss, measure, train
 from tutee.train.memory import refuse_groups
 from tutee.train.task import Checkpoint, Task, Trained
 from tutee.train.trainer import Trainer, TrainerConfig
 
 Accuracy = Callable[[Trainer, Sequence[Group], int], float]
+Measure = Callable[[Sequence[Group], Loss], Tensor]
 LOOKED_AT = 64
 """Groups of the training data on which an accuracy is measured."""
 
@@ -46,7 +48,8 @@ class FixedData:
         config: the part of the settings that makes the loss.
         groups: encodes a file's rows, given these settings.
         reference: the loss compares with the policy as it was before the first step.
-        before_step: (settings, trainer) -> what a step's groups become just before they are learned.
+        before_step: (settings, measure) -> what makes a step's groups and loss (`loop.BeforeStep`), if anything does;
+            `measure(groups, loss)` is a loss of the policy as it then is.
         trainer: makes the trainer; a reward model's has a head.
         after_save: (trainer, all groups, folder) adds to a saved version.
         accuracy: (trainer, groups, token budget) -> a share of right guesses, reported after each epoch.
@@ -55,7 +58,7 @@ class FixedData:
     config: type[LossConfig]
     groups: Callable[[Pretrained, Sequence[Any], Any], Encoded]
     reference: bool = False
-    before_step: Callable[[Any, Trainer], Callable[[list[Group]], list[Group]]] = lambda config, trainer: list
+    before_step: Callable[[Any, Measure], BeforeStep | None] = lambda config, measure: None
     trainer: Callable[[Task], Trainer] = lambda task: Trainer(task.base, task.chosen[TrainerConfig], task.start)
     after_save: Callable[[Trainer, list[Group], Path], None] = lambda trainer, groups, folder: None
     accuracy: Accuracy | None = None
@@ -76,7 +79,8 @@ class FixedData:
         if self.reference:
             scored = _references(task.folder, [*groups, *valid], trainer)
             groups, valid = scored[: len(groups)], scored[len(groups) :]
-        before_step, finish = self.before_step(config, trainer), partial(self.after_save, trainer, groups)
+        look = partial(measure, trainer, token_budget=task.chosen[LoopConfig].token_budget)
+        before_step, finish = self.before_step(config, look), partial(self.after_save, trainer, groups)
         return learn_and_save(task, trainer, groups, valid, config.loss(), encoded, before_step, finish, self.accuracy)
 
 
@@ -87,7 +91,7 @@ def learn_and_save(
     valid: Sequence[Group],
     loss: Loss,
     encoded: Encoded | None = None,
-    before_step: Callable[[list[Group]], list[Group]] = list,
+    before_step: BeforeStep | None = None,
     after_save: Callable[[Path], None] = lambda folder: None,
     accuracy: Accuracy | None = None,
 ) -> Trained:
@@ -108,7 +112,8 @@ def learn_and_save(
         trainer.save(version)
         if trainer.ranks.first:
             after_save(version)
-        measured = evaluate_loss(trainer, before_step(list(valid)), loss, loop.token_budget) if valid else {}
+        looked_at, own_loss = (valid, loss) if before_step is None or not valid else before_step(valid)
+        measured = evaluate_loss(trainer, looked_at, own_loss, loop.token_budget) if valid else {}
         measured = {f"valid_{name}": value for name, value in measured.items() if name != "entropy"}
         for part, of in (("train", groups[:LOOKED_AT]), ("valid", valid)):
             if accuracy is not None and of:

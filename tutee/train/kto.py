@@ -6,13 +6,13 @@ Ethayarajh et al. 2024 (arXiv 2402.01306), equation 8. With the log-ratio of an 
     L = λ_U [1 - σ(β (z - r))]   for one that somebody disliked
 z is how far the policy as a whole has moved, KL(π ‖ π_ref), estimated without a gradient on answers to *other* prompts:
     z = max(0, mean_i [log π(y_{i+1}|x_i) - log π_ref(y_{i+1}|x_i)])
-So each row carries, beside its own answer, the next row's answer to its prompt. `with_kl` scores those under the policy
-before a step and writes z into the rows as their value (what was expected of them); z is of the whole step, so that its
-microbatches share one. With `kl=False` z is 0, which is APO-zero on single answers (D'Oosterlinck et al. 2024, arXiv
-2408.06266).
+So each row carries, beside its own answer, the next row's answer to its prompt. `with_kl` measures those under the
+policy before a step and hands z to the loss as a number that never leaves the device; z is of the whole step, so that
+its microbatches and ranks share one. With `kl=False` z is 0, which is APO-zero on single answers (D'Oosterlinck et al.
+2024, arXiv 2408.06266).
 
 The paper's rule for unequal numbers of thumbs: λ_D n_D / (λ_U n_U) between 1 and 4/3; `balanced` sets the weights so.
-Knows no model: what scores is handed in.
+Knows no model: what measures is handed in.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from torch import Tensor
 from tutee.data.training_files import Thumb
 from tutee.errors import InvalidInput
 from tutee.model.pretrained import Pretrained
-from tutee.train.batch import Batch, Example, Group, Loss, Totals
+from tutee.train.batch import Batch, Example, Group, Loss, Totals, told
 from tutee.train.encode import Encoded, encode_answer, encode_rows
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
 
-Score = Callable[[Sequence[Sequence[int]]], list[Tensor]]
-"""Log-probs of tokens[1:] of each sequence."""
+Measure = Callable[[Sequence[Group], Loss], Tensor]
+"""(groups, loss) -> the loss of the policy as it is now, all groups at once, without a gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,53 +108,51 @@ def with_other_answers(groups: Sequence[Group], context: int) -> tuple[Group, ..
     return tuple(out)
 
 
-def with_kl(groups: Sequence[Group], score: Score) -> list[Group]:
-    """The groups of one step with z as their values, and without the other answers that it was measured on.
+def with_kl(groups: Sequence[Group], measure: Measure, config: KtoConfig) -> tuple[list[Group], Loss]:
+    """A step's groups without the other answers, and the loss with z, which was measured on those.
 
     Args:
         groups: all groups of the step, with references.
-        score: under the policy as it is now.
     """
-    others = [group.examples[1] for group in groups]
-    ratios = [_log_ratio(example, now) for example, now in zip(others, score([e.tokens for e in others]), strict=True)]
-    z = max(0.0, sum(ratios) / len(ratios))
-    own = [group.examples[0] for group in groups]
-    known = [replace(example, values=(z,) * len(example.tokens)) for example in own]
-    return [replace(group, examples=(example,)) for group, example in zip(groups, known, strict=True)]
+    others = [Group((group.examples[1],)) for group in groups]
+    own = [replace(group, examples=group.examples[:1]) for group in groups]
+    return own, partial(kto_loss, config=config, z=measure(others, mean_log_ratio).clamp_min(0))
 
 
-def _log_ratio(example: Example, logprobs: Tensor) -> float:
-    if example.reference_logprobs is None:
+def mean_log_ratio(logprob_N: Tensor, batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
+    """The mean of r over the step's groups: of answers to other prompts, an estimate of KL(π ‖ π_ref)."""
+    if told(torch.isnan(batch.reference_N)):
         raise ValueError("KTO needs the reference log-probs of every answer")
-    difference = logprobs.cpu() - torch.tensor(example.reference_logprobs[1:])
-    return float((torch.tensor(example.mask[1:]) * difference).sum())
+    weight_N = batch.mask_N * batch.weight_E[batch.example_N]
+    return (weight_N * (logprob_N - batch.reference_N)).sum() / totals.groups, Metrics()
 
 
 def kto_loss(
-    logprob_N: Tensor, batch: Batch, totals: Totals, config: KtoConfig | None = None
+    logprob_N: Tensor, batch: Batch, totals: Totals, config: KtoConfig | None = None, z: Tensor | None = None
 ) -> tuple[Tensor, Metrics]:
     """The loss over the batch's rated examples, divided by the step's sum of group weights.
 
     Raises:
-        ValueError: a rated example has no reference log-probs, or (with `kl`) no z.
+        ValueError: a rated example has no reference log-probs, or there is no z where `config.kl` wants one.
     """
     config = config or KtoConfig()
-    rated_K = torch.nonzero(~torch.isnan(batch.label_E)).squeeze(1)
-    ratio_K = batch.sum_by_example(batch.mask_N * (logprob_N - batch.reference_N))[rated_K]
-    z_K = torch.zeros_like(ratio_K)
-    if config.kl:
-        z_K = (batch.sum_by_example(batch.mask_N * batch.value_N) / batch.sum_by_example(batch.mask_N))[rated_K]
-    if torch.isnan(ratio_K.detach() + z_K).any() and not torch.isnan(logprob_N).any():
-        raise ValueError("KTO needs the reference log-probs of every rated example, and z (`with_kl`)")
-    liked_K = batch.label_E[rated_K] == 1
-    gain_K = config.beta * torch.where(liked_K, ratio_K - z_K, z_K - ratio_K)
-    lambda_K = torch.where(liked_K, config.desirable_weight, config.undesirable_weight)
-    weight_K = batch.weight_E[rated_K]
-    total = (weight_K * lambda_K * (1 - gain_K.sigmoid())).sum()
+    if config.kl and z is None:
+        raise ValueError("KTO with its KL term needs z (`with_kl`)")
+    rated_E = ~torch.isnan(batch.label_E)
+    rated_N = rated_E[batch.example_N]
+    if told(torch.isnan(batch.reference_N) & rated_N):
+        raise ValueError("KTO needs the reference log-probs of every rated example")
+    ratio_E = batch.sum_by_example(torch.where(rated_N, batch.mask_N * (logprob_N - batch.reference_N), 0.0))
+    z_E = torch.zeros_like(ratio_E) if z is None else z.to(ratio_E.dtype).expand_as(ratio_E)
+    liked_E = batch.label_E == 1
+    gain_E = config.beta * torch.where(liked_E, ratio_E - z_E, z_E - ratio_E)
+    lambda_E = torch.where(liked_E, config.desirable_weight, config.undesirable_weight)
+    weight_E = batch.weight_E * rated_E
+    total = (weight_E * lambda_E * (1 - gain_E.sigmoid())).sum()
     with torch.no_grad():
-        metrics = Metrics.ratio("kto_loss", total, weight_K.sum())
-        metrics += Metrics.ratio("kl", (weight_K * z_K).sum(), weight_K.sum())
-        for name, kind_K in (("liked", liked_K), ("disliked", ~liked_K)):
-            share_K = weight_K * kind_K
-            metrics += Metrics.ratio(f"{name}_log_ratio", (share_K * ratio_K).sum(), share_K.sum())
+        metrics = Metrics.ratio("kto_loss", total, weight_E.sum())
+        metrics += Metrics.ratio("kl", (weight_E * z_E).sum(), weight_E.sum())
+        for name, kind_E in (("liked", liked_E), ("disliked", ~liked_E)):
+            share_E = weight_E * kind_E
+            metrics += Metrics.ratio(f"{name}_log_ratio", (share_E * ratio_E).sum(), share_E.sum())
     return total / totals.groups, metrics

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tutee.errors import Diverged, InvalidInput
 from tutee.train.batch import Group, Loss, check_groups, pack_groups, totals
@@ -99,6 +101,10 @@ def groups_of_step(groups: Sequence[Group], step: int, config: LoopConfig) -> li
     return [groups[i] for i in order[within * config.batch_size : (within + 1) * config.batch_size]]
 
 
+BeforeStep = Callable[[Sequence[Group]], tuple[list[Group], Loss]]
+"""From a step's groups of the data to the groups that are trained and their loss: KTO measures the policy here."""
+
+
 @dataclass
 class _Run:
     """What changes while the loop runs; `step`, `tokens` and `history` go into the checkpoint."""
@@ -117,14 +123,14 @@ def train(
     *,
     report: Report = silent,
     stage: str = "train",
-    before_step: Callable[[list[Group]], list[Group]] = list,
+    before_step: BeforeStep | None = None,
     after_epoch: Callable[[int, int], dict[str, float]] | None = None,
 ) -> LoopResult:
     """Train to the end, from the last checkpoint in `folder` if there is one.
 
     Args:
         folder: holds the checkpoints `step-000010` …; a folder of another run (other groups or config) is refused.
-        before_step: the step's groups as they are trained, from those of the data (KTO measures the policy here).
+        before_step: see there; it makes each step's loss, in the place of `loss`.
         after_epoch: called with (epoch, step), both from 1, after each epoch; what it returns joins the step's metrics.
 
     Raises:
@@ -140,9 +146,9 @@ def train(
     while run.step < total:
         started = time.monotonic()
         rate = learning_rate_at(run.step, total, config)
-        values = take_step(
-            trainer, before_step(groups_of_step(groups, run.step, config)), loss, rate, config.token_budget
-        )
+        chosen = groups_of_step(groups, run.step, config)
+        learned, step_loss = (chosen, loss) if before_step is None else before_step(chosen)
+        values = take_step(trainer, learned, step_loss, rate, config.token_budget)
         _refuse_runaway(values)
         step_tokens = int(values.pop("tokens"))
         run.tokens += step_tokens
@@ -172,8 +178,8 @@ def take_step(
     for part, own in trainer.ranks.parts(groups, token_budget):
         said = trainer.forward_backward(pack_groups(part, share_prompts=True), loss, denominators)
         metrics += said if own else Metrics()
-    metrics = trainer.ranks.add_metrics(metrics.settled())
-    done = trainer.optim_step(learning_rate)
+    done = trainer.optim_step(learning_rate, metrics)
+    metrics = trainer.ranks.add_metrics(done.metrics)
     values = metrics.values()
     values["loss"] = metrics.total("loss")  # the microbatches share one denominator, so their losses add
     values |= {"learning_rate": learning_rate, "grad_norm": done.grad_norm, "skipped_steps": float(trainer.skipped)}
@@ -190,6 +196,15 @@ def evaluate_loss(trainer: Trainer, groups: Sequence[Group], loss: Loss, token_b
         metrics += said if own else Metrics()
     metrics = trainer.ranks.add_metrics(metrics.settled())
     return {**metrics.values(), "loss": metrics.total("loss")}
+
+
+def measure(trainer: Trainer, groups: Sequence[Group], loss: Loss, token_budget: int) -> Tensor:
+    """A loss over all groups at once, without learning: a number on the device, which is not waited for."""
+    denominators = totals(groups)
+    total = torch.zeros((), dtype=torch.float64, device=trainer.device)
+    for part, _ in trainer.ranks.parts(groups, token_budget):
+        total += trainer.forward(pack_groups(part, share_prompts=True), loss, denominators).parts["loss"][0]
+    return trainer.ranks.add(total)
 
 
 def _refuse_runaway(values: dict[str, float]) -> None:

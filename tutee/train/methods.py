@@ -194,7 +194,9 @@ METHODS: Mapping[str, Method] = {
                 KtoConfig,
                 kto_groups,
                 reference=True,
-                before_step=lambda config, trainer: partial(with_kl, score=trainer.score) if config.kl else list,
+                before_step=lambda config, measure: (
+                    partial(with_kl, measure=measure, config=config) if config.kl else None
+                ),
             ),
         ),
         Method(

@@ -15,7 +15,7 @@ from torch import Tensor
 class Metrics:
     """Named ratios; adding two adds numerators and denominators.
 
-    Numbers on an accelerator stay there until somebody asks (`settled`), so that a step need not wait for each.
+    Tensors stay on their device until somebody asks (`settled`), so that a step need not wait for each.
     """
 
     parts: dict[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)
@@ -54,6 +54,4 @@ class Metrics:
 
 
 def _kept(number: Tensor | float) -> Tensor | float:
-    if isinstance(number, Tensor) and number.device.type != "cpu":
-        return number.detach().double()
-    return float(number)
+    return number.detach().double() if isinstance(number, Tensor) else float(number)

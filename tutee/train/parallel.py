@@ -83,6 +83,12 @@ class Ranks:
         dist.all_gather_object(shares, list(own))
         return [shares[i % self.size][i // self.size] for i in range(sum(map(len, shares)))]
 
+    def add(self, number: Tensor) -> Tensor:
+        """The sum over ranks of a number on the device, which is not waited for."""
+        if self.size > 1:
+            dist.all_reduce(number)
+        return number
+
     def add_metrics(self, metrics: Metrics) -> Metrics:
         """The sum over ranks."""
         total = Metrics()
@@ -115,22 +121,21 @@ class Ranks:
             for gradient, summed in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
-    def clip_gradients(self, parameters: Iterable[Tensor], most: float) -> float:
-        """Scale the gradients so that their common norm is at most `most`; a norm that is not finite scales nothing.
+    def clip_gradients(self, parameters: Iterable[Tensor], most: float) -> Tensor:
+        """Scale the gradients so that their common norm is at most `most`; one that is not finite spoils them all.
 
         Returns:
-            The norm before, over all ranks' parts of cut parameters.
+            The norm before, over all ranks' parts of cut parameters, on the device: it is not waited for.
         """
         parameters = [p for p in parameters if p.grad is not None]
         kinds = [[p for p in parameters if isinstance(p, DTensor) is cut] for cut in (False, True)]
         norms = [whole(get_total_norm([p.grad for p in kind if p.grad is not None])) for kind in kinds if kind]
         norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
-        if torch.isfinite(norm):
-            clip_grads_with_norm_(kinds[0], most, norm)
-            for parameter in kinds[1]:
-                assert parameter.grad is not None
-                parameter.grad.mul_(min(1.0, most / (float(norm) + 1e-6)))  # the formula of clip_grads_with_norm_
-        return float(norm)
+        clip_grads_with_norm_(kinds[0], most, norm)
+        for parameter in kinds[1]:
+            assert parameter.grad is not None
+            parameter.grad.mul_((most / (norm + 1e-6)).clamp(max=1.0))  # the formula of clip_grads_with_norm_
+        return norm
 
     def wait(self) -> None:
         """Until every rank is here."""

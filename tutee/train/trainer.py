@@ -33,6 +33,7 @@ from tutee.train.optimizers import Optimizer, OptimizerName
 from tutee.train.options import require
 
 HEAD_PREFIX = "value_head."
+NORM = "grad_norm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,8 @@ class StepReport:
 
     grad_norm: float
     skipped: bool
+    metrics: Metrics
+    """Those that the step was given, as numbers that are here."""
 
 
 class Trainer:
@@ -192,14 +195,20 @@ class Trainer:
         )
         return logprob_N, Metrics.ratio("entropy", entropy_N.sum(), len(entropy_N))
 
-    def optim_step(self, learning_rate: float) -> StepReport:
+    def optim_step(self, learning_rate: float, metrics: Metrics | None = None) -> StepReport:
         """Clip the accumulated gradient, step, clear it. A non-finite gradient is dropped and counted instead.
+
+        Args:
+            metrics: what this rank's microbatches said. They are fetched from the device together with the gradient's
+                norm, which decides whether there is a step: the one time that a step waits.
 
         Raises:
             Diverged: `max_skipped` non-finite steps came in a row.
         """
         self.ranks.add_gradients(self._masters.values())
-        norm = self.ranks.clip_gradients(self._masters.values(), self.config.max_grad_norm)
+        clipped = self.ranks.clip_gradients(self._masters.values(), self.config.max_grad_norm)
+        here = ((metrics or Metrics()) + Metrics.ratio(NORM, clipped, 1.0)).settled()
+        norm = float(here.parts.pop(NORM)[0])
         finite = math.isfinite(norm)
         if finite:
             self._skipped_in_a_row = 0
@@ -215,7 +224,7 @@ class Trainer:
                 "The last good checkpoint is kept. Lower the learning rate.",
                 param="learning_rate",
             )
-        return StepReport(norm, not finite)
+        return StepReport(norm, not finite, here)
 
     @torch.no_grad()
     def _publish(self) -> None:
