@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from collections import deque
-from functools import partial
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.serve.conftest import Running
 from tutee.engine.request import Chunk
 from tutee.errors import Unavailable
-from tutee.serve.doorbell import Doorbell, News
+from tutee.serve import streaming
+from tutee.serve.wire import Wire
 
-BODY = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10, "stream": True}
+HI = [{"role": "user", "content": "Hi"}]
+BODY: dict[str, Any] = {"model": "chat", "messages": HI, "max_tokens": 10, "stream": True}
 
 
 def test_framing_is_lf_only_without_ids_and_ends_with_done(http: httpx.Client) -> None:
@@ -51,7 +54,6 @@ def test_characters_are_never_split(http: httpx.Client) -> None:
 
 def test_an_engine_error_in_mid_stream_is_an_error_event_and_the_end(server: Running, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     import openai
-    import pytest
 
     from tutee.serve.chat import routes as chat_completions
 
@@ -73,43 +75,94 @@ def test_an_engine_error_in_mid_stream_is_an_error_event_and_the_end(server: Run
         }
     }
     with pytest.raises(openai.APIError, match="The engine stopped"):
-        list(server.sdk().chat.completions.create(**BODY))  # type: ignore[call-overload]
+        list(server.sdk().chat.completions.create(**BODY))
 
 
-def test_one_wake_up_for_all_that_comes_before_the_loop_answers() -> None:
-    async def run() -> tuple[int, list[int]]:
-        loop, bell = asyncio.get_running_loop(), Doorbell.here()
-        rings, called, real = 0, [], loop.call_soon_threadsafe
-
-        def counting(*args: Any) -> Any:
-            nonlocal rings
-            rings += 1
-            return real(*args)
-
-        loop.call_soon_threadsafe = counting  # type: ignore[method-assign]
-        for i in range(64):
-            bell.call(partial(called.append, i))
-        await asyncio.sleep(0.01)
-        return rings, called
-
-    assert asyncio.run(run()) == (1, list(range(64)))
+def told(raw: bytes) -> str:
+    """The text of a stream, by whichever of the three routes it came."""
+    text = ""
+    for line in raw.split(b"\n"):
+        if line.startswith(b"data: {"):
+            content = json.loads(line[6:])
+            for choice in content.get("choices", ()):
+                text += choice.get("text") or choice.get("delta", {}).get("content") or ""
+            if content.get("type") == "response.output_text.delta":
+                text += content["delta"]
+    return text
 
 
-def test_no_news_is_lost_between_threads() -> None:
-    async def run() -> int:
-        news, told, heard = News(), deque[int](), 0
+def whole(route: str, content: Any) -> str:
+    """The text of an answer in one piece."""
+    if route == "responses":
+        return "".join(part["text"] for item in content["output"] for part in item["content"])
+    choice = content["choices"][0]
+    return str(choice["text"] if route == "completions" else choice["message"]["content"])
 
-        def tell() -> None:
-            for i in range(5000):
-                told.append(i)
-                news.tell()
 
-        threads = [threading.Thread(target=tell) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        while heard < 10_000:
-            await asyncio.wait_for(news.wait(), 5)
-            heard += len([told.popleft() for _ in range(len(told))])
-        return heard
+def test_many_streams_at_once_say_what_is_said_in_one_piece(server: Running) -> None:
+    asked = {
+        "chat/completions": {"messages": HI, "max_tokens": 40, "ignore_eos": True},
+        "completions": {"prompt": "Hi", "max_tokens": 40},
+        "responses": {"input": "Hi", "max_output_tokens": 40, "store": False},
+    }
+    bodies = [
+        (route, fields | {"model": "chat", "temperature": 1.0, "seed": seed})
+        for seed in range(6)
+        for route, fields in asked.items()
+    ]
+    with server.http() as http, ThreadPoolExecutor(len(bodies)) as pool:
+        pieces = pool.map(lambda each: http.post(f"/v1/{each[0]}", json=each[1]), bodies)
+        expected = [whole(route, reply.json()) for (route, _), reply in zip(bodies, pieces, strict=True)]
+        streams = list(pool.map(lambda each: http.post(f"/v1/{each[0]}", json=each[1] | {"stream": True}), bodies))
+    assert [told(each.content) for each in streams] == expected
+    assert len(set(expected)) > 8
 
-    assert asyncio.run(run()) == 10_000
+
+def test_a_reader_who_is_slow_and_one_who_leaves(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither stops the others; the slow one's answer is made all the same, waits outside of the socket's buffer, and
+    is whole once it is read."""
+    wires: list[Any] = []
+
+    class Noted(Wire):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            wires.append(self)
+            self.transport = self._send.__self__.transport  # type: ignore[attr-defined]
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+    monkeypatch.setattr(streaming, "Wire", Noted)
+    long: dict[str, Any] = BODY | {"max_tokens": 200, "ignore_eos": True, "seed": 3, "temperature": 1.0}
+    slow_body = long | {"logprobs": True, "top_logprobs": 20}  # much to read
+    engine = server.services.live.chat.engine
+    with server.http() as http, socket.socket() as slow:
+        expected = http.post("/v1/chat/completions", json=long | {"stream": False}).json()
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", httpx.URL(server.url).port))
+        content = json.dumps(slow_body).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(content)}\r\n"
+        slow.sendall(f"{head}content-type: application/json\r\nconnection: close\r\n\r\n".encode() + content)
+        with server.http() as other, other.stream("POST", "/v1/chat/completions", json=long) as leaving:
+            next(leaving.iter_bytes())
+        assert told(http.post("/v1/chat/completions", json=long).content) == whole("", expected)
+        assert eventually(lambda: engine.stats.running == 0)
+        (stuck,) = [wire for wire in wires if wire._stalled is not None]
+        held = stuck.transport.get_write_buffer_size()
+        raw = b"".join(iter(lambda: slow.recv(1 << 16), b""))
+    assert told(_unchunked(raw)) == whole("", expected)
+    assert held < 100_000 < 200_000 < len(raw)
+
+
+def eventually(true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return true()
+
+
+def _unchunked(raw: bytes) -> bytes:
+    _, _, rest = raw.partition(b"\r\n\r\n")
+    out = b""
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        out, rest = out + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    return out
