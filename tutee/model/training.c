@@ -3,6 +3,9 @@
 Rows are independent, so threads never share a sum and a result does not depend on their number. bfloat16 is read and
 rounded here; all arithmetic is float32. `fused.py` says what each function computes, in PyTorch. */
 
+#ifdef __AVX512F__
+#pragma GCC target("prefer-vector-width=512") /* or gcc takes half of it */
+#endif
 #include <math.h>
 #include <stdint.h>
 #include <string.h>

@@ -8,29 +8,82 @@ everything that is no matrix. Knows nothing of gradients' origin, of schedules o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from tutee.model import adamw
+from tutee.model.workspace import Workspace, room_for
 from tutee.train import parallel
 
 OptimizerName = Literal["adamw", "muon"]
+MomentsName = Literal["float32", "bfloat16"]
 
 NOT_MUONS = ("embed_tokens", "lm_head")
 """Matrices that are tables of rows, one a token: orthogonal updates mean nothing to them."""
 
 
+class AdamW:
+    """AdamW over whole tensors by `model/adamw.py`: one pass over memory each, which also renews bfloat16 copies.
+
+    Args:
+        parameters: (tensor, weight decay) each.
+        copies: bfloat16 copies of some of them, by the id of the tensor.
+        moments: what the two moments are kept in.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[tuple[Tensor, float]],
+        betas: tuple[float, float],
+        eps: float,
+        moments: torch.dtype,
+        copies: Mapping[int, Tensor],
+    ) -> None:
+        self._parameters, self._betas, self._eps = parameters, betas, eps
+        self._moments, self._copies = moments, copies
+        self._room: Workspace | None = None
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        self.param_groups: list[dict[str, Any]] = [{"params": [p for p, _ in parameters], "lr": 0.0}]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every tensor that has a gradient."""
+        rate = self.param_groups[0]["lr"]
+        for parameter, decay in self._parameters:
+            if parameter.grad is None:
+                continue
+            state = self.state.setdefault(parameter, {}) or self._begin(parameter)
+            state["step"] += 1
+            rates = adamw.Rates(int(state["step"]), rate, self._betas, self._eps)
+            copy = self._copies.get(id(parameter))
+            moments = state["exp_avg"], state["exp_avg_sq"]
+            adamw.step(parameter, parameter.grad, moments, rates, decay, copy)
+            if copy is not None:
+                torch.autograd.graph.increment_version([copy])
+
+    def _begin(self, parameter: Tensor) -> dict[str, Tensor]:
+        if self._room is None:
+            sizes = [room_for(p.numel() * self._moments.itemsize) for p, _ in self._parameters]
+            self._room = Workspace(2 * sum(sizes))
+        first, second = (self._room.empty(*parameter.shape, dtype=self._moments).zero_() for _ in range(2))
+        self.state[parameter] = {"step": torch.zeros(()), "exp_avg": first, "exp_avg_sq": second}
+        return self.state[parameter]
+
+
 class Optimizer:
-    """One or two of PyTorch's optimizers over named tensors.
+    """One or two optimizers over named tensors: ours or PyTorch's AdamW, and PyTorch's Muon.
 
     Args:
         parameters: what is moved, in place, float32; their gradients are read from `.grad`.
         eps: added to AdamW's denominator. 1e-5 is InstructGPT's and PPO's; 1e-8 PyTorch's.
         weight_decay: decoupled; tensors of fewer than two axes are never decayed.
         momentum: Muon's (Nesterov).
+        moments: what AdamW keeps its moments in.
+        copies: bfloat16 copies of some tensors, by the same names; `step` renews those that `renews` lists.
     """
 
     def __init__(
@@ -42,19 +95,28 @@ class Optimizer:
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
+        moments: MomentsName = "float32",
+        copies: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._parameters = dict(parameters)
         muons = [p for n, p in parameters.items() if name == "muon" and is_muons(n, p)]
-        others = [p for n, p in parameters.items() if name != "muon" or not is_muons(n, p)]
+        others = {n: p for n, p in parameters.items() if name != "muon" or not is_muons(n, p)}
+        ours = {n: p for n, p in others.items() if not isinstance(p, DTensor) and p.device.type == "cpu"}
+        self.renews = frozenset(ours) & frozenset(copies or ())
+        self._parts: list[torch.optim.Optimizer | AdamW] = []
+        if ours:
+            decays = [(p, weight_decay if p.ndim >= 2 else 0.0) for p in ours.values()]
+            renewed = {id(ours[n]): copy for n, copy in (copies or {}).items() if n in ours}
+            self._parts.append(AdamW(decays, betas, eps, getattr(torch, moments), renewed))
         # PyTorch's fast path takes tensors of one kind at a time, whole or cut over ranks.
         kinds = [(matrix, cut) for matrix in (True, False) for cut in (False, True)]
-        dealt = {kind: [p for p in others if (p.ndim >= 2, isinstance(p, DTensor)) == kind] for kind in kinds}
+        left = [p for n, p in others.items() if n not in ours]
+        dealt = {kind: [p for p in left if (p.ndim >= 2, isinstance(p, DTensor)) == kind] for kind in kinds}
         groups = [
             {"params": params, "weight_decay": weight_decay if matrix else 0.0}
             for (matrix, _), params in dealt.items()
             if params
         ]
-        self._parts: list[torch.optim.Optimizer] = []
         if groups:
             self._parts.append(torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True))
         if muons:
@@ -69,7 +131,7 @@ class Optimizer:
             for group in part.param_groups:
                 group["lr"] = learning_rate
             part.step()
-        # The fused kernel does not say that it changed them, and what is laid out for the sampler is renewed by that.
+        # The fused kernels do not say that they changed them, and what is laid out for the sampler is renewed by that.
         torch.autograd.graph.increment_version(list(self._parameters.values()))
 
     def zero_grad(self) -> None:

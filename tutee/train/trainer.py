@@ -29,7 +29,7 @@ from tutee.model.value_head import ValueHead
 from tutee.train import parallel
 from tutee.train.batch import Batch, Loss, Totals
 from tutee.train.metrics import Metrics
-from tutee.train.optimizers import Optimizer, OptimizerName
+from tutee.train.optimizers import MomentsName, Optimizer, OptimizerName
 from tutee.train.options import require
 
 HEAD_PREFIX = "value_head."
@@ -52,6 +52,8 @@ class TrainerConfig:
     """`muon` is for pretraining: matrices of the blocks by Muon, the rest by AdamW."""
     momentum: float = 0.95
     """Muon's."""
+    moments: MomentsName = "float32"
+    """What AdamW keeps its two moments in: bfloat16 takes half of their memory, and other numbers."""
     beta1: float = 0.9
     """AdamW's memory of the gradient."""
     beta2: float = 0.98
@@ -79,6 +81,12 @@ class TrainerConfig:
         require(0 <= self.momentum < 1, "momentum", "'momentum' must be in [0, 1).")
         require(self.optimizer in ("adamw", "muon"), "optimizer", "'optimizer' is adamw or muon.")
         require(self.full or self.optimizer == "adamw", "optimizer", "'muon' moves all weights: it needs full=true.")
+        require(self.moments in ("float32", "bfloat16"), "moments", "'moments' is float32 or bfloat16.")
+        require(
+            self.moments == "float32" or not (self.shard or self.optimizer == "muon"),
+            "moments",
+            "'moments' in bfloat16 are AdamW's, of whole weights: not with 'muon' or 'shard'.",
+        )
         require(self.max_grad_norm > 0, "max_grad_norm", "'max_grad_norm' must be above 0.")
         require(self.max_skipped >= 1, "max_skipped", "'max_skipped' must be at least 1.")
 
@@ -147,6 +155,8 @@ class Trainer:
             eps=self.config.eps,
             weight_decay=self.config.weight_decay,
             momentum=self.config.momentum,
+            moments=self.config.moments,
+            copies={name: live for name, live in self._live.items() if live is not self._masters[name]},
         )
 
     def answering(self) -> Pretrained:
@@ -213,7 +223,7 @@ class Trainer:
         if finite:
             self._skipped_in_a_row = 0
             self._optimizer.step(learning_rate)
-            self._publish()
+            self._publish(done=self._optimizer.renews)
         else:
             self.skipped += 1
             self._skipped_in_a_row += 1
@@ -227,9 +237,9 @@ class Trainer:
         return StepReport(norm, not finite, here)
 
     @torch.no_grad()
-    def _publish(self) -> None:
+    def _publish(self, done: frozenset[str] = frozenset()) -> None:
         for name, live in self._live.items():
-            if live is not self._masters[name]:
+            if live is not self._masters[name] and name not in done:
                 live.copy_(self._masters[name])
 
     def sample(
