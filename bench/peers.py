@@ -76,7 +76,7 @@ class Ours:
 class Worker:
     """`bench/peer_worker.py` in the peers' environment."""
 
-    def __init__(self, name: str, model: Path, threads: int) -> None:
+    def __init__(self, name: str, model: Path, threads: int, cache_gb: int = CACHE_GB) -> None:
         python = ENVIRONMENT / "bin/python"
         if not python.exists():
             raise Missing("`make bench-env` was not run")
@@ -84,7 +84,7 @@ class Worker:
             raise Missing(f"{model.name} is missing")
         self.name = name
         self.rss = 0
-        command = [str(python), str(ROOT / "bench/peer_worker.py"), name, str(model), str(threads), str(CACHE_GB)]
+        command = [str(python), str(ROOT / "bench/peer_worker.py"), name, str(model), str(threads), str(cache_gb)]
         log = open(os.devnull, "w")  # noqa: SIM115 (it lives as long as the worker)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(

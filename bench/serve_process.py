@@ -1,4 +1,10 @@
-"""Rows that need whole servers: what they hold in memory with a full cache, and how soon the first token comes."""
+"""Rows that need whole servers: what they hold in memory with a full cache, and how soon the first token comes.
+
+Memory is compared for a cache of `streams * length` tokens, 16 bits a number, everybody's default: resident pages of
+the process that computes, those of mapped files included. tutee and OpenVINO take memory as it is used, so their caches
+are filled by as many conversations; llama.cpp clears its whole cache when it starts, so it holds all of it before the
+first token, and one short conversation in each slot brings the rest (its working memory).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +27,9 @@ import httpx
 from bench.peers import GGUF, LLAMA_BIN, Missing, Worker, random_prompts
 
 PATIENCE_S = 600
+BYTES_A_TOKEN = 23040
+"""Of the default model's keys and values: 30 layers of 2 x 192 numbers of 16 bits."""
+Server = AbstractContextManager[tuple[subprocess.Popen[bytes], str]]
 
 
 def free_port() -> int:
@@ -66,7 +75,7 @@ def tutee(model: Path, threads: int, streams: int, length: int) -> Iterator[tupl
         "TUTEE_HOME": str(home),
         "TUTEE_THREADS": str(threads),
         "TUTEE_MAX_BATCH": str(streams),
-        "TUTEE_CACHE_TOKENS": str(streams * (length + 64)),
+        "TUTEE_CACHE_TOKENS": str(streams * length),
     }
     try:
         with running(command, f"http://127.0.0.1:{port}", **environment) as process:
@@ -81,16 +90,16 @@ def llama(threads: int, streams: int, length: int) -> Iterator[tuple[subprocess.
     program, port = LLAMA_BIN / "llama-server", free_port()
     if not program.exists():
         raise Missing("`make bench-env` was not run")
-    sizes = {"-t": threads, "-np": streams, "-c": streams * (length + 64), "--port": port, "--cache-ram": 0}
+    sizes = {"-t": threads, "-np": streams, "-c": streams * length, "--port": port, "--cache-ram": 0}
     options = [str(part) for pair in sizes.items() for part in pair]
     with running([str(program), "-m", str(GGUF["bf16"]), *options], f"http://127.0.0.1:{port}") as process:
         yield process, f"http://127.0.0.1:{port}/v1"
 
 
-def resident_bytes(pid: int) -> int:
+def resident_mib(pid: int) -> float:
     """What a process holds in memory now (its children not counted: tutee's worker sleeps without a model)."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
+    return round(int(line.split()[1]) / 1024)
 
 
 def ask(url: str, text: str, tokens: int) -> int:
@@ -101,32 +110,44 @@ def ask(url: str, text: str, tokens: int) -> int:
 
 
 def memory(model: Path, threads: int, streams: int, length: int, wanted: frozenset[str]) -> dict[str, Any]:
-    """Resident memory after so many conversations of so many tokens, all at once."""
-    mib: dict[str, float | str] = {}
-    for name, server in (
-        ("tutee", tutee(model, threads, streams, length)),
-        ("llama.cpp", llama(threads, streams, length)),
-    ):
+    """Resident memory with a cache of so many conversations of so many tokens."""
+
+    def ours() -> tuple[float, int]:
+        # A word is a token, give or take; the template takes some thirty more.
+        return talk(tutee(model, threads, streams, length), streams, length - 64)
+
+    def llama_cpp() -> tuple[float, int]:
+        return talk(llama(threads, streams, length), streams, 16)
+
+    def openvino() -> tuple[float, int]:
+        worker = Worker("openvino", GGUF["f16"], threads, cache_gb=1 + streams * length * BYTES_A_TOKEN // 10**9)
+        worker.seconds(random_prompts(streams, length - 16, 0), 8)
+        worker.close()
+        return round(worker.rss / 2**20), streams * (length - 8)
+
+    mib: dict[str, float] = {}
+    computed: dict[str, int] = {}
+    missing: dict[str, str] = {}
+    for name, measure in (("tutee", ours), ("llama.cpp", llama_cpp), ("openvino", openvino)):
         if name != "tutee" and name not in wanted:
             continue
         try:
-            with server as (process, url), ThreadPoolExecutor(streams) as clients:
-                # A word is a token, give or take; the template takes some thirty more.
-                texts = [" ".join([f"{i}", *["time"] * (length - 64)]) for i in range(streams)]
-                tokens = sum(clients.map(lambda text: ask(url, text, 8), texts))
-                mib[name] = round(resident_bytes(process.pid) / 2**20)
-                print(f"  {name}: {tokens} tokens, {mib[name]} MiB", flush=True)
+            mib[name], computed[name] = measure()
+            print(f"  {name}: {mib[name]} MiB, {computed[name]} tokens computed", flush=True)
         except (Missing, httpx.HTTPError) as error:
-            mib[name] = f"not measured: {error}"
-    if "openvino" in wanted:
-        try:
-            worker = Worker("openvino", GGUF["f16"], threads)
-            worker.seconds(random_prompts(streams, length, 0), 8)
-            mib["openvino"] = round(worker.rss / 2**20)
-            worker.close()
-        except Missing as error:
-            mib["openvino"] = f"not measured: {error}"
-    return {"streams": streams, "tokens_each": length, "rss_mib": mib, "goal": "the smaller peer + 20 %"}
+            missing[name] = str(error)
+    row = {"cache_tokens": streams * length, "tokens_computed": computed, "rss_mib": mib, "missing": missing}
+    peers = [size for name, size in mib.items() if name != "tutee"]
+    ratio = {"smaller_peer": round(mib["tutee"] / min(peers), 2)} if peers and "tutee" in mib else {}
+    return row | {"ratio": ratio, "goal": {"smaller_peer": 1.2}}
+
+
+def talk(server: Server, streams: int, words: int) -> tuple[float, int]:
+    """(resident memory, tokens) after a conversation of so many words with each of so many people at once."""
+    with server as (process, url), ThreadPoolExecutor(streams) as clients:
+        texts = [" ".join([f"{i}", *["time"] * words]) for i in range(streams)]
+        tokens = sum(clients.map(lambda text: ask(url, text, 8), texts))
+        return resident_mib(process.pid), tokens
 
 
 def start(model: Path, threads: int) -> dict[str, Any]:

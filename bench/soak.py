@@ -4,11 +4,14 @@
 
 Starts `tutee serve` on a home of its own, measures how many requests a second it completes when it is full, then sends
 twice as many at random moments, whether or not the ones before were answered: streams, whole answers, long prompts,
-groups, stored completions, and clients that leave in the middle. A refused request is not repeated.
+groups, answers in a form, stored completions, responses, echoed log-probs, embeddings, and clients that leave in the
+middle. A refused request is not repeated.
 
-It fails (exit 1) if a request gets anything but a complete answer or a 429 with `retry-after`; if memory, waiting
-requests, handles or threads are more in the last quarter than in the second; if anything is left when all is over.
-Samples are written to stderr as they are taken; the last line is one JSON object.
+It fails (exit 1) if a request gets anything but a complete answer or a 429 with `retry-after`; if memory, handles,
+threads (of the server and its worker together), waiting requests or the database's write-ahead log are more in the last
+quarter than in the second; if anything is left when all is over; if the server wrote an error to its log or did not end
+when it was told to; if the load was not what it should have been, or was not watched to the end. Samples are written to
+stderr as they are taken; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -26,26 +29,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.soak_load import Load
 from tutee.settings import load_settings
 
 SAMPLE_SECONDS = 5.0
-WORDS = ("cat", "mat", "rain", "roof", "boat", "home", "salt", "rope", "lamp", "road", "bread", "river", "chess", "owl")
-ROOM_MB = 24.0
-"""Growth of memory that is taken for noise: the allocator's pieces, the database's pages."""
+ROOM = {"memory_mb": 24.0, "threads": 4, "handles": 16, "engine_waiting": 8, "log_mb": 8.0}
+"""Growth between the second and the last quarter that is taken for noise: the allocator's pieces, open connections."""
+LEAST_LOAD = 0.9
+"""Of the load that should be offered: the client shares the machine, and may fall behind."""
 
 
 def main() -> None:
     options = parse()
     with serving(options) as server:
         report = asyncio.run(soak(server, options))
+    report["failures"] += server.complaints
     print(json.dumps(report))
     sys.exit(0 if not report["failures"] else 1)
 
@@ -75,22 +83,36 @@ class Server:
 
     url: str
     pid: int
+    home: Path
+    complaints: list[str] = field(default_factory=list)
+    """What was wrong with how it ended; filled at the end."""
 
     def sample(self) -> dict[str, float]:
         """What must not grow."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = {name: float(re.search(rf"{name}:\s+(\d+)", status)[1]) for name in ("VmRSS", "Threads")}  # type: ignore[index]
-        metrics = httpx.get(f"{self.url}/metrics", timeout=30).text
+        sums: defaultdict[str, float] = defaultdict(float)
+        for pid in (self.pid, *children(self.pid)):
+            status = Path(f"/proc/{pid}/status").read_text()
+            sums["memory_mb"] += number("VmRSS", status) / 1024
+            sums["threads"] += number("Threads", status)
+            sums["handles"] += len(os.listdir(f"/proc/{pid}/fd"))
+        metrics = httpx.get(f"{self.url}/metrics", timeout=60).text
         gauges = {name: float(re.search(rf"^tutee_{name} (\S+)", metrics, re.M)[1]) for name in GAUGES}  # type: ignore[index]
-        return {
-            "memory_mb": found["VmRSS"] / 1024,
-            "threads": found["Threads"],
-            "handles": float(len(os.listdir(f"/proc/{self.pid}/fd"))),
-            **gauges,
-        }
+        log = self.home / "tutee.db-wal"
+        return {**sums, "log_mb": log.stat().st_size / 2**20 if log.exists() else 0.0, **gauges}
 
 
 GAUGES = ("engine_waiting", "engine_running", "engine_blocks_used", "answers_being_written")
+
+
+def number(name: str, status: str) -> float:
+    """A line of /proc/PID/status."""
+    return float(re.search(rf"{name}:\s+(\d+)", status)[1])  # type: ignore[index]
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process started: the worker."""
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in found for child in path.read_text().split()]
 
 
 @contextlib.contextmanager
@@ -111,11 +133,28 @@ def serving(options: argparse.Namespace) -> Iterator[Server]:
             process = subprocess.Popen(
                 [*command, "--model", str(options.model.resolve())], env=environment, stdout=log, stderr=log
             )
+            server = None
             try:
-                yield Server(wait_until_ready(process, port, Path(log.name)), process.pid)
+                server = Server(wait_until_ready(process, port, Path(log.name)), process.pid, Path(home))
+                yield server
             finally:
-                process.terminate()
-                process.wait(60)
+                complaints = stop(process, Path(log.name))
+                if server is not None:
+                    server.complaints += complaints
+
+
+def stop(process: subprocess.Popen[bytes], log: Path) -> list[str]:
+    """End the server; what was wrong with its end, and the errors in its log."""
+    process.terminate()
+    try:
+        status = process.wait(60)
+        complaints = [] if status == 0 else [f"the server ended with status {status}"]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        complaints = ["the server did not end within a minute"]
+    errors = [line for line in log.read_text().splitlines() if " ERROR " in line or line.startswith("Traceback")]
+    return complaints + [f"log: {line}" for line in errors[:5]]
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
@@ -130,81 +169,6 @@ def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> 
     raise SystemExit(f"the server was not ready in two minutes: {log.read_text()[-2000:]}")
 
 
-@dataclass
-class Load:
-    """Sends requests of every kind and counts what became of them."""
-
-    http: httpx.AsyncClient
-    dice: random.Random
-    outcomes: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-    retry_after: list[float] = field(default_factory=list)
-    first_text: list[float] = field(default_factory=list)
-
-    async def one(self) -> None:
-        """One request of a random kind, from a random one of eight people."""
-        kind, send = self.dice.choices(KINDS, WEIGHTS)[0]
-        headers = {"X-Tutee-Actor": f"person{self.dice.randrange(8)}"}
-        try:
-            outcome = await send(self, headers)
-        except (httpx.HTTPError, ValueError, KeyError) as error:
-            outcome = f"wrong: {type(error).__name__} {error}"
-        self.outcomes[outcome if outcome in ("answered", "refused", "left") else "wrong"] += 1
-        if outcome.startswith("wrong"):
-            self.wrong.append(f"{kind}: {outcome}"[:300])
-
-    def question(self, words: int) -> dict[str, Any]:
-        content = "Go on: " + " ".join(self.dice.choices(WORDS, k=words))
-        return {
-            "model": "chat",
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": self.dice.randint(16, 64),
-            "temperature": 0.8,
-        }
-
-    def refused(self, reply: httpx.Response) -> str:
-        if reply.status_code != 429 or not reply.headers.get("retry-after", "").isdigit():
-            return f"wrong: {reply.status_code} retry-after {reply.headers.get('retry-after')}"
-        self.retry_after.append(float(reply.headers["retry-after"]))
-        return "refused"
-
-    async def whole(self, headers: dict[str, str], words: int = 12, **more: Any) -> str:
-        reply = await self.http.post("/v1/chat/completions", json=self.question(words) | more, headers=headers)
-        if reply.status_code != 200:
-            return self.refused(reply)
-        choices = reply.json()["choices"]
-        complete = len(choices) == more.get("n", 1) and all(c["finish_reason"] in ("stop", "length") for c in choices)
-        return "answered" if complete else f"wrong: {choices}"
-
-    async def stream(self, headers: dict[str, str], words: int = 12, leave_after: int | None = None) -> str:
-        question, begin = self.question(words) | {"stream": True}, time.monotonic()
-        async with self.http.stream("POST", "/v1/chat/completions", json=question, headers=headers) as reply:
-            if reply.status_code != 200:
-                return self.refused(reply)
-            last, events = "", 0
-            async for line in reply.aiter_lines():
-                if not line:
-                    continue
-                last, events = line, events + 1
-                if events == 2:
-                    self.first_text.append(time.monotonic() - begin)
-                if leave_after is not None and events > leave_after:
-                    return "left"
-        return "answered" if last == "data: [DONE]" else f"wrong: the stream ended with {last!r}"
-
-
-Send = Callable[[Load, dict[str, str]], Awaitable[str]]
-KINDS: list[tuple[str, Send]] = [
-    ("stream", lambda load, headers: load.stream(headers)),
-    ("whole", lambda load, headers: load.whole(headers)),
-    ("long prompt", lambda load, headers: load.stream(headers, words=1200)),
-    ("group", lambda load, headers: load.whole(headers, n=4)),
-    ("stored", lambda load, headers: load.whole(headers, store=True, metadata={"soak": "yes"})),
-    ("leaves", lambda load, headers: load.stream(headers, leave_after=5)),
-]
-WEIGHTS = [50, 15, 8, 8, 9, 10]
-
-
 async def soak(server: Server, options: argparse.Namespace) -> dict[str, Any]:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
     async with httpx.AsyncClient(base_url=server.url, timeout=600, limits=limits) as http:
@@ -214,10 +178,16 @@ async def soak(server: Server, options: argparse.Namespace) -> dict[str, Any]:
         load = Load(http, random.Random(options.seed))
         samples: list[dict[str, float]] = []
         watching = asyncio.create_task(watch(server, load, samples))
-        sent = await offer(load, capacity * options.overload, options.minutes * 60)
+        wanted = capacity * options.overload
+        sent, seconds = await offer(load, wanted, options.minutes * 60)
+        unwatched = watching.done()
         watching.cancel()
     after = drained(server)
     failures = find_growth(samples) + find_leftovers(before, after)
+    if unwatched:
+        failures.append(f"nobody watched to the end: {watching.exception()!r}")
+    if sent / seconds < LEAST_LOAD * wanted:
+        failures.append(f"{sent / seconds:.2f} requests a second were sent, not {wanted:.2f}")
     if sent != sum(load.outcomes.values()) or load.outcomes["wrong"]:
         failures.append(f"{sent} were sent: {dict(load.outcomes)}; {load.wrong[:5]}")
     return {
@@ -225,7 +195,7 @@ async def soak(server: Server, options: argparse.Namespace) -> dict[str, Any]:
         "minutes": options.minutes,
         "model": options.model.name,
         "capacity_per_s": round(capacity, 2),
-        "overload": options.overload,
+        "offered_per_s": round(sent / seconds, 2),
         "requests": dict(load.outcomes),
         "retry_after_p50_s": middle(load.retry_after),
         "first_text_p50_s": middle(load.first_text),
@@ -251,18 +221,22 @@ async def measure_capacity(http: httpx.AsyncClient, options: argparse.Namespace)
     return (load.outcomes["answered"] + load.outcomes["left"]) / (time.monotonic() - begin)
 
 
-async def offer(load: Load, rate: float, seconds: float) -> int:
-    """Send at random moments (a Poisson process), wait for what is on its way; returns how many were sent."""
-    end, sent = time.monotonic() + seconds, 0
+async def offer(load: Load, rate: float, seconds: float) -> tuple[int, float]:
+    """Send at random moments (a Poisson process), wait for what is on its way; returns how many, in how many seconds.
+
+    The moments are fixed beforehand: who wakes late sends what is due at once.
+    """
+    begin, due, sent = time.monotonic(), 0.0, 0
     running: set[asyncio.Task[None]] = set()
-    while time.monotonic() < end:
-        await asyncio.sleep(load.dice.expovariate(rate))
+    while due < seconds:
+        await asyncio.sleep(max(0.0, begin + due - time.monotonic()))
         task = asyncio.create_task(load.one())
         running.add(task)
         task.add_done_callback(running.discard)
-        sent += 1
+        sent, due = sent + 1, due + load.dice.expovariate(rate)
+    spent = time.monotonic() - begin
     await asyncio.gather(*running)
-    return sent
+    return sent, spent
 
 
 async def watch(server: Server, load: Load, samples: list[dict[str, float]]) -> None:
@@ -285,10 +259,9 @@ def drained(server: Server) -> dict[str, float]:
 
 def find_growth(samples: list[dict[str, float]]) -> list[str]:
     early, late = quarter(samples, 1), quarter(samples, 3)
-    room = {"memory_mb": max(ROOM_MB, 0.05 * early["memory_mb"]), "threads": 4, "handles": 16, "engine_waiting": 8}
     return [
         f"{name} grew from {early[name]:.0f} to {late[name]:.0f}"
-        for name, allowed in room.items()
+        for name, allowed in ROOM.items()
         if late[name] > early[name] + allowed
     ]
 

@@ -5,6 +5,7 @@ import torch
 
 from tests.model.families import tiny_decoder
 from tutee.errors import InvalidInput
+from tutee.model.layout import Layout
 from tutee.model.logprobs import log_softmax, score, token_logprobs
 from tutee.model.lora import LoraConfig
 
@@ -90,3 +91,34 @@ def test_score_does_not_depend_on_how_sequences_are_packed() -> None:
 def test_temperature_zero_is_refused() -> None:
     with pytest.raises(InvalidInput):
         token_logprobs(tiny_decoder(), torch.zeros(1, 48), torch.zeros(1, dtype=torch.int64), temperature=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_answers_to_one_prompt_are_scored_as_if_each_were_alone(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = tiny_decoder(dtype)
+    draw = torch.Generator().manual_seed(0)
+
+    def some(count: int) -> list[int]:
+        tokens: list[int] = torch.randint(0, 97, (count,), generator=draw).tolist()
+        return tokens
+
+    one, other = some(20), some(40)
+    alike = [[*one, *some(n)] for n in (1, 2, 9)] + [[*other, *some(n)] for n in (6, 3)]
+    sequences = [*alike[:3], some(5), [3], *alike[3:], other, [*other[:30], *some(4)], some(2)]
+    alone = [score(decoder, [tokens])[0] for tokens in sequences]
+    computed = []
+    packed = Layout.packed.__func__
+
+    def counting(lengths: list[int], *rest: object) -> Layout:
+        computed.append(sum(lengths))
+        layout: Layout = packed(Layout, lengths, *rest)
+        return layout
+
+    monkeypatch.setattr(Layout, "packed", counting)
+    together = score(decoder, sequences, token_budget=64)
+    assert sum(computed) < sum(len(tokens) - 1 for tokens in sequences) - 100
+    for found, expected in zip(together, alone, strict=True):
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, atol=1e-6 if dtype == torch.float32 else 0.05)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ from tutee.model.lora import Lora
 
 CHUNK = 128
 """Rows of logits at a time: large enough for the matrix product, small enough to stay in a CPU's cache."""
+
+LEAST_SHARED = 16
+"""Tokens in common from which on it pays to compute them apart."""
 
 
 def log_softmax(logits_TV: Tensor) -> Tensor:
@@ -135,25 +140,107 @@ def score(
 ) -> list[Tensor]:
     """Log-prob of `tokens[1:]` given the tokens before, for each sequence; float32, no gradient.
 
-    Packed in batches of at most `token_budget` tokens (a longer sequence goes alone), in order of length.
+    What neighbours have in common at their beginning (two answers to one prompt) is computed once. Packed in batches of
+    at most `token_budget` tokens (a longer sequence goes alone), in order of length.
     """
     out: list[Tensor] = [torch.empty(0)] * len(sequences)
-    device = decoder.head_weight.device
-    batch: list[int] = []
-    order = sorted((i for i in range(len(sequences)) if len(sequences[i]) > 1), key=lambda i: len(sequences[i]))
-    for position, i in enumerate(order):
-        batch.append(i)
-        following = order[position + 1] if position + 1 < len(order) else None
-        tokens = sum(len(sequences[j]) - 1 for j in batch)
-        if following is not None and tokens + len(sequences[following]) - 1 <= token_budget:
-            continue
-        layout = Layout.packed([len(sequences[j]) - 1 for j in batch], lora, device)
-        inputs_T = torch.tensor([token for j in batch for token in sequences[j][:-1]], device=device)
-        targets_T = torch.tensor([token for j in batch for token in sequences[j][1:]], device=device)
-        with torch.no_grad():
-            hidden_TD = decoder(inputs_T, layout.positions, layout)
-            logprob_T, _ = token_logprobs(decoder, hidden_TD, targets_T, temperature)
-        for j, logprobs in zip(batch, torch.split(logprob_T, [len(sequences[j]) - 1 for j in batch]), strict=True):
-            out[j] = logprobs
-        batch = []
+    for runs in _packs(_runs(sequences, token_budget), token_budget):
+        for run, logprobs in zip(runs, _score(decoder, runs, lora, temperature), strict=True):
+            prefix_T, *rest = torch.split(logprobs, run.counts)
+            for i, own_T in zip(run.members, rest, strict=True):
+                out[i] = torch.cat((prefix_T, own_T)) if run.shared else own_T
     return out
+
+
+@dataclass(slots=True)
+class _Run:
+    """Neighbours with the same `shared` first tokens, which are the input of none of them alone."""
+
+    members: list[int]
+    sequences: list[Sequence[int]]
+    shared: int = 0
+
+    @property
+    def counts(self) -> list[int]:
+        """Tokens that are scored: of what is shared, then of each member."""
+        own = [len(tokens) - max(1, self.shared) for tokens in self.sequences]
+        return [max(0, self.shared - 1), *own]
+
+    @property
+    def segments(self) -> list[Sequence[int]]:
+        """What is computed: the shared tokens, if there are any, and the rest of each, less the last."""
+        own = [tokens[self.shared : -1] for tokens in self.sequences]
+        return [self.sequences[0][: self.shared], *own] if self.shared else own
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.segments))
+
+    def joined(self, i: int, tokens: Sequence[int]) -> _Run | None:
+        """The run with one more, if they begin alike far enough."""
+        most = min(self.shared or len(self.sequences[0]) - 2, len(tokens) - 2)
+        pairs = zip(self.sequences[0][: max(0, most)], tokens, strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        if shared < max(LEAST_SHARED, self.shared // 2):
+            return None
+        return _Run([*self.members, i], [*self.sequences, tokens], shared)
+
+
+def _runs(sequences: Sequence[Sequence[int]], token_budget: int) -> list[_Run]:
+    runs: list[_Run] = []
+    for i, tokens in enumerate(sequences):
+        if len(tokens) > 1:
+            joined = runs[-1].joined(i, tokens) if runs else None
+            if joined is not None and joined.tokens <= token_budget:
+                runs[-1] = joined
+            else:
+                runs.append(_Run([i], [tokens]))
+    return runs
+
+
+def _packs(runs: list[_Run], token_budget: int) -> Iterator[list[_Run]]:
+    """Runs of like size together, as many as the budget holds."""
+    pack: list[_Run] = []
+    held = 0
+    for run in sorted(runs, key=lambda run: run.tokens):
+        if pack and held + run.tokens > token_budget:
+            yield pack
+            pack, held = [], 0
+        pack.append(run)
+        held += run.tokens
+    if pack:
+        yield pack
+
+
+@torch.no_grad()
+def _score(decoder: Decoder, runs: Sequence[_Run], lora: Lora | None, temperature: float) -> list[Tensor]:
+    """The log-probs of each run, in the order of its `counts`."""
+    device = decoder.head_weight.device
+    inputs: list[int] = []
+    targets: list[int] = []
+    sources: list[int] = []
+    lengths: list[int] = []
+    parents: list[int] = []
+    for run in runs:
+        parent, prefix = (len(lengths) if run.shared else -1), len(inputs)
+        sources += range(prefix, prefix + run.counts[0])
+        targets += run.sequences[0][1 : run.shared]
+        if run.shared:
+            inputs += run.sequences[0][: run.shared]
+            lengths.append(run.shared)
+            parents.append(-1)
+        for tokens in run.sequences:
+            own = tokens[run.shared : -1]
+            # The last shared row is followed by another token in each.
+            sources += [prefix + run.shared - 1] if run.shared else []
+            sources += range(len(inputs), len(inputs) + len(own))
+            targets += tokens[max(1, run.shared) :]
+            inputs += own
+            lengths.append(len(own))
+            parents.append(parent)
+    layout = Layout.packed(lengths, lora, device, parents)
+    hidden_TD = decoder(torch.tensor(inputs, device=device), layout.positions, layout)
+    if any(run.shared for run in runs):
+        hidden_TD = hidden_TD[torch.tensor(sources, device=device)]
+    logprob_T, _ = token_logprobs(decoder, hidden_TD, torch.tensor(targets, device=device), temperature)
+    return list(torch.split(logprob_T, [sum(run.counts) for run in runs]))
