@@ -104,18 +104,14 @@ def read_data_source(raw: object, param: str = "data_source") -> DataSource:
     kind = _choice(fields, "type", tuple(SOURCES), param)
     source = _object(fields.get("source"), f"{param}.source")
     rows = _choice(source, "type", SOURCES[kind], f"{param}.source")
+    if rows not in STORED:
+        _refuse_others(source, f"{param}.source", ("type", "content" if rows == "file_content" else "id"))
     if rows == "file_content":
         _check_content(source.get("content"), f"{param}.source.content")
     elif rows == "file_id" and not isinstance(source.get("id"), str):
         raise _missing(f"{param}.source.id")
-    known = {"type", "source", "model", "input_messages", "sampling_params"}
-    for name in sorted(fields.keys() - (known if kind != "jsonl" else {"type", "source"})):
-        if fields[name] is not None:
-            raise InvalidInput(
-                f"'{param}.{name}' is not a field of a data source of type {kind!r}.",
-                param=f"{param}.{name}",
-                code="unknown_parameter",
-            )
+    known = ("type", "source", "model", "input_messages", "sampling_params")
+    _refuse_others(fields, param, known if kind != "jsonl" else known[:2])
     model = fields.get("model")
     if model is not None and (not isinstance(model, str) or not model):
         raise InvalidInput(f"'{param}.model' must be a string.", param=f"{param}.model", code="invalid_type")
@@ -258,6 +254,14 @@ def _choice(fields: Mapping[str, Any], name: str, allowed: Sequence[str], param:
         message = f"'{param}.{name}' is {value!r}; it must be one of {', '.join(allowed)}."
         raise InvalidInput(message, param=f"{param}.{name}", code="invalid_value")
     return value
+
+
+def _refuse_others(fields: Mapping[str, Any], param: str, known: Sequence[str]) -> None:
+    """Refuse what a thing of this `type` does not have; what is stored says itself which filters it has."""
+    for name in sorted(fields.keys() - set(known)):
+        if fields[name] is not None:
+            message = f"'{param}.{name}' is not a field of type {fields['type']!r}."
+            raise InvalidInput(message, param=f"{param}.{name}", code="unknown_parameter")
 
 
 def _missing(param: str) -> InvalidInput:

@@ -119,23 +119,23 @@ COMPLETION = record(
     **SAMPLING,
 )
 ITEM = record("role", type=words("message"), role=words("user", "assistant", "system", "developer"), content=CONTENT)
-RESPONSE = record(
-    "model",
-    model=MODEL,
-    input=either(text(), many(ITEM)),
-    instructions=maybe(text()),
-    previous_response_id=maybe(text()),
-    conversation=maybe(either(text(), record("id", id=text()))),
-    max_output_tokens=maybe(whole(16, 2**31 - 1)),
-    store=maybe(BOOLEAN),
-    tools=maybe(many(record("type", "name", type=words("function"), name=text(64), parameters=maybe(ANY)), 128)),
-    text=maybe(record(format=ANY)),
-    truncation=maybe(words("auto", "disabled")),
-    temperature=maybe(number(0, 2)),
-    top_p=maybe(number(0, 1)),
-    stream=maybe(BOOLEAN),
-    metadata=METADATA,
-)
+FLAT_TOOL = record("type", "name", type=words("function"), name=text(64), parameters=maybe(ANY), strict=maybe(BOOLEAN))
+ASKED: dict[str, Schema] = {
+    "model": MODEL,
+    "input": either(text(), many(ITEM)),
+    "instructions": maybe(text(200_000)),
+    "previous_response_id": maybe(text()),
+    "conversation": maybe(either(text(), record("id", id=text()))),
+    "max_output_tokens": maybe(whole(16, 2**31 - 1)),
+    "tools": maybe(many(FLAT_TOOL, 128)),
+    "text": maybe(record(format=ANY)),
+    "truncation": maybe(words("auto", "disabled")),
+    "temperature": maybe(number(0, 2)),
+    "top_p": maybe(number(0, 1)),
+    "top_logprobs": maybe(whole(0, 20)),
+    "metadata": METADATA,
+}
+RESPONSE = record("model", **ASKED, store=maybe(BOOLEAN), stream=maybe(BOOLEAN), background=maybe(BOOLEAN))
 AUTO = words("auto")
 HYPERPARAMETERS = record(
     n_epochs=either(AUTO, whole(1, 50)),
@@ -183,17 +183,22 @@ JOB = record(
 EVAL = record(
     "data_source_config",
     "testing_criteria",
-    name=maybe(text()),
+    name=maybe(text(512)),
     data_source_config=record(
         "type", type=words("custom", "logs", "stored_completions"), item_schema=ANY, include_sample_schema=BOOLEAN
     ),
     testing_criteria=many(GRADER, least=1),
     metadata=METADATA,
 )
-SOURCE = record("type", type=words("file_content", "file_id", "stored_completions"), id=text(), content=many(ANY))
+SOURCE = record(
+    "type",
+    type=words("file_content", "file_id", "stored_completions", "responses"),
+    id=text(),
+    content=many(ANY, 10_000, 1),
+)
 RUN = record(
     "data_source",
-    name=maybe(text()),
+    name=maybe(text(512)),
     data_source=record(
         "type",
         type=words("jsonl", "completions", "responses"),
@@ -209,7 +214,7 @@ FILE = record(
     file=text(format="binary"),
     purpose=words("assistants", "batch", "fine-tune", "vision", "user_data", "evals"),
 )
-RENAMED = record(name=maybe(text(200)), metadata=METADATA)
+RENAMED = record(name=maybe(text(512)), metadata=METADATA)
 TAGGED = record("metadata", metadata=METADATA)
 BODIES: dict[tuple[str, str], Schema] = {
     ("POST", "/v1/chat/completions"): CHAT,
@@ -229,7 +234,7 @@ BODIES: dict[tuple[str, str], Schema] = {
         model=maybe(text()),
     ),
     ("POST", "/v1/responses"): RESPONSE,
-    ("POST", "/v1/responses/input_tokens"): RESPONSE,
+    ("POST", "/v1/responses/input_tokens"): record(**ASKED),
     ("POST", "/v1/conversations"): record(items=maybe(many(ITEM, 20)), metadata=METADATA),
     ("POST", "/v1/conversations/{id}"): TAGGED,
     ("POST", "/v1/conversations/{id}/items"): record("items", items=many(ITEM, 20)),

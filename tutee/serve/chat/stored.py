@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from tutee.data.completion_feedback import give, read_opinion
+from tutee.errors import InvalidInput
 from tutee.serve.access.auth import MEMBER, CallerDep, owned
 from tutee.serve.body import Body, read_new_metadata
 from tutee.serve.paging import Limit, Order, metadata_filter
@@ -75,7 +76,13 @@ def list_messages(
     messages = [_message(id, i, message) for i, message in enumerate(row.messages)]
     if order == "desc":
         messages.reverse()
-    start = next((i + 1 for i, message in enumerate(messages) if message["id"] == after), 0)
+    start = 0
+    if after is not None:
+        ids = [message["id"] for message in messages]
+        if after not in ids:
+            message = f"'after' is {after!r}, which is not in this list."
+            raise InvalidInput(message, param="after", code="invalid_value")
+        start = ids.index(after) + 1
     return page_of(messages[start : start + limit], start + limit < len(messages))
 
 

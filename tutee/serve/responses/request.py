@@ -111,6 +111,7 @@ def _read(body: Fields, find: Lookup, model: str, *, stream: bool, store: bool, 
     truncation = body.choice("truncation", ("auto", "disabled")) or "disabled"
     most = body.integer("max_output_tokens", LEAST_OUTPUT_TOKENS, INT32)
     params = read_sampling(body, logprobs=(top or 0) if logprobs else None, max_tokens=most)
+    tools = read_tools(body)
     effort, instructions = _effort(reasoning), body.string("instructions", most=LONGEST_INSTRUCTIONS)
     echo = {
         "background": background,
@@ -128,7 +129,7 @@ def _read(body: Fields, find: Lookup, model: str, *, stream: bool, store: bool, 
         "temperature": params.temperature,
         "text": _text_config(text),
         "tool_choice": body.raw.get("tool_choice") or "auto",
-        "tools": [_tool_view(tool) for tool in body.raw.get("tools") or () if isinstance(tool, dict)],
+        "tools": [_tool_view(tool) for tool in body.raw.get("tools") or ()],
         "top_logprobs": top or 0,
         "top_p": params.top_p,
         "truncation": truncation,
@@ -141,7 +142,7 @@ def _read(body: Fields, find: Lookup, model: str, *, stream: bool, store: bool, 
         previous_id=previous_id,
         conversation_id=conversation_id,
         params=params,
-        tools=read_tools(body),
+        tools=tools,
         text_rule=read_format(None if text is None else text.object("format"), nested=False),
         effort=effort,
         truncate=truncation == "auto",
