@@ -31,7 +31,9 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
+READY_S = 300
+"""A machine that does other work too is slow, not broken."""
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="needs the playwright package")
 
@@ -63,14 +65,14 @@ class Served:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tutee", "serve"], env=kept | settings, stdout=log, stderr=log, cwd=self.home
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/health", timeout=2).status_code == 200:
                     return
             time.sleep(0.1)
-        pytest.fail(f"The server is not ready after a minute: {self.log.read_text()[-3000:]}")
+        pytest.fail(f"The server does not get ready: {self.log.read_text()[-3000:]}")
 
     def kill(self) -> None:
         assert self.process is not None

@@ -25,7 +25,8 @@ def test_thoughts_are_folded_and_the_answer_is_read(make_page, thoughtful, shoot
             if (place) window.heard.add(place.textContent.includes("<think") || place.textContent.includes("</think"));
             for (const one of document.querySelectorAll("[data-thoughts]")) window.heard.add(one.dataset.thoughts);
           };
-          new MutationObserver(look).observe(document.body, { childList: true, subtree: true, characterData: true, attributes: true });
+          const all = { childList: true, subtree: true, characterData: true, attributes: true };
+          new MutationObserver(look).observe(document.body, all);
         }"""
     )
     ask(page, "What is two and two?")

@@ -64,7 +64,7 @@ function Rooms() {
       {narrow && <div class="shade" onClick={() => (sidebarOpen.value = false)} />}
       <main id="main" tabIndex={-1} inert={narrow}>
         {at.page === "chat" && <ChatPage />}
-        {at.page === "improve" && <ImprovePage />}
+        {at.page === "improve" && <ImprovePage id={at.id} />}
         {at.page === "versions" && <VersionsPage id={at.id} />}
         {at.page === "keys" && <KeysPage />}
         {at.page === "feedback" && <FeedbackPage id={at.id} />}

@@ -1,44 +1,31 @@
-/** Curves of a job: the loss large, every other signal small beside it. uPlot is loaded when the first curve is drawn. */
+/** Curves of a job: what matters most large, every other signal small beside it. uPlot is loaded when the first curve is drawn. */
 import { useEffect, useRef } from "preact/hooks";
 import type uPlot from "uplot";
-import { number, words } from "../format";
+import { number } from "../format";
 import { isDark } from "../state/preferences";
+import { meaningOf, nameOf, ranked } from "./signals";
 
 type Points = [number, number][];
 
-/**
- * What is drawn first: the reward where there is one (its loss is about 0 by construction and says nothing), else the
- * loss; then what tells whether it learns the right thing and stays itself.
- */
-const FIRST = [
-  /^reward$/, /^dpo_loss$/, /^loss$/, /^kl$|teacher_kl/, /entropy/, /^length$/, /accuracy/, /margin/, /loss/, /^reward\//,
-  /zero_variance/, /clip_fraction/, /sampler_gap/, /grad_norm/,
-];
-const SHOWN = 7;
-
-const rank = (name: string): number => {
-  const found = FIRST.findIndex((pattern) => pattern.test(name));
-  return found < 0 ? FIRST.length : found;
-};
-
 export function Curves({ series }: { series: Record<string, Points> }) {
-  const all = Object.entries(series).sort(([a], [b]) => rank(a) - rank(b) || a.localeCompare(b));
-  const curves = all.filter(([, points]) => points.length > 1);
-  const figures = all.filter(([, points]) => points.length === 1);
-  const draw = (drawn: [string, Points][], large: boolean) =>
-    drawn.map(([name, points], index) => (
-      <Curve key={`${name}/${isDark.value}`} name={name} points={points} large={large && index === 0} />
-    ));
+  const drawable = Object.keys(series).filter((name) => series[name]!.length > 1);
+  const figures = Object.keys(series).filter((name) => series[name]!.length === 1).sort();
+  const [shown, folded] = ranked(drawable);
+  const draw = (names: string[], large: boolean) => names.map((name, index) => (
+    <Curve key={`${name}/${isDark.value}`} name={name} points={series[name]!} large={large && index === 0} />
+  ));
   return (
     <>
-      {curves.length > 0 && <div class="curves" data-curves={curves.length}>{draw(curves.slice(0, SHOWN), true)}</div>}
-      {(curves.length > SHOWN || figures.length > 0) && (
+      {shown.length > 0 && <div class="curves" data-curves={shown.length}>{draw(shown, true)}</div>}
+      {(folded.length > 0 || figures.length > 0) && (
         <details class="more">
           <summary>All signals</summary>
-          <dl class="figures">
-            {figures.map(([name, points]) => <div key={name}><dt>{words(name)}</dt><dd>{number(points[0]![1])}</dd></div>)}
-          </dl>
-          {curves.length > SHOWN && <div class="curves">{draw(curves.slice(SHOWN), false)}</div>}
+          {figures.length > 0 && (
+            <dl class="figures">
+              {figures.map((name) => <div key={name}><dt>{nameOf(name)}</dt><dd>{number(series[name]![0]![1])}</dd></div>)}
+            </dl>
+          )}
+          {folded.length > 0 && <div class="curves">{draw(folded, false)}</div>}
         </details>
       )}
     </>
@@ -58,7 +45,7 @@ function Curve({ name, points, large }: { name: string; points: Points; large: b
     const resized = new ResizeObserver(() => plot.current?.setSize({ width: box.clientWidth, height: box.clientHeight }));
     void import("./chart").then(({ draw }) => {
       if (gone) return;
-      plot.current = draw(box, words(name), latest.current);
+      plot.current = draw(box, nameOf(name), latest.current);
       resized.observe(box);
     });
     return () => {
@@ -71,14 +58,16 @@ function Curve({ name, points, large }: { name: string; points: Points; large: b
   useEffect(() => plot.current?.setData(data), [points]);
 
   const last = points.at(-1)!;
+  const meaning = meaningOf(name);
   return (
     <figure class={`curve ${large ? "large" : ""}`} data-curve={name}>
       <figcaption>
-        <span>{words(name)}</span>
+        <span>{nameOf(name)}</span>
         <strong>{number(last[1])}</strong>
       </figcaption>
+      {meaning && <p class="curve-meaning">{meaning}</p>}
       <div class="plot" ref={place} role="img"
-        aria-label={`${words(name)}: ${points.length} points, from ${number(points[0]![1])} to ${number(last[1])} at step ${last[0]}`} />
+        aria-label={`${nameOf(name)}: ${points.length} points, from ${number(points[0]![1])} to ${number(last[1])} at step ${last[0]}`} />
     </figure>
   );
 }

@@ -1,7 +1,7 @@
 /** Improve: what people taught since the last version, one button, and the job that turns it into a new one. */
 import { useEffect } from "preact/hooks";
 import { TopBar } from "../components/TopBar";
-import { ago } from "../format";
+import { ago, words } from "../format";
 import { collected, isOver, jobs, loadLearning, unwatch, watch, watched } from "../state/learning";
 import { link } from "../state/route";
 import { Chip } from "../components/Badge";
@@ -9,14 +9,15 @@ import { Circle } from "./Circle";
 import { CollectedPanel } from "./CollectedPanel";
 import { JobPanel } from "./JobPanel";
 
-export function ImprovePage() {
+export function ImprovePage({ id }: { id: string | null }) {
   useEffect(() => {
+    if (id) watch(id);
     void loadLearning().then(() => {
-      const running = collected.value?.running_job;
-      if (running) watch(running);
+      const running = collected.value?.running_job ?? jobs.value.find((job) => !isOver(job))?.id;
+      if (!id && running) watch(running);
     });
     return unwatch;
-  }, []);
+  }, [id]);
   const job = watched.value;
   return (
     <>
@@ -41,10 +42,9 @@ function RecentJobs() {
       <ul class="rows">
         {jobs.value.map((job) => (
           <li key={job.id} class="row" data-job-row={job.id}>
-            <button type="button" class="link" onClick={() => watch(job.id)}><code>{job.id}</code></button>
-            <span>{job.method?.type}</span>
+            <a href={link.job(job.id)}>{words(job.method?.type ?? "job")}</a>
+            <code class="quiet row-text">{job.id}</code>
             <Chip kind={job.status}>{job.status}</Chip>
-            <span class="spread" />
             {job.version_id && <a href={link.version(job.version_id)}>its version</a>}
             <time class="quiet">{ago(job.created_at)}</time>
           </li>

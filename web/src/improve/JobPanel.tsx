@@ -36,7 +36,7 @@ export function JobPanel({ job }: { job: Job }) {
   return (
     <section class="card job" aria-label="Training job" data-job={job.id} data-status={job.status}>
       <header class="card-head">
-        <h2>{over ? "The last job" : "Improving"}</h2>
+        <h2>{job.method?.type === "improve" || !job.method ? (over ? "Improvement" : "Improving") : words(job.method.type)}</h2>
         <Chip kind={job.status}>{job.status}</Chip>
         <span class="spread" />
         {!over && <Button look="quiet" data-action="cancel-job" onClick={() => void stop()}>Cancel</Button>}

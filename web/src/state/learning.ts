@@ -1,9 +1,9 @@
 /** What was collected, the running job, and the versions: the right half of the circle. */
 import { signal } from "@preact/signals";
-import { api } from "../api";
+import { ApiError, api } from "../api";
 import type { Collected, Job, Version } from "../types";
 import { refreshMe } from "./session";
-import { attempt, toast } from "./toast";
+import { attempt, complain, toast } from "./toast";
 
 export const collected = signal<Collected | null>(null);
 export const jobs = signal<Job[]>([]);
@@ -30,8 +30,14 @@ export async function loadLearning(): Promise<void> {
 /** Look at `id` every second until it is over, another job is watched, or `unwatch` is called. */
 export function watch(id: string): void {
   const mine = ++round;
+  if (watched.value?.id !== id) watched.value = null;
   const look = async () => {
-    const job = await api.job(id).catch(() => undefined);
+    const job = await api.job(id).catch((error: unknown) => {
+      if (!(error instanceof ApiError && error.status === 404)) return undefined; // it is away: look again
+      complain(error);
+      round++;
+      return undefined;
+    });
     if (mine !== round) return;
     if (job) watched.value = job;
     if (job && isOver(job)) await Promise.all([loadLearning(), refreshMe()]);

@@ -3,7 +3,7 @@ import { computed, signal } from "@preact/signals";
 
 export type Route =
   | { page: "chat"; id: string | null }
-  | { page: "improve" }
+  | { page: "improve"; id: string | null }
   | { page: "keys" }
   | { page: "versions"; id: string | null }
   | { page: "feedback"; id: string | null };
@@ -14,8 +14,8 @@ addEventListener("hashchange", () => (hash.value = location.hash));
 export function parse(address: string): Route {
   const [page = "", id = ""] = address.replace(/^#?\/?/, "").split("/").map(decodeURIComponent);
   if (page === "c" && id) return { page: "chat", id };
-  if (page === "improve" || page === "keys") return { page };
-  if (page === "versions" || page === "feedback") return { page, id: id || null };
+  if (page === "keys") return { page };
+  if (page === "improve" || page === "versions" || page === "feedback") return { page, id: id || null };
   return { page: "chat", id: null };
 }
 
@@ -25,6 +25,7 @@ export const link = {
   newChat: "#/",
   chat: (id: string) => `#/c/${encodeURIComponent(id)}`,
   improve: "#/improve",
+  job: (id: string) => `#/improve/${encodeURIComponent(id)}`,
   keys: "#/keys",
   versions: "#/versions",
   version: (id: string) => `#/versions/${encodeURIComponent(id)}`,
