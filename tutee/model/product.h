@@ -101,12 +101,25 @@ static void place_value(const Forward *f, half *values, i64 slot, i64 group, con
     }
 }
 
+/* Turns a head by its position (Su et al. 2021); behind the middle of a half that is no multiple of 16 lies what it may spoil. */
+static inline void turn_head(const Model *m, i64 position, float *c) {
+    i64 middle = m->head / 2;
+    const float *cos = m->cos + position * middle, *sin = m->sin + position * middle;
+    for (i64 d = 0; d < middle; d += 16) {
+        __mmask16 here = first(middle - d);
+        __m512 x = _mm512_maskz_loadu_ps(here, cos + d), y = _mm512_maskz_loadu_ps(here, sin + d);
+        __m512 a = _mm512_loadu_ps(c + d), b = _mm512_maskz_loadu_ps(here, c + middle + d);
+        _mm512_mask_storeu_ps(c + d, here, _mm512_fmsub_ps(a, x, _mm512_mul_ps(b, y)));
+        _mm512_mask_storeu_ps(c + middle + d, here, _mm512_fmadd_ps(b, x, _mm512_mul_ps(a, y)));
+    }
+}
+
 /* One head of one row: bias, norm, turn; a query to its buffer, a key or a value to its slot. */
 static void place_head(const Forward *f, i64 layer, i64 row, i64 head, float *c) {
     const Model *m = f->model;
     const Step *s = f->step;
     const Layer *l = &m->layer[layer];
-    i64 K = m->head, H = m->heads, G = m->groups, middle = K / 2;
+    i64 K = m->head, H = m->heads, G = m->groups;
     const float *bias = l->matrix[QKV].bias;
     if (bias)
         for (i64 d = 0; d < K; d++) c[d] += bias[head * f->padded_head + d];
@@ -115,20 +128,12 @@ static void place_head(const Forward *f, i64 layer, i64 row, i64 head, float *c)
         float by = inverse_rms(c, K, m->eps);
         for (i64 d = 0; d < K; d++) c[d] *= by * norm[d];
     }
-    if (head < H + G) {
-        const float *cos = m->cos + s->positions[row] * middle, *sin = m->sin + s->positions[row] * middle;
-        for (i64 d = 0; d < middle; d += 16) {
-            __mmask16 here = first(middle - d);
-            __m512 x = _mm512_maskz_loadu_ps(here, cos + d), y = _mm512_maskz_loadu_ps(here, sin + d);
-            __m512 a = _mm512_loadu_ps(c + d), b = _mm512_maskz_loadu_ps(here, c + middle + d);
-            _mm512_mask_storeu_ps(c + d, here, _mm512_fmsub_ps(a, x, _mm512_mul_ps(b, y)));
-            _mm512_mask_storeu_ps(c + middle + d, here, _mm512_fmadd_ps(b, x, _mm512_mul_ps(a, y)));
-        }
-    }
+    if (head < H + G) turn_head(m, s->positions[row], c);
     if (head < H) {
         half *to = f->q + row * f->q_stride + head * f->padded_head;
-        __m512 by = _mm512_set1_ps(128 * LOG2_E / sqrtf((float)K)); /* so that scores are powers of two (`paged_attention.h`) */
-        for (i64 d = 0; d < K; d += 16) _mm256_mask_storeu_epi16(to + d, first(K - d), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(c + d), by)));
+        __m512 by = _mm512_set1_ps(f->query_scale);
+        for (i64 d = 0; d < K; d += 16)
+            _mm256_mask_storeu_epi16(to + d, first(K - d), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(c + d), by)));
     } else if (head < H + G) {
         place_key(f, s->keys[layer], s->slots[row], head - H, c);
     } else {
@@ -136,18 +141,91 @@ static void place_head(const Forward *f, i64 layer, i64 row, i64 head, float *c)
     }
 }
 
-enum { TILES_PER_CHUNK = 16 }; /* of rows: 256 rows of activations stay in the second cache */
+/* What becomes of the results of tiles t (and t + 1, if both) and the outputs of `pairs` pairs. */
+static void finish(const Forward *f, i64 layer, int which, i64 t, int both, i64 from, i64 pairs, float *c) {
+    const Matrix *w = &f->model->layer[layer].matrix[which];
+    for (i64 u = t; u < t + 1 + both; u++)
+        for (i64 r = 0; r < f->tile[u].count; r++) {
+            i64 row = f->tile[u].row + r;
+            float *result = c + ((u - t) * ROWS + r) * pairs * 32;
+            if (which == QKV) place_head(f, layer, row, from / pairs, result);
+            else if (which == GLU) gate(f, row, from, pairs, result);
+            else add_to_residual(f, w, row, from, pairs, result);
+        }
+}
 
-static i64 pairs_per_chunk(const Forward *f, int which) { return which == QKV ? panel_pairs(f->model) : 1; }
+/* Where a step has few rows its weights are read from memory for them: a chunk is one panel of weights, which serves all.
+Many rows are a matter of the caches: a chunk is up to MOST_PANELS panels, which stay in the second one and stream past
+32 rows at a time, of which SPAN steps of the inputs stay in the first one. */
+enum { FEW_TILES = 4, TILES_PER_CHUNK = 32, MOST_PANELS = 9, SPAN = 18 };
+
+static int many_rows(const Forward *f) { return f->tiles > FEW_TILES && f->model->bits == 16; }
+
+static i64 pairs_together(const Forward *f, int which) { return which == QKV ? panel_pairs(f->model) : 1; }
+
+/* As many as leave each thread as much to do as the others. */
+static i64 pairs_per_chunk(const Forward *f, int which) {
+    i64 together = pairs_together(f, which), threads = f->step->threads, panels = f->model->layer[0].matrix[which].pairs / together;
+    i64 most_panels = most(1, MOST_PANELS / together), turns = parts(panels, threads * most_panels);
+    return together * (many_rows(f) ? parts(panels, threads * turns) : 1);
+}
 
 static i64 product_chunks(const Forward *f, int which) {
-    return f->model->layer[0].matrix[which].pairs / pairs_per_chunk(f, which) * parts(f->tiles, TILES_PER_CHUNK);
+    return parts(f->model->layer[0].matrix[which].pairs, pairs_per_chunk(f, which)) * parts(f->tiles, TILES_PER_CHUNK);
+}
+
+static void multiply_span(const Forward *f, const Matrix *m, int which, i64 t, int both, i64 pair, i64 from, i64 ahead, i64 lines, float *c, i64 c_bytes) {
+    i64 stride, steps = least(SPAN, m->steps - from);
+    const half *rows = rows_of(f, which, &stride);
+    const byte *a0 = (const byte *)(rows + f->tile[t].row * stride) + from * LANE, *a1 = both ? a0 + ROWS * 2 * stride : a0;
+    if (from == 0) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, c, c_bytes);
+        _tile_loadd(1, c + 16, c_bytes);
+        _tile_loadd(2, c + 4 * c_bytes, c_bytes);
+        _tile_loadd(3, c + 4 * c_bytes + 16, c_bytes);
+    }
+    const byte *w = m->tiles + (pair * m->steps + from) * STEP;
+    multiply_streaming(a0, a1, 2 * stride, w, steps, w + ahead, lines);
+    _tile_stored(0, c, c_bytes);
+    _tile_stored(1, c + 16, c_bytes);
+    _tile_stored(2, c + 4 * c_bytes, c_bytes);
+    _tile_stored(3, c + 4 * c_bytes + 16, c_bytes);
+}
+
+static void product_of_many(const Forward *f, i64 layer, int which, i64 t, int both, i64 from, i64 end, float *c) {
+    const Matrix *m = &f->model->layer[layer].matrix[which];
+    i64 together = pairs_together(f, which), c_bytes = together * 128;
+    i64 blocks = least(TILES_PER_CHUNK, f->tiles) / 2, lines = parts(STEP / LANE, most(1, blocks));
+    i64 ahead = (end - from) * m->steps * STEP + t / 2 % most(1, blocks) * lines * LANE;
+    for (i64 k = 0; k < m->steps; k += SPAN) {
+        float *at = c;
+        for (i64 pair = from; pair < end; pair += together) {
+            for (i64 p = 0; p < together; p++) multiply_span(f, m, which, t, both, pair + p, k, ahead, lines, at + p * 32, c_bytes);
+            if (k + SPAN >= m->steps) {
+                for (i64 p = 0; p < together; p++) {
+                    add_adapters(f, layer, which, t, pair + p, at + p * 32, c_bytes);
+                    if (both) add_adapters(f, layer, which, t + 1, pair + p, at + p * 32 + 4 * c_bytes, c_bytes);
+                }
+                finish(f, layer, which, t, both, pair, together, at);
+            }
+            if (m->steps > SPAN) at += 32 * 32 * together; /* kept until the next span */
+        }
+    }
 }
 
 static void product_chunk(const Forward *f, i64 layer, int which, i64 chunk, float *c) {
     const Matrix *w = &f->model->layer[layer].matrix[which];
-    i64 pairs = pairs_per_chunk(f, which), columns = w->pairs / pairs, from = chunk % columns * pairs;
+    i64 pairs = pairs_per_chunk(f, which), columns = parts(w->pairs, pairs), from = chunk % columns * pairs;
     i64 begin = chunk / columns * TILES_PER_CHUNK, end = least(begin + TILES_PER_CHUNK, f->tiles);
+    if (many_rows(f)) {
+        for (i64 t = begin; t < end; t += 2) product_of_many(f, layer, which, t, t + 1 < end, from, least(from + pairs, w->pairs), c);
+        return;
+    }
     const byte *tiles = w->tiles + from * w->steps * (w->bits == 4 ? 2 * PACKED_TILE : STEP);
     const byte *next = tiles + pairs * w->steps * 2 * PACKED_TILE;
     if (w->bits == 4) {
@@ -160,13 +238,6 @@ static void product_chunk(const Forward *f, i64 layer, int which, i64 chunk, flo
         int both = t + 1 < end;
         product(f, w, layer, which, t, both, fetch, from, pairs, tiles, next, c);
         fetch = fetch == SOON ? LATER : NOTHING;
-        for (i64 u = t; u < t + 1 + both; u++)
-            for (i64 r = 0; r < f->tile[u].count; r++) {
-                i64 row = f->tile[u].row + r;
-                float *result = c + ((u - t) * ROWS + r) * pairs * 32;
-                if (which == QKV) place_head(f, layer, row, from / pairs, result);
-                else if (which == GLU) gate(f, row, from, pairs, result);
-                else add_to_residual(f, w, row, from, pairs, result);
-            }
+        finish(f, layer, which, t, both, from, pairs, c);
     }
 }

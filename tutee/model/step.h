@@ -52,6 +52,7 @@ typedef struct {
     const Model *model;
     const Step *step;
     i64 padded_head, value_rows; /* K to 32, to 16 */
+    float query_scale;           /* makes scores powers of two, times 128 (`paged_attention.h`) */
     float *x;                    /* [T, x_stride]: the residual stream */
     half *normed, *q, *attended, *inner, *low;
     i64 x_stride, normed_stride, q_stride, attended_stride, inner_stride, low_stride; /* in numbers */
@@ -88,7 +89,7 @@ static i64 most_steps(const Model *m) {
     return steps;
 }
 
-enum { RESULTS = 32 * MAX_HEAD * 4 }; /* bytes of a product's results; behind them its weights, where they are unpacked */
+enum { RESULTS = 64 * MAX_HEAD * 4 }; /* bytes of a product's results; behind them its weights, where they are unpacked */
 
 static i64 attention_bytes(const Forward *f);
 
@@ -100,6 +101,7 @@ static i64 lay_out(Forward *f, const Model *m, const Step *s) {
     f->step = s;
     f->padded_head = parts(m->head, 32) * 32;
     f->value_rows = parts(m->head, 16) * 16;
+    f->query_scale = 128 * LOG2_E / sqrtf((float)m->head);
     f->x_stride = parts(m->width, 32) * 32;
     f->normed_stride = stride_of(m->width);
     f->q_stride = m->heads * f->padded_head;

@@ -76,3 +76,20 @@ static inline __attribute__((always_inline)) void multiply(const int both, const
         }
     }
 }
+
+/* The same for two tiles of rows that lie in the first cache, and weights that stream past it from the second, where
+`lines` of each step that lies at `later` come meanwhile. */
+static inline __attribute__((always_inline)) void multiply_streaming(const byte *a0, const byte *a1, i64 stride, const byte *w, i64 steps,
+                                                                     const byte *later, i64 lines) {
+    for (i64 k = 0; k < steps; k++, w += STEP, later += STEP) {
+        for (i64 i = 0; i < lines; i++) _mm_prefetch(later + i * LANE, _MM_HINT_T1);
+        _tile_loadd(4, a0 + k * LANE, stride);
+        _tile_stream_loadd(6, w, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_stream_loadd(7, w + TILE, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, a1 + k * LANE, stride);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+}
