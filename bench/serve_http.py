@@ -2,15 +2,15 @@
 
     python bench/serve_http.py --model ~/.tutee/models/smollm2-135m-instruct
 
-The client is another process on this machine. In one run, turn about:
+The client is another process on this machine, the same for all (`http_client.py`). In one run, turn about:
 
 - engine: prompts submitted in the server's process; http: the same prompts as streamed chat completions. Tokens per
   second over the wall time with prefill, and seconds to the first token.
 - idle: as http, while `--idle` other people follow answers that say nothing.
 - one at a time: milliseconds to the first token of a short prompt on an idle engine, both ways.
 - api alone: an engine that computes nothing. `at once` emits everything as soon as it is asked, `in step` gives each
-  stream one chunk and waits until the event loop has taken them. Beside it a bare Starlette route that writes the same
-  bytes; chunks per second, and processor time a chunk and a request.
+  stream one chunk and waits until the event loop has written them, which is what serving is. Beside it a bare Starlette
+  route that writes the same bytes; chunks per second, requests included, and processor time a chunk and a request.
 
 The last line is one JSON object. Run it on a quiet machine.
 """
@@ -145,8 +145,9 @@ class Bench:
         self.idle = list(self.silent_answers(options.idle))
 
     def engine(self, bodies: Sequence[Json]) -> Json:
+        from tutee.conversation import merge_system_messages
         from tutee.serve.body import Fields
-        from tutee.serve.chat.request import merge_system_messages, read_chat_request
+        from tutee.serve.chat.request import read_chat_request
 
         self.served.engine.weights_changed()  # no prefix of the run before may be found
         asked = [read_chat_request(Fields(each)) for each in bodies]
@@ -208,9 +209,12 @@ class Bench:
     def api_alone(self, loop: asyncio.AbstractEventLoop) -> Json:
         import dataclasses
 
+        turn = threading.Lock()
+        turn.acquire()
+
         def taken() -> None:
-            for _ in range(2):  # the first round wakes the streams, the second runs after they wrote
-                asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+            loop.call_soon_threadsafe(turn.release)  # behind the call that writes to all
+            turn.acquire()
 
         found: Json = {}
         real = self.services.live._chat

@@ -74,3 +74,22 @@ def test_a_request_can_be_read_from_another_thread_and_again() -> None:
 def test_result_times_out_while_the_request_runs() -> None:
     with pytest.raises(TimeoutError):
         Request((1,), SamplingParams(), version="base").result(timeout=0.01)
+
+
+def test_no_reader_misses_the_chunk_that_comes_while_it_looks() -> None:
+    """The chunks come without a lock, so readers begin to wait at every moment between two of them."""
+    for _ in range(100):
+        assert _read_by_four() == ["0123"] * 4
+
+
+def _read_by_four() -> list[str]:
+    request = Request((1,), SamplingParams(), version="base")
+    results: list[str] = []
+    readers = [threading.Thread(target=lambda: results.append(request.result(10).text)) for _ in range(2)]
+    readers += [threading.Thread(target=lambda: results.append("".join(c.text for c in request))) for _ in range(2)]
+    for i, reader in enumerate(readers):
+        reader.start()
+        request.deliver(Chunk(str(i), (i,), "base", finish_reason="stop" if i == 3 else None))
+    for reader in readers:
+        reader.join(10)
+    return results

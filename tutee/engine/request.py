@@ -226,6 +226,7 @@ class Request:
         self._on_chunk = on_chunk
         self._chunks: list[Chunk] = []
         self._news = threading.Condition()
+        self._awaited = False
         self.submitted_at = time.monotonic()
         self._first_token: float | None = None
         self._finished: float | None = None
@@ -251,9 +252,8 @@ class Request:
         Raises:
             TimeoutError: it did not end within `timeout` seconds (it keeps running).
         """
-        with self._news:
-            if not self._news.wait_for(lambda: self.done, timeout):
-                raise TimeoutError(f"The request did not finish within {timeout} seconds.")
+        if not self._wait(lambda: self.done, timeout):
+            raise TimeoutError(f"The request did not finish within {timeout} seconds.")
         finish_reason = self._chunks[-1].finish_reason
         assert finish_reason is not None
         assert self._finished is not None
@@ -274,23 +274,29 @@ class Request:
 
     def __iter__(self) -> Iterator[Chunk]:
         for position in itertools.count():
-            with self._news:
-                while len(self._chunks) <= position:
-                    self._news.wait()
+            self._wait(lambda: len(self._chunks) > position)  # noqa: B023 (called before the next turn)
             yield self._chunks[position]
             if self._chunks[position].finish_reason is not None:
                 return
 
+    def _wait(self, there: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Until what only `deliver` changes is so; False: it was not within `timeout` seconds."""
+        if there():
+            return True
+        with self._news:
+            self._awaited = True  # before looking: `deliver` puts its chunk there before it looks for us
+            return self._news.wait_for(there, timeout)
+
     def deliver(self, chunk: Chunk) -> None:
         """Hand over one chunk (the engine's side). What the caller's `on_chunk` raises comes through, after
         delivery."""
-        now = time.monotonic()
-        with self._news:
-            if (chunk.token_ids or chunk.text) and self._first_token is None:
-                self._first_token = now
-            self._chunks.append(chunk)
-            if chunk.finish_reason is not None:
-                self._finished = now
-            self._news.notify_all()
+        if self._first_token is None and (chunk.token_ids or chunk.text):
+            self._first_token = time.monotonic()
+        self._chunks.append(chunk)
+        if chunk.finish_reason is not None:
+            self._finished = time.monotonic()
+        if self._awaited:  # hardly ever while an answer is told: the lock would cost half of all this
+            with self._news:
+                self._news.notify_all()
         if self._on_chunk is not None:
             self._on_chunk(chunk)
