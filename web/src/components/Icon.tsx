@@ -30,7 +30,7 @@ const PATHS = {
   flag: "M6 20V5h11l-2 3.5L17 12H6",
   trash: "M5 7h14M10 7V5h4v2M7 7l1 13h8l1-13",
   warning: "M12 4.5L20.5 19h-17zM12 10v4M12 16.5h.01",
-  question: "M9.5 9.5a2.5 2.5 0 1 1 3.5 2.3c-.7.3-1 .8-1 1.7M12 16.5h.01",
+  question: "M8.5 9a3.5 3.5 0 1 1 5 3.1c-1 .5-1.5 1.2-1.5 2.4M12 18.5h.01",
   back: "M19 12H5.5M11 6l-6 6l6 6",
 } as const;
 

@@ -29,7 +29,7 @@ export function VersionCard({ version, all, onRollBack }: VersionCardProps) {
         <dt>Made</dt><dd>{when(version.created_at)}</dd>
         {parent && <><dt>Parent</dt><dd><VersionBadge version={parent} /></dd></>}
         {version.snapshot_sha && <><dt>Snapshot</dt><dd><code title={version.snapshot_sha}>{shortSha(version.snapshot_sha)}</code></dd></>}
-        {version.job_id && <><dt>Job</dt><dd><code>{version.job_id}</code></dd></>}
+        {version.job_id && <><dt>Job</dt><dd><a href={link.job(version.job_id)}><code>{version.job_id}</code></a></dd></>}
         <dt>Weights</dt><dd><code title={version.weights_sha256}>{shortSha(version.weights_sha256)}</code></dd>
         {version.kind !== "base" && <><dt>Feedback</dt><dd>{version.feedback_count}</dd></>}
       </dl>
