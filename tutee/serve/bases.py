@@ -49,11 +49,11 @@ class _Base:
     used: float = field(default_factory=time.monotonic)
     """When somebody was last seen to use it."""
 
-    def hold(self) -> Lease:
-        """The lease that others hold already, or a new one."""
+    def leased(self) -> Leased:
+        """With the lease that others hold already, or a new one."""
         lease = (self.lease and self.lease()) or Lease()
         self.lease, self.used = weakref.ref(lease), time.monotonic()
-        return lease
+        return Leased(self.engine, self.model, lease)
 
     @property
     def in_use(self) -> bool:
@@ -83,7 +83,7 @@ class Bases:
             past = [] if self._past is None else [self._past]
             return [base.engine.stats for base in self._open.values()] + past
 
-    def add(self, id: str, model: Pretrained) -> None:
+    def add(self, id: str, model: Pretrained) -> Leased:
         """Start an engine over a model whose parameters nobody else needs."""
         settings = self._settings
         engine = Engine(
@@ -95,25 +95,25 @@ class Bases:
             version=id,
             alone=True,
         )
+        base = _Base(engine, model)
         with self._lock:
-            self._open[id] = _Base(engine, model)
+            self._open[id] = base
+            return base.leased()
 
     def find(self, id: str) -> Leased | None:
         """What is open under this id, without waiting for others that are being loaded."""
         with self._lock:
             base = self._open.get(id)
-            return None if base is None else Leased(base.engine, base.model, base.hold())
+            return None if base is None else base.leased()
 
     def open(self, root: ModelVersion) -> Leased:
         """The same, read from the version's folder if need be. Raises as `load_pretrained`."""
         with self._loading:
             found = self.find(root.id)
-            if found is None:
-                folder = self._settings.home / root.folder
-                self.add(root.id, load_pretrained(folder, self._settings.dtype, name=root.name))
-                found = self.find(root.id)
-            assert found is not None
-            return found
+            if found is not None:
+                return found
+            folder = self._settings.home / root.folder
+            return self.add(root.id, load_pretrained(folder, self._settings.dtype, name=root.name))
 
     def close_unused(self) -> None:
         """Close engines that nobody holds, that nothing runs on, and that nobody has asked for lately."""
