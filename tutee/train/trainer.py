@@ -20,6 +20,7 @@ from tutee.engine.engine import Engine
 from tutee.engine.request import Completion, SamplingParams
 from tutee.errors import Diverged, InvalidInput
 from tutee.model.decoder import Decoder
+from tutee.model import workspace
 from tutee.model.gradients import Places, send_gradient
 from tutee.model.layout import Layout
 from tutee.model.logprobs import score, token_logprobs
@@ -250,11 +251,19 @@ class Trainer:
         n: int = 1,
         version: str = "policy",
     ) -> list[list[Completion]]:
-        """Answers of the policy as it is now. `engine` must be on the same base model (`answering`)."""
+        """Answers of the policy as it is now. `engine` must be on the same base model (`answering`).
+
+        With all weights in training memory is tight: sampler and trainer each give up theirs for the other's turn.
+        """
         if self.lora is None:
             self.answering()
+            self._places.release()
+            workspace.release()
             engine.weights_changed()
-            return engine.generate(prompts, params, n=n)
+            try:
+                return engine.generate(prompts, params, n=n)
+            finally:
+                engine.sleep()
         engine.add_version(version, self.lora)
         try:
             return engine.generate(prompts, params, version=version, n=n)
