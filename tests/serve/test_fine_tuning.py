@@ -137,6 +137,17 @@ def test_curves_may_go_where_this_machine_has_a_place_for_them(http: httpx.Clien
     assert (reply.status_code, reply.json()["integrations"]) == (200, asked)
 
 
+def test_a_service_that_is_not_installed_is_refused_with_what_to_install(
+    http: httpx.Client, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [{"type": "wandb", "wandb": {"project": "tuning", "tags": ["first"]}}]
+    body = {"model": "tiny", "training_file": file, "integrations": asked}
+    assert http.post("/v1/fine_tuning/jobs", json=body).json()["integrations"] == asked
+    monkeypatch.setattr("tutee.serve.fine_tuning.request.find_spec", lambda name: None)
+    error = http.post("/v1/fine_tuning/jobs", json=body).json()["error"]
+    assert (error["param"], "pip install" in error["message"]) == ("integrations[0].type", True)
+
+
 def test_lists_page_and_filter_by_metadata(sdk: openai.OpenAI, file: str) -> None:
     jobs = [
         sdk.fine_tuning.jobs.create(model="tiny", training_file=file, metadata={"batch": "paging"}).id for _ in range(3)
@@ -165,6 +176,7 @@ def test_events_and_checkpoints_and_failure_as_a_worker_leaves_them(
     assert "line 7" in failed.error.message
 
 
+MISSING = "missing_required_parameter"
 BAD: list[tuple[dict[str, Any], int, str, str]] = [
     ({"model": None}, 400, "model", "missing_required_parameter"),
     ({"model": "gpt-9"}, 404, "model", "model_not_found"),
@@ -176,7 +188,14 @@ BAD: list[tuple[dict[str, Any], int, str, str]] = [
     ({"metadata": []}, 400, "metadata", "invalid_type"),
     ({"suffix": "a:b"}, 400, "suffix", "invalid_value"),
     ({"suffix": ""}, 400, "suffix", "string_below_min_length"),
-    ({"integrations": [{"type": "wandb"}]}, 400, "integrations[0].type", "unsupported_value"),
+    ({"integrations": [{"type": "wandb"}]}, 400, "integrations[0].wandb", "missing_required_parameter"),
+    (
+        {"integrations": [{"type": "wandb", "wandb": {"project": 3}}]},
+        400,
+        "integrations[0].wandb.project",
+        "invalid_type",
+    ),
+    ({"integrations": [{"type": "neptune"}]}, 400, "integrations[0].type", "unsupported_value"),
     ({"integrations": ["wandb"]}, 400, "integrations[0]", "invalid_type"),
     ({"method": "dpo"}, 400, "method", "invalid_type"),
     ({"method": {}}, 400, "method.type", "missing_required_parameter"),

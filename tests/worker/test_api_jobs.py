@@ -103,6 +103,22 @@ def test_a_reinforcement_job_from_its_file_to_models_and_curves(home: Path, stor
     assert any("validation file" in said for said in events)
 
 
+def test_curves_for_weights_and_biases_are_written_offline(home: Path, store: Store, tmp_path: Path) -> None:
+    asked = [{"type": "wandb", "wandb": {"project": "tuning", "name": "first", "tags": ["a"]}}]
+    job = add_unchecked(store, "supervised", chat_lines(4), settings={"rank": 2}, integrations=asked)
+    check_next(store)
+    run_all(home, store)
+    assert store.jobs.get(job.id).error is None
+    said = [event.message for event in store.jobs.events(job.id, limit=100)]
+    assert f"The run for Weights & Biases is in jobs/{job.id}/wandb; `wandb sync` sends it." in said
+    (written,) = (home / "jobs" / job.id / "wandb").glob("offline-run-*/*.wandb")
+    text, curve = written.read_bytes(), [row["train_loss"] for row in table_of(store, job)]
+    assert len(curve) > 1
+    for value in curve:
+        assert value.encode() in text, f"the run does not hold the loss {value}"
+    assert text.count(b"train_loss") >= len(curve)
+
+
 def test_a_python_grader_rewards_and_the_other_algorithms_run(home: Path, store: Store) -> None:
     given = {"n_epochs": 1, "batch_size": 4, "compute_multiplier": 0.25}
     jobs = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutee.conversation import Message
@@ -16,6 +17,7 @@ from tutee.data.training_files import Asked, Thumb
 from tutee.errors import InvalidInput, NotFound
 from tutee.store import Store
 from tutee.store.schema import Job, ModelVersion
+from tutee.worker import wandb_run
 from tutee.worker.checking import FILE_PARAMS, divided, open_file, reader_of
 from tutee.worker.curves import in_openai_words, result_table
 
@@ -242,6 +244,20 @@ def parent_of(place: Workplace) -> str:
     """Id of the version that training went on from: an adapter, or the owner of the weights."""
     started = next((version for version in place.store.versions.list() if version.name == place.job.model), place.base)
     return started.id if started.kind == "adapter" else place.base.id
+
+
+def write_wandb_run(store: Store, job: Job, folder: Path) -> None:
+    """The job's curves for Weights & Biases, if it asked for that. A run that cannot be written fails no job."""
+    asked = wandb_run.asked_for(job)
+    if asked is None:
+        return
+    try:
+        wandb_run.write(job, asked, store.jobs.metrics(job.id), folder)
+    except Exception as error:
+        store.jobs.event(job.id, "warn", f"The run for Weights & Biases could not be written: {error}")
+    else:
+        at = f"jobs/{job.id}/{wandb_run.FOLDER}"
+        store.jobs.event(job.id, "info", f"The run for Weights & Biases is in {at}; `wandb sync` sends it.")
 
 
 def write_result_file(store: Store, job: Job) -> str:

@@ -27,7 +27,7 @@ from tutee.settings import Settings
 from tutee.store import Store
 from tutee.store.jobs import deaths
 from tutee.store.schema import Job
-from tutee.worker import api_job
+from tutee.worker import api_job, wandb_run
 from tutee.worker.checking import FILE_PARAMS, Checker, check_next
 from tutee.worker.report import LEASE_SECONDS, CancelledError, InterruptedJobError, Lease, PausedError, Reporter
 
@@ -213,6 +213,7 @@ def run_method(settings: Settings, store: Store, job: Job, report: Reporter) -> 
     report.stages = improve.STAGES if examples is None else api_job.stages_of(job)
     version, tokens = improve.improve(place) if examples is None else api_job.run_api_job(place, *examples, start)
     files = [] if examples is None else [api_job.write_result_file(store, job)]
+    api_job.write_wandb_run(store, job, place.folder)
     store.jobs.event(job.id, "info", f"New model version {version.number}: {version.name}.")
     store.jobs.finish(
         job.id, version_id=version.id, fine_tuned_model=version.name, trained_tokens=tokens, result_files=files
@@ -224,10 +225,11 @@ def forget_words(folder: Path) -> None:
     """Empty a finished job's folder but for its numbers: stage files hold people's words, which may be erased later."""
     from tutee.train.record import FILES
 
+    numbers = (*FILES, wandb_run.FOLDER)
     for path in folder.iterdir() if folder.exists() else ():
-        if path.is_dir() and path.name not in FILES:
+        if path.is_dir() and path.name not in numbers:
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name not in FILES:
+        elif path.name not in numbers:
             path.unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()  # nothing was worth keeping

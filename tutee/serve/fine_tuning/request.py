@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from tutee.data.hyperparameters import HYPERPARAMETERS, LEAST_POSITIVE, Values, Words
@@ -24,8 +25,8 @@ SUFFIX_FORM = re.compile(r"[A-Za-z0-9._-]+")
 OWN = {"x_settings": "settings", "x_exam": "exam"}
 """What a method takes beyond OpenAI's fields: the trainer's settings, and how thoroughly the new model is examined. The
 worker checks them."""
-INTEGRATIONS = ("tensorboard",)
-"""Places for a job's curves that this machine has itself."""
+INTEGRATIONS = ("tensorboard", "wandb")
+"""Places for a job's curves that this machine has itself; what goes to a service is written here, and sent by hand."""
 MOST_INTEGRATIONS = 5
 
 
@@ -183,5 +184,21 @@ def _integrations(body: Fields) -> list[Mapping[str, Any]]:
         if kind not in INTEGRATIONS:
             here = "the job's curves are in its events, its result file and as TensorBoard files in its folder"
             one.refuse("type", f"is {kind!r}, a service that this server does not send to; {here}", "unsupported_value")
+        if kind == "wandb":
+            _wandb(one)
         one.refuse_unknown()
     return listed
+
+
+def _wandb(integration: Fields) -> None:
+    """A run of Weights & Biases, written offline where its package is installed (`worker/wandb_run.py`)."""
+    if find_spec("wandb") is None:
+        why = "is 'wandb', and that package is not installed here: `pip install 'tutee[wandb]'` where the server runs"
+        integration.refuse("type", why, "unsupported_value")
+    integration.need("wandb")
+    run = integration.object("wandb")
+    assert run is not None
+    run.need_string("project", most=128)
+    for name in ("name", "entity"):
+        run.string(name, least=1, most=128)
+    run.strings("tags", most=50, longest=64)
