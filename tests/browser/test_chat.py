@@ -184,6 +184,17 @@ def test_the_view_stays_where_one_reads(make_page):
     page.wait_for_selector("[data-action=to-end]", state="detached")
 
 
+def test_the_view_follows_an_answer_that_grows_in_leaps(make_page):
+    page = make_page(max_tokens=200, viewport={"width": 360, "height": 560})
+    open_chat(page)
+    ask(page, "W" * 400)
+    page.wait_for_function(
+        """() => { const box = document.querySelector("[data-thread]");
+                   return box.scrollHeight - box.scrollTop - box.clientHeight < 2; }"""
+    )
+    assert page.locator("[data-action=to-end]").count() == 0
+
+
 def test_a_temporary_chat_leaves_no_trace(page, served):
     open_chat(page)
     page.click("[data-action=temporary-chat]")

@@ -83,6 +83,8 @@ _JSON_HEAD = (
     r'\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"(?P<name>[\w-]+)"\s*,\s*"(?:arguments|parameters)"\s*:'
     r"\s*(?=\{)"
 )
+_PARTS = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
+"""Strings of a JSON text, the last perhaps unfinished, and brackets."""
 _FIRST_KEY = re.compile(r'\{\s*"([^"\\]*)"')
 _KEYS = frozenset(("name", "arguments", "parameters", "type", "id", "function"))
 _UNFINISHED_HEAD = re.compile(r"\s*[\w-]{0,64}\s{0,4}(?:\[[A-Z_]{0,8}\]?[\w-]{0,64}\s{0,4}){0,2}")
@@ -109,20 +111,14 @@ def named_before(text: str) -> tuple[int, Call | None] | None:
 
 def _object_length(text: str) -> int | None:
     """Characters up to the bracket that closes the object at the beginning; None if it is not closed."""
-    depth, in_string, escaped = 0, False, False
-    for i, character in enumerate(text):
-        if escaped:
-            escaped = False
-        elif in_string:
-            escaped, in_string = character == "\\", character != '"'
-        elif character == '"':
-            in_string = True
-        elif character in "{[":
+    depth = 0
+    for part in _PARTS.finditer(text):
+        if part[0] in "{[":
             depth += 1
-        elif character in "}]":
+        elif part[0] in "}]":
             depth -= 1
             if depth == 0:
-                return i + 1
+                return part.end()
     return None
 
 

@@ -18,7 +18,8 @@ export function Answer({ message }: { message: Message }) {
   const task = teaching.value;
   const correcting = task?.kind === "edit" && task.message.id === message.id;
   const correction = message.feedback?.edit?.content;
-  const words = said(message).words;
+  // While it grows only its text is painted anew, not all around it.
+  const words = message.state === "streaming" ? "" : said(message).words;
   return (
     <article class="turn answer" data-role="assistant" data-message={message.id} data-state={message.state}
       aria-label={message.version ? `Answer of version ${message.version.number}` : "Answer"}
@@ -33,7 +34,7 @@ export function Answer({ message }: { message: Message }) {
       ) : (
         <AnswerText message={message} />
       )}
-      <Ending message={message} />
+      <Ending message={message} corrected={correction != null} />
       {message.state !== "streaming" && !correcting && <AnswerTools message={message} text={correction ?? words} />}
     </article>
   );
@@ -86,8 +87,9 @@ const ENDINGS: Partial<Record<Message["state"], string>> = {
   error: "This answer failed.",
 };
 
-function Ending({ message }: { message: Message }) {
+function Ending({ message, corrected }: { message: Message; corrected: boolean }) {
   const cut = message.state === "complete" && message.finish_reason === "length";
+  if (corrected && cut) return null;
   const text = cut ? "The answer reached its length limit." : ENDINGS[message.state];
   if (!text) return null;
   return (

@@ -18,7 +18,7 @@ export function ChatPage() {
   const isNew = threadState.value === "empty" || (threadState.value === "ready" && !path.value.length);
   return (
     <>
-      <TopBar title={conversation.value ? title.value : "New chat"}>
+      <TopBar title={threadState.value === "missing" ? "Not here" : conversation.value ? title.value : "New chat"}>
         {isTemporary && <Chip kind="temporary">Temporary</Chip>}
       </TopBar>
       {away.value && (
@@ -48,13 +48,17 @@ function Thread() {
   const scroller = useRef<HTMLDivElement>(null);
   const content = useRef<HTMLDivElement>(null);
   const following = useRef(true);
+  const lastTop = useRef(0);
   const [behind, setBehind] = useState(false);
 
   const toEnd = () => scroller.current?.scrollTo({ top: scroller.current.scrollHeight });
   const onScroll = () => {
     const box = scroller.current;
     if (!box) return;
-    following.current = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_BOTTOM_PX;
+    // An answer may grow by more than a little between a scroll to its end and the news of it: only going up is leaving.
+    const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_BOTTOM_PX;
+    following.current = atEnd || (following.current && box.scrollTop >= lastTop.current);
+    lastTop.current = box.scrollTop;
     setBehind(!following.current);
   };
   useEffect(() => {
