@@ -30,13 +30,35 @@ class Stream:
         self.over = False
         self._tail = b""
 
-    def read(self) -> None:
+    def read(self) -> int:
+        """Take what is there; how many events ended in it."""
         data = self.socket.recv(1 << 16)
-        self.events += data.count(b"\n\n")
+        events = data.count(b"\n\n")
+        self.events += events
         if not self.first_s and self.events > 1:  # the first event only says who speaks
             self.first_s = time.perf_counter() - self.begun
         self.over = not data or END in self._tail + data or data.startswith(b"HTTP/1.1 4")
         self._tail = data[-len(END) :]
+        return events
+
+
+class Plateau:
+    """The events that came after every stream had begun and before the first was over."""
+
+    def __init__(self, streams: int) -> None:
+        self.events, self.seconds = 0, 0.0
+        self._to_begin = streams
+        self._since = 0.0
+
+    def count(self, stream: Stream, events: int) -> None:
+        """A stream was read."""
+        if self._to_begin and events and stream.events == events:
+            self._to_begin -= 1
+            self._since = time.perf_counter()
+        elif not self._to_begin and not self.seconds:
+            self.events += events
+            if stream.over:
+                self.seconds = time.perf_counter() - self._since
 
 
 def run_client(port: int, requests: list[str], idle: list[str]) -> Json:
@@ -44,7 +66,7 @@ def run_client(port: int, requests: list[str], idle: list[str]) -> Json:
     waiting = [Stream(port, request) for request in idle]
     if waiting:
         time.sleep(1)
-    poll = select.epoll()
+    poll, plateau = select.epoll(), Plateau(len(requests))
     begun, processor = time.perf_counter(), time.process_time()
     streams: list[Stream] = []
     running: dict[int, Stream] = {}
@@ -52,7 +74,7 @@ def run_client(port: int, requests: list[str], idle: list[str]) -> Json:
     def read(seconds: float) -> None:
         for number, _ in poll.poll(seconds):
             stream = running[number]
-            stream.read()
+            plateau.count(stream, stream.read())
             if stream.over:
                 poll.unregister(number)
                 del running[number]
@@ -72,6 +94,8 @@ def run_client(port: int, requests: list[str], idle: list[str]) -> Json:
         "seconds": seconds,
         "processor_s": time.process_time() - processor,
         "events": sum(stream.events for stream in streams),
+        "plateau_events": plateau.events,
+        "plateau_s": plateau.seconds,
         "ttft_s": sorted(stream.first_s for stream in streams),
     }
 

@@ -55,13 +55,11 @@ def test_characters_are_never_split(http: httpx.Client) -> None:
 def test_an_engine_error_in_mid_stream_is_an_error_event_and_the_end(server: Running, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     import openai
 
-    from tutee.serve.chat import routes as chat_completions
-
     def broken(self):  # type: ignore[no-untyped-def]
-        self.tap.broken = Unavailable("The engine stopped.")
+        self.broken = Unavailable("The engine stopped.")
         return [(0, Chunk("so far", (1,), "tiny"))]
 
-    monkeypatch.setattr(chat_completions.Answering, "take", broken)
+    monkeypatch.setattr(streaming.Tap, "told", broken)
     with server.http() as http:
         raw = http.post("/v1/chat/completions", json=BODY).content
     assert b"[DONE]" not in raw

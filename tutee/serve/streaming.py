@@ -69,6 +69,7 @@ class Tap:
         self._chunks: deque[tuple[int, Chunk]] = deque()
         self._whole = whole
         self._running = 0
+        self._ending = False
         self.requests: list[Request] = []
         self.broken: TuteeError | None = None
         """Why one of them ended without an answer, once `told` came to that place."""
@@ -100,8 +101,10 @@ class Tap:
 
     def _listener(self, index: int) -> Callable[[Chunk], None]:
         def hear(chunk: Chunk) -> None:
+            if chunk.finish_reason is not None:
+                self._ending = True  # before the chunk is there: it is not taken for one in the middle
             self._chunks.append((index, chunk))
-            if not self._whole or chunk.finish_reason is not None:
+            if self._ending or not self._whole:
                 self._news.tell()
 
         return hear
@@ -133,18 +136,18 @@ class Tap:
         """All (request, chunk) pairs that have come since the last time, usually those of one step."""
         chunks = self._chunks
         batch = [chunks.popleft() for _ in range(len(chunks))]
-        for _, chunk in batch:
-            if chunk.finish_reason is not None:
-                self._running -= 1
+        if self._ending:
+            self._running -= sum(chunk.finish_reason is not None for _, chunk in batch)
         return batch
 
     def told(self) -> list[tuple[int, Chunk]]:
         """As `take`, but up to where an answer broke off, for who tells nothing after that."""
         batch = self.take()
-        for place, (index, chunk) in enumerate(batch):
-            if chunk.finish_reason in ("error", "abort"):
-                self.broken = self.failure(index)
-                return batch[:place]
+        if self._ending:
+            for place, (index, chunk) in enumerate(batch):
+                if chunk.finish_reason in ("error", "abort"):
+                    self.broken = self.failure(index)
+                    return batch[:place]
         return batch
 
     def check(self) -> None:

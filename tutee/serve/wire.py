@@ -59,6 +59,7 @@ class Wire:
         self._stalled: asyncio.Task[None] | None = None
         self._live: Live | None = None
         self._done: asyncio.Future[None] | None = None
+        self._data, self._last = b"", False
         self._keepalive = keepalive
         self._spoke_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -105,23 +106,23 @@ class Wire:
         if live is None or done is None or done.done() or self._stalled is not None:
             return
         try:
-            data = live.more()
+            self._data, self._last = live.more(), live.over
         except Exception as error:
             done.set_exception(error)
         else:
-            self._bell.then(partial(self._say, data, live.over))
+            self._bell.then(self._say)
 
-    def _say(self, data: bytes, last: bool) -> None:
+    def _say(self) -> None:
         done = self._done
         if done is None or done.done():
             return
         try:
-            if data:
-                self._put(data)
+            if self._data:
+                self._put(self._data)
         except Exception as error:
             done.set_exception(error)
         else:
-            if last and self._stalled is None:
+            if self._last and self._stalled is None:
                 done.set_result(None)
 
     def _put(self, data: bytes) -> None:

@@ -82,13 +82,6 @@ class Answering:
         prompt = self.tap.requests[0].prompt_tokens
         return {"prompt_tokens": prompt, "completion_tokens": self.told, "total_tokens": prompt + self.told}
 
-    def take(self) -> list[tuple[int, Chunk]]:
-        """(choice, chunk) of what the engine made since the last time."""
-        batch = self.tap.told()
-        for _, chunk in batch:
-            self.told += len(chunk.token_ids)
-        return batch
-
 
 @dataclass(slots=True)
 class Telling:
@@ -108,8 +101,10 @@ class Telling:
     def more(self) -> bytes:
         """The events of what came together."""
         out: list[bytes] = []
-        for index, chunk in self.answering.take():
-            choice = self.answering.choices[index]
+        answering = self.answering
+        for index, chunk in answering.tap.told():
+            choice = answering.choices[index]
+            answering.told += len(chunk.token_ids)
             if choice.says_only_words(chunk):  # nearly all, so these take the short way
                 if chunk.text:
                     out.append(self.events.text(index, choice.say(chunk.text)))
@@ -159,7 +154,7 @@ def _entries(asked: ChatRequest, served: Served, params: SamplingParams) -> Logp
 async def _ended(answering: Answering) -> None:
     while not answering.tap.over:
         await answering.tap.news.wait()
-        answering.take()
+        answering.tap.told()
     answering.tap.check()
     for choice, request in zip(answering.choices, answering.tap.requests, strict=True):
         for chunk in request:
