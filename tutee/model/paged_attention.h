@@ -274,7 +274,8 @@ static void attend_group(const Forward *f, i64 layer, const Queries *q, Attentio
             a->values[i] = f->step->values[layer] + block_at(f, a->table, a->each, block, a->group, value_size(f));
             if (a->next_end) fetch_block(f, layer, a, n + i);
         }
-        for (Set *s = a->set; s < a->set + a->sets; s++) {
+        for (i64 i = 0; i < a->sets; i++) { /* forth and back: who came last is still in the cache */
+            Set *s = &a->set[(n - a->begin) / CHUNK % 2 ? a->sets - 1 - i : i];
             if (s->end <= n) continue;
             score(f, a, s);
             soften(f, a, s, n);

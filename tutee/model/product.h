@@ -78,14 +78,36 @@ static void gate(const Forward *f, i64 row, i64 from, i64 pairs, const float *c)
         store_half(to + p * 16, _mm512_mul_ps(silu(_mm512_loadu_ps(c + p * 32)), _mm512_loadu_ps(c + p * 32 + 16)));
 }
 
-/* A key to its slot: pairs of its numbers, each beside those of 15 other keys ([2][K to 32, in pairs][16 keys][2] a block). */
-static void place_key(const Forward *f, half *keys, i64 slot, i64 group, const float *c) {
-    i64 K = f->model->head, size = BLOCK * f->padded_head, key = slot % BLOCK;
-    half *to = keys + (slot / BLOCK * f->model->groups + group) * size + key / 16 * (size / 2) + key % 16 * 2;
-    half halves[MAX_HEAD + 32] __attribute__((aligned(64)));
-    for (i64 d = 0; d < f->padded_head; d += 16) /* zeros behind the head's end */
-        _mm256_storeu_si256((__m256i *)(halves + d), (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(d < K ? first(K - d) : 0, c + d)));
-    for (i64 d = 0; d < f->padded_head; d += 2) memcpy(to + d * 16, halves + d, 4);
+/* 32 numbers of a head from `d` on, as 16 words; zeros behind its end. */
+static inline __m512i head_words(const float *c, i64 d, i64 K) {
+    __m512 low = _mm512_maskz_loadu_ps(first(K - d), c + d);
+    __m512 high = d + 16 < K ? _mm512_maskz_loadu_ps(first(K - d - 16), c + d + 16) : _mm512_setzero_ps();
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+/* Keys of a tile of rows to their slots: pairs of numbers, each beside those of 15 other tokens ([2][K to 32, in
+pairs][16][2] a block). */
+static void place_keys(const Forward *f, i64 layer, i64 group, const RowTile *tile, const float *c, i64 stride) {
+    i64 K = f->model->head, size = BLOCK * f->padded_head, count = tile->count, neighbours = count == 16;
+    const i64 *slot = f->step->slots + tile->row;
+    for (i64 r = 0; r < count; r++) neighbours &= slot[r] == slot[0] + r;
+    for (i64 d = 0; d < K; d += 32) {
+        __m512i words[16];
+        uint32_t halves[16] __attribute__((aligned(64)));
+        for (i64 r = 0; r < count; r++) words[r] = head_words(c + r * stride, d, K);
+        half *to[16];
+        for (i64 r = 0; r < count; r++)
+            to[r] = f->step->keys[layer] + (slot[r] / BLOCK * f->model->groups + group) * size + slot[r] % BLOCK / 16 * (size / 2) + d * 16;
+        if (neighbours && slot[0] % 16 == 0) {
+            transpose(words);
+            for (i64 pair = 0; pair < 16; pair++) _mm512_storeu_si512(to[0] + pair * 32, words[pair]);
+            continue;
+        }
+        for (i64 r = 0; r < count; r++) {
+            _mm512_store_si512(halves, words[r]);
+            for (i64 pair = 0; pair < 16; pair++) memcpy(to[r] + pair * 32 + slot[r] % 16 * 2, halves + pair, 4);
+        }
+    }
 }
 
 /* A value to its slot: its numbers beside those of the key's neighbour ([K to 16, in sixteens][16 pairs of keys][16][2] a
@@ -105,7 +127,13 @@ static void place_value(const Forward *f, half *values, i64 slot, i64 group, con
 static inline void turn_head(const Model *m, i64 position, float *c) {
     i64 middle = m->head / 2;
     const float *cos = m->cos + position * middle, *sin = m->sin + position * middle;
-    for (i64 d = 0; d < middle; d += 16) {
+    for (i64 d = 0; middle % 16 == 0 && d < middle; d += 16) { /* without masks: what they store is slow to load again */
+        __m512 x = _mm512_loadu_ps(cos + d), y = _mm512_loadu_ps(sin + d);
+        __m512 a = _mm512_loadu_ps(c + d), b = _mm512_loadu_ps(c + middle + d);
+        _mm512_storeu_ps(c + d, _mm512_fmsub_ps(a, x, _mm512_mul_ps(b, y)));
+        _mm512_storeu_ps(c + middle + d, _mm512_fmadd_ps(b, x, _mm512_mul_ps(a, y)));
+    }
+    for (i64 d = 0; middle % 16 && d < middle; d += 16) {
         __mmask16 here = first(middle - d);
         __m512 x = _mm512_maskz_loadu_ps(here, cos + d), y = _mm512_maskz_loadu_ps(here, sin + d);
         __m512 a = _mm512_loadu_ps(c + d), b = _mm512_maskz_loadu_ps(here, c + middle + d);
@@ -114,7 +142,7 @@ static inline void turn_head(const Model *m, i64 position, float *c) {
     }
 }
 
-/* One head of one row: bias, norm, turn; a query to its buffer, a key or a value to its slot. */
+/* One head of one row: bias, norm, turn; a query to its buffer, a value to its slot. */
 static void place_head(const Forward *f, i64 layer, i64 row, i64 head, float *c) {
     const Model *m = f->model;
     const Step *s = f->step;
@@ -134,9 +162,7 @@ static void place_head(const Forward *f, i64 layer, i64 row, i64 head, float *c)
         __m512 by = _mm512_set1_ps(f->query_scale);
         for (i64 d = 0; d < K; d += 16)
             _mm256_mask_storeu_epi16(to + d, first(K - d), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(c + d), by)));
-    } else if (head < H + G) {
-        place_key(f, s->keys[layer], s->slots[row], head - H, c);
-    } else {
+    } else if (head >= H + G) {
         place_value(f, s->values[layer], s->slots[row], head - H - G, c);
     }
 }
@@ -144,14 +170,17 @@ static void place_head(const Forward *f, i64 layer, i64 row, i64 head, float *c)
 /* What becomes of the results of tiles t (and t + 1, if both) and the outputs of `pairs` pairs. */
 static void finish(const Forward *f, i64 layer, int which, i64 t, int both, i64 from, i64 pairs, float *c) {
     const Matrix *w = &f->model->layer[layer].matrix[which];
-    for (i64 u = t; u < t + 1 + both; u++)
+    i64 key_head = which == QKV ? from / pairs - f->model->heads : -1;
+    for (i64 u = t; u < t + 1 + both; u++, c += ROWS * pairs * 32) {
         for (i64 r = 0; r < f->tile[u].count; r++) {
             i64 row = f->tile[u].row + r;
-            float *result = c + ((u - t) * ROWS + r) * pairs * 32;
+            float *result = c + r * pairs * 32;
             if (which == QKV) place_head(f, layer, row, from / pairs, result);
             else if (which == GLU) gate(f, row, from, pairs, result);
             else add_to_residual(f, w, row, from, pairs, result);
         }
+        if (key_head >= 0 && key_head < f->model->groups) place_keys(f, layer, key_head, &f->tile[u], c, pairs * 32);
+    }
 }
 
 /* Where a step has few rows its weights are read from memory for them: a chunk is one panel of weights, which serves all.
