@@ -257,12 +257,14 @@ def _subject(place: Workplace, version: ModelVersion, base: Subject, engines: Ex
         base.engine.add_version(version.id, lora)
         return Subject(place.model, base.engine, version.id)
     model = load_pretrained(folder, place.settings.dtype, name=version.name)
-    return Subject(model, _engine(place, model, engines))
+    return Subject(model, _engine(place, model, engines, alone=True))
 
 
-def _engine(place: Workplace, model: Pretrained, engines: ExitStack) -> Engine:
+def _engine(place: Workplace, model: Pretrained, engines: ExitStack, alone: bool = False) -> Engine:
     settings = place.settings
-    engine = Engine(model, max_batch=settings.max_batch, cache_tokens=settings.cache_tokens, version=model.name)
+    engine = Engine(
+        model, max_batch=settings.max_batch, cache_tokens=settings.cache_tokens, version=model.name, alone=alone
+    )
     engines.callback(engine.close)
     return engine
 
