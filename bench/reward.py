@@ -147,9 +147,9 @@ def by_length(pairs: Pairs) -> tuple[float, float, float]:
 def by_ngrams(pairs: Pairs) -> tuple[float, float, float]:
     difference = _ngrams(pairs.train, 0) - _ngrams(pairs.train, 1)
     inside = np.arange(difference.shape[0]) % 5 != 0
-    fits = [_bradley_terry(difference[inside], ridge) for ridge in RIDGES]
+    fits = [bradley_terry(difference[inside], ridge) for ridge in RIDGES]
     right = [float(np.mean(difference[~inside] @ weights > 0)) for weights in fits]
-    weights = _bradley_terry(difference, RIDGES[int(np.argmax(right))])
+    weights = bradley_terry(difference, RIDGES[int(np.argmax(right))])
     return accuracy(_ngrams(pairs.test, 0) @ weights, _ngrams(pairs.test, 1) @ weights)
 
 
@@ -164,7 +164,7 @@ def _ngrams(rows: Sequence[Ranking], place: int) -> csr_matrix:
     return csr_matrix((np.ones(len(columns)), columns, starts), shape=(len(rows), BUCKETS))
 
 
-def _bradley_terry(difference: csr_matrix, ridge: float) -> Scores:
+def bradley_terry(difference: csr_matrix, ridge: float) -> Scores:
     def energy(weights: Scores) -> tuple[float, Scores]:
         margin = difference @ weights
         wrong = 1 / (1 + np.exp(np.clip(margin, -50, 50)))

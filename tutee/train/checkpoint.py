@@ -1,8 +1,8 @@
 """Checkpoints as folders that are complete or absent.
 
 A checkpoint is written beside its place under a temporary name, every file is hashed and flushed, and one rename puts
-it
-there: a crash at any moment leaves either the whole folder or none. Knows tensors and numbers, not what they mean.
+it there: a crash at any moment leaves either the whole folder or none. `RunCheckpoints` are those of one run, which
+several processes may share: the first one writes, all read. Knows tensors and numbers, not what they mean.
 """
 
 from __future__ import annotations
@@ -20,8 +20,58 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tutee.errors import InvalidInput
+from tutee.train.parallel import Ranks, digest
 
 _SUMS = "checksums.json"
+NEWEST = 2
+"""Checkpoints of a run that are kept, `step-000010` …"""
+
+
+class RunCheckpoints:
+    """The checkpoints of one run in its folder.
+
+    Args:
+        fingerprint: a hash of all that decides the run's numbers.
+        ranks: the processes of the run; they must all ask.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, ranks: Ranks) -> None:
+        self._folder = folder
+        self._fingerprint = fingerprint
+        self._ranks = ranks
+
+    def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and state of the newest one, if there is any.
+
+        Raises:
+            InvalidInput: it belongs to another run. Diverged: the processes do not see the same one.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        newest = latest_checkpoint(self._folder)
+        self._ranks.require_same(newest.name if newest else "", "checkpoint to go on from")
+        if newest is None:
+            return None
+        tensors, state = read_checkpoint(newest)
+        if state.get("fingerprint") != self._fingerprint:
+            raise InvalidInput(
+                f"The checkpoints in {self._folder.name} belong to another run (other data, settings or base model).",
+                code="wrong_checkpoint",
+            )
+        return tensors, state
+
+    def write(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Add the one after `step` and drop the oldest.
+
+        Raises:
+            Diverged: the processes do not have the same weights any more.
+        """
+        if self._ranks.size > 1:
+            self._ranks.require_same(digest(tensors), "weights")
+        if self._ranks.first:
+            write_checkpoint(self._folder / f"step-{step:06d}", tensors, {"fingerprint": self._fingerprint, **state})
+            for old in sorted(self._folder.glob("step-*"))[:-NEWEST]:
+                shutil.rmtree(old, ignore_errors=True)
+        self._ranks.wait()
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:

@@ -9,20 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tutee.errors import Diverged, InvalidInput
+from tutee.errors import Diverged
 from tutee.train.batch import Group, Loss, check_groups, pack_groups, totals
-from tutee.train.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
+from tutee.train.checkpoint import RunCheckpoints
 from tutee.train.health import supervised_health
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
@@ -138,8 +137,12 @@ def train(
         Diverged: non-finite or runaway loss; the last good checkpoint stays in `folder`.
     """
     check_groups(groups)
-    fingerprint = _fingerprint(groups, config, trainer)
-    run = _resume(trainer, folder, fingerprint)
+    checkpoints = RunCheckpoints(folder, _fingerprint(groups, config, trainer), trainer.ranks)
+    run, saved = _Run(), checkpoints.read()
+    if saved is not None:
+        tensors, state = saved
+        trainer.load(tensors, state["trainer"])
+        run = _Run(state["step"], state["tokens"], state["history"])
     total = num_steps(len(groups), config)
     per_epoch = total // config.epochs
     clock = Clock(run.step)
@@ -162,7 +165,8 @@ def train(
         eta = clock.eta(run.step, total)
         report(Progress(stage, run.step, total, finite | pace, eta, supervised_health(run.history)))
         if run.step % config.checkpoint_every == 0 or run.step == total:
-            _save(trainer, folder, fingerprint, run)
+            tensors, counters = trainer.state()
+            checkpoints.write(run.step, tensors, {"trainer": counters, **asdict(run)})
     return LoopResult(run.step, run.tokens, trainer.skipped, tuple(run.history))
 
 
@@ -223,28 +227,3 @@ def _fingerprint(groups: Sequence[Group], config: LoopConfig, trainer: Trainer) 
     for group in groups:
         digest.update(repr((group.weight, [(example.tokens, example.mask) for example in group.examples])).encode())
     return digest.hexdigest()
-
-
-def _resume(trainer: Trainer, folder: Path, fingerprint: str) -> _Run:
-    folder.mkdir(parents=True, exist_ok=True)
-    newest = latest_checkpoint(folder)
-    if newest is None:
-        return _Run()
-    tensors, state = read_checkpoint(newest)
-    if state["fingerprint"] != fingerprint:
-        raise InvalidInput(
-            f"The checkpoints in {folder.name} belong to another run (other data, settings or base model).",
-            code="wrong_checkpoint",
-        )
-    trainer.load(tensors, state["trainer"])
-    return _Run(state["step"], state["tokens"], state["history"])
-
-
-def _save(trainer: Trainer, folder: Path, fingerprint: str, run: _Run) -> None:
-    tensors, counters = trainer.state()
-    if not trainer.ranks.first:
-        return
-    state: dict[str, Any] = {"fingerprint": fingerprint, "trainer": counters, **asdict(run)}
-    write_checkpoint(folder / f"step-{run.step:06d}", tensors, state)
-    for old in sorted(folder.glob("step-*"))[:-2]:
-        shutil.rmtree(old, ignore_errors=True)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,13 +24,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from torch import Tensor
 
-from tutee.errors import InvalidInput
 from tutee.train.batch import Group, Loss
-from tutee.train.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint, write_json
+from tutee.train.checkpoint import RunCheckpoints, write_json
 from tutee.train.health import Limits, Tripped, alarms, reinforcement_health
 from tutee.train.loop import LoopConfig, learning_rate_at, take_step
 from tutee.train.options import require
-from tutee.train.parallel import digest
 from tutee.train.progress import Clock, Progress, Report, silent
 from tutee.train.rollout import Collected, Rollout
 from tutee.train.trainer import Trainer
@@ -162,8 +159,8 @@ def reinforce(
             another run.
     """
     limits = limits or Limits()
-    fingerprint = _fingerprint(learner, source, config)
-    run = _resume(learner, folder, fingerprint)
+    checkpoints = RunCheckpoints(folder, _fingerprint(learner, source, config), learner.trainer.ranks)
+    run = _goes_on(learner, checkpoints.read())
     schedule = config.schedule_config()
     clock = Clock(run.step)
     while run.step < config.steps:
@@ -185,7 +182,7 @@ def reinforce(
         if fatal:
             raise Tripped(f"{fatal[0].message} The run stopped; the checkpoint before is kept in {folder.name}.")
         if run.step % config.checkpoint_every == 0 or run.step == config.steps:
-            _save(learner, folder, fingerprint, run)
+            _write(checkpoints, learner, run)
     return ReinforceResult(run.step, run.next_question, tuple(run.history))
 
 
@@ -252,32 +249,16 @@ def _fingerprint(learner: Learner, source: Source, config: ReinforceConfig) -> s
     return digest.hexdigest()
 
 
-def _resume(learner: Learner, folder: Path, fingerprint: str) -> _Run:
-    folder.mkdir(parents=True, exist_ok=True)
-    newest = latest_checkpoint(folder)
-    learner.trainer.ranks.require_same(newest.name if newest else "", "checkpoint to go on from")
-    if newest is None:
+def _goes_on(learner: Learner, saved: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None) -> _Run:
+    if saved is None:
         return _Run()
-    tensors, state = read_checkpoint(newest)
-    if state.get("fingerprint") != fingerprint:
-        raise InvalidInput(
-            f"The checkpoints in {folder.name} belong to another run (other data, settings or base model).",
-            code="wrong_checkpoint",
-        )
+    tensors, state = saved
     learner.trainer.load(tensors, state["trainer"])
     learner.load(tensors, state["learner"])
     return _Run(state["step"], state["next_question"], state["history"])
 
 
-def _save(learner: Learner, folder: Path, fingerprint: str, run: _Run) -> None:
-    ranks = learner.trainer.ranks
+def _write(checkpoints: RunCheckpoints, learner: Learner, run: _Run) -> None:
     tensors, counters = learner.trainer.state()
     own, state = learner.state()
-    if ranks.size > 1:
-        ranks.require_same(digest(tensors | own), "weights")
-    if ranks.first:
-        whole = {"fingerprint": fingerprint, "trainer": counters, "learner": state, **asdict(run)}
-        write_checkpoint(folder / f"step-{run.step:06d}", tensors | own, whole)
-        for old in sorted(folder.glob("step-*"))[:-2]:
-            shutil.rmtree(old, ignore_errors=True)
-    ranks.wait()
+    checkpoints.write(run.step, tensors | own, {"trainer": counters, "learner": state, **asdict(run)})

@@ -3,8 +3,11 @@
 The function has the shape of OpenAI's Python graders: `grade(sample, item) -> float`, where `sample` holds
 `output_text`, `output_tokens` and `finish_reason`, and `item` the row behind the question with its `messages`. Run as
 `python -m tutee.train.reward_process NAME FD SECONDS` this file is that process: it answers one JSON message after
-another over a pipe. What the function prints goes to standard error. It is not a sandbox: the function may do all that
-its owner may.
+another over a pipe. What the function prints goes to standard error.
+
+It is not a sandbox, on purpose: whoever starts a run names a file or a module of their own, which may import its
+neighbours, read files and ask a server, as they may themselves. A grader that came as text through the API is
+somebody else's word; that one runs behind walls (`grade/pythons.py`), with none of these.
 """
 
 from __future__ import annotations
