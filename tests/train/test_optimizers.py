@@ -99,3 +99,35 @@ def test_a_step_moves_the_version_of_every_weight(name: str) -> None:
     before = {key: parameter._version for key, parameter in own.items()}
     optimizer.step(1e-2)
     assert all(parameter._version > before[key] for key, parameter in own.items())
+
+
+def test_moments_in_bfloat16_take_half_and_go_on_bit_for_bit() -> None:
+    whole, first, second = weights(), weights(), weights()
+    one, other, resumed = (Optimizer(parameters, moments="bfloat16") for parameters in (whole, first, second))
+    for step in range(4):
+        ours, optimizer = (first, other) if step < 2 else (second, resumed)
+        if step == 2:
+            state = other.state()
+            assert {state[key].dtype for key in state if key.startswith("exp_")} == {torch.bfloat16}
+            resumed.load(state)
+            for name, parameter in second.items():
+                parameter.data.copy_(first[name].data)
+        for parameters, own in ((whole, one), (ours, optimizer)):
+            give_gradients(parameters, step)
+            own.step(1e-2)
+    assert all(torch.equal(whole[name], second[name]) for name in whole)
+
+
+def test_what_auto_means_for_moments() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert TrainerConfig(full=True).moments_of(torch.bfloat16, cpu) == "bfloat16"
+    for config, dtype, device in (
+        (TrainerConfig(), torch.bfloat16, cpu),
+        (TrainerConfig(full=True), torch.float32, cpu),
+        (TrainerConfig(full=True), torch.bfloat16, cuda),
+        (TrainerConfig(full=True, optimizer="muon"), torch.bfloat16, cpu),
+        (TrainerConfig(full=True, moments="float32"), torch.bfloat16, cpu),
+    ):
+        assert config.moments_of(dtype, device) == "float32"
+    with pytest.raises(InvalidInput, match="muon"):
+        TrainerConfig(full=True, optimizer="muon", moments="bfloat16")

@@ -1,8 +1,9 @@
 """How much memory a run will want, before it starts: a sum of parts that a person can check, and advice when it is
 too much.
 
-Counted are the weights, what learns beside them (float32 masters where the weights are bfloat16, moments), what a
-forward pass keeps for the backward pass or the gradients that replace it, whichever is more, and the sampler's cache.
+Counted are the weights, what learns beside them (float32 masters where the weights are bfloat16, moments), gradients,
+what a forward pass keeps for the backward pass, and the sampler's cache. Where all weights learn, sampling and learning
+take turns with their memory, and the larger turn counts.
 All follow from the shapes but what a pass keeps: its coefficients were fitted to measured peaks of our two passes
 (`tests/train/peak_memory.py`), float32 and bfloat16, on the CPU, whose allocator's own waste is in them. Knows no
 method.
@@ -72,16 +73,23 @@ def estimate(
     learns = count if trainer.full else adapter_parameters(model, trainer.rank)
     rounded = matrices if trainer.full and width < 4 else 0
     kept = tokens * kept_a_token(model, dtype, longest) + 3 * 4 * CHUNK * model.vocab_size
-    kv = 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * cache_tokens
+    kv = 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * cache_tokens * width
+    moment = 2 if trainer.moments_of(dtype, torch.device("cpu")) == "bfloat16" else 4
+    gradients = 4 * learns
+    if trainer.full and cache_tokens:  # sampler and trainer give theirs up for each other's turn
+        packed = (matrices + 2 * table) * width
+        turns = {"sampler": kv + packed} if kv + packed > gradients + kept else {}
+    else:
+        turns = {"sampler": kv} if cache_tokens else {}
+    learning = {} if trainer.full and turns else {"gradients": gradients, "forward and backward pass": kept}
     return Estimate(
         {
             "weights": copies * (matrices * width + (table + vectors) * 4),
             "float32 masters": 4 * rounded,
-            "moments": (4 if trainer.optimizer == "muon" else 8) * learns,
-            # From the second microbatch of a step on, those of the first are there.
-            "gradients": 4 * learns,
-            "forward and backward pass": kept,
-            "sampler's cache": kv * width,
+            "moments": (1 if trainer.optimizer == "muon" else 2) * moment * learns,
+            # Gradients count beside a pass: from the second microbatch of a step on, those of the first are there.
+            **learning,
+            **turns,
         }
     )
 
@@ -142,7 +150,7 @@ def refuse_too_large(wanted: Estimate, full: bool, loaded: float = 0.0, most: fl
         return
     advice = ["token_budget (no result changes)"]
     advice += ["full (train a LoRA instead)"] if full else ["rank"]
-    advice += ["prompts, group or max_tokens"] if wanted.parts["sampler's cache"] else []
+    advice += ["prompts, group or max_tokens"] if "sampler" in wanted.parts else []
     raise InvalidInput(
         f"This run wants {wanted.sentence()}, and {size(there)} are there. Lower {' or '.join(advice)}, or take a "
         "smaller model.",

@@ -65,13 +65,23 @@ class AdamW:
             if copy is not None:
                 torch.autograd.graph.increment_version([copy])
 
+    def forget(self) -> None:
+        """Lose all moments."""
+        self.state.clear()
+        self._room = None
+
     def _begin(self, parameter: Tensor) -> dict[str, Tensor]:
-        if self._room is None:
-            sizes = [room_for(p.numel() * self._moments.itemsize) for p, _ in self._parameters]
-            self._room = Workspace(2 * sum(sizes))
-        first, second = (self._room.empty(*parameter.shape, dtype=self._moments).zero_() for _ in range(2))
+        on_cpu = [p for p, _ in self._parameters if p.device.type == "cpu"]
+        if self._room is None and on_cpu:
+            self._room = Workspace(2 * sum(room_for(p.numel() * self._moments.itemsize) for p in on_cpu))
+        first, second = (self._empty(parameter).zero_() for _ in range(2))
         self.state[parameter] = {"step": torch.zeros(()), "exp_avg": first, "exp_avg_sq": second}
         return self.state[parameter]
+
+    def _empty(self, like: Tensor) -> Tensor:
+        if self._room is None or like.device.type != "cpu":
+            return torch.empty_like(like, dtype=self._moments)
+        return self._room.empty(*like.shape, dtype=self._moments)
 
 
 class Optimizer:
@@ -101,7 +111,8 @@ class Optimizer:
         self._parameters = dict(parameters)
         muons = [p for n, p in parameters.items() if name == "muon" and is_muons(n, p)]
         others = {n: p for n, p in parameters.items() if name != "muon" or not is_muons(n, p)}
-        ours = {n: p for n, p in others.items() if not isinstance(p, DTensor) and p.device.type == "cpu"}
+        halved = moments == "bfloat16"
+        ours = {n: p for n, p in others.items() if not isinstance(p, DTensor) and (halved or p.device.type == "cpu")}
         self.renews = frozenset(ours) & frozenset(copies or ())
         self._parts: list[torch.optim.Optimizer | AdamW] = []
         if ours:
@@ -150,7 +161,7 @@ class Optimizer:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over (copies of) what `state` gave; a tensor that had not moved yet has no entry."""
         for part in self._parts:
-            part.state.clear()
+            part.forget() if isinstance(part, AdamW) else part.state.clear()
             for group in part.param_groups:
                 for parameter in group["params"]:
                     name = next(n for n, p in self._parameters.items() if p is parameter)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ from torch import Tensor
 from tutee.engine.engine import Engine
 from tutee.engine.request import Completion, SamplingParams
 from tutee.errors import Diverged, InvalidInput
-from tutee.model.decoder import Decoder
 from tutee.model import workspace
+from tutee.model.decoder import Decoder
 from tutee.model.gradients import Places, send_gradient
 from tutee.model.layout import Layout
 from tutee.model.logprobs import score, token_logprobs
@@ -53,8 +53,9 @@ class TrainerConfig:
     """`muon` is for pretraining: matrices of the blocks by Muon, the rest by AdamW."""
     momentum: float = 0.95
     """Muon's."""
-    moments: MomentsName = "float32"
-    """What AdamW keeps its two moments in: bfloat16 takes half of their memory, and other numbers."""
+    moments: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What AdamW keeps its two moments in; bfloat16, rounded at random, takes half of the memory. Auto: as the
+    network's matrices, where all weights learn on a CPU; else float32."""
     beta1: float = 0.9
     """AdamW's memory of the gradient."""
     beta2: float = 0.98
@@ -82,14 +83,22 @@ class TrainerConfig:
         require(0 <= self.momentum < 1, "momentum", "'momentum' must be in [0, 1).")
         require(self.optimizer in ("adamw", "muon"), "optimizer", "'optimizer' is adamw or muon.")
         require(self.full or self.optimizer == "adamw", "optimizer", "'muon' moves all weights: it needs full=true.")
-        require(self.moments in ("float32", "bfloat16"), "moments", "'moments' is float32 or bfloat16.")
+        known = ("auto", "float32", "bfloat16")
+        require(self.moments in known, "moments", f"'moments' is one of {', '.join(known)}.")
         require(
-            self.moments == "float32" or not (self.shard or self.optimizer == "muon"),
+            self.moments != "bfloat16" or not (self.shard or self.optimizer == "muon"),
             "moments",
             "'moments' in bfloat16 are AdamW's, of whole weights: not with 'muon' or 'shard'.",
         )
         require(self.max_grad_norm > 0, "max_grad_norm", "'max_grad_norm' must be above 0.")
         require(self.max_skipped >= 1, "max_skipped", "'max_skipped' must be at least 1.")
+
+    def moments_of(self, matrices: torch.dtype, device: torch.device) -> MomentsName:
+        """What `moments` means for a network."""
+        if self.moments != "auto":
+            return self.moments
+        plain = self.full and not self.shard and self.optimizer == "adamw"
+        return "bfloat16" if plain and matrices == torch.bfloat16 and device.type == "cpu" else "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +165,7 @@ class Trainer:
             eps=self.config.eps,
             weight_decay=self.config.weight_decay,
             momentum=self.config.momentum,
-            moments=self.config.moments,
+            moments=self.config.moments_of(model.dtype, self.device),
             copies={name: live for name, live in self._live.items() if live is not self._masters[name]},
         )
 
