@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 DEPENDENT = {
     "_local_scalar_dense",  # item(), bool(), float(), int()
@@ -47,6 +47,11 @@ def _is_mask(indices: Any) -> bool:
     return any(index is not None and index.dtype == torch.bool for index in indices)
 
 
+def _on_host(number: torch.Tensor) -> int:
+    with _disable_current_modes():
+        return int(number)
+
+
 @contextmanager
 def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     """What is inside, as on an accelerator: `told` believes, and `tolist`, `numpy` and `cpu` count too."""
@@ -64,6 +69,8 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     with monkeypatch.context() as patch:
         for module in ("dpo", "kto", "policy_loss", "reward"):
             patch.setattr(f"tutee.train.{module}.told", lambda mask: False, raising=False)
+        # The optimizer counts its steps in tensors that are on the host wherever the weights are.
+        patch.setattr("tutee.train.optimizers.int", _on_host, raising=False)
         for name in ("tolist", "numpy", "cpu"):
             patch.setattr(torch.Tensor, name, counted(name))
         with waits:
