@@ -117,8 +117,8 @@ def make_served(built_page: None, tmp_path_factory: pytest.TempPathFactory) -> I
         folder = tmp_path_factory.mktemp("served")
         write_scripted_model(folder / "home" / "models" / "scripted", **model)
         served = Served(folder / "home", folder / "serve.log")
+        running.append(served)  # first: one that does not get ready is ended too
         served.start()
-        running.append(served)
         return served
 
     yield make
