@@ -101,10 +101,11 @@ class Tap:
 
     def _listener(self, index: int) -> Callable[[Chunk], None]:
         def hear(chunk: Chunk) -> None:
-            if chunk.finish_reason is not None:
+            last = chunk.finish_reason is not None
+            if last:
                 self._ending = True  # before the chunk is there: it is not taken for one in the middle
             self._chunks.append((index, chunk))
-            if self._ending or not self._whole:
+            if last or not self._whole:
                 self._news.tell()
 
         return hear
