@@ -22,7 +22,6 @@ from tutee.store.schema import Completion
 router = APIRouter(prefix="/v1/chat/completions")
 
 
-
 @router.get("", openapi_extra=MEMBER)
 def list_completions(
     request: Request,

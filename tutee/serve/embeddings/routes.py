@@ -1,8 +1,8 @@
 """POST /v1/embeddings: a text as a vector, from the served model's own hidden states or from an embedding model.
 
 Where the operator named an embedding model (`encoder.py`), it answers to its own name and to OpenAI's. Every other name
-is a served model. Its vector is the mean of the final hidden states (after the last norm) over the text's tokens, scaled
-to length 1. A language model was not trained for this: neighbours in meaning come out closer than strangers, but all
+is a served model. Its vector is the mean of the final hidden states (after the last norm) over the text's tokens, of
+length 1. A language model was not trained for this: neighbours in meaning come out closer than strangers, but all
 texts lie in one narrow cone, so compare similarities with each other, not with a fixed threshold.
 """
 
