@@ -4,6 +4,7 @@ adapter, copies of all weights, cut weights. A rank that dies takes the others w
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,8 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on_bit_for_bit(
     assert "Rank 0 lost the others: one of them was killed" in words
     place, whole = tmp_path / "ppo-lora", folders[2] / "ppo-lora"
     assert latest_checkpoint(place).name == "step-000002"
+    alone = tmp_path / "alone"
+    shutil.copytree(place, alone / "ppo-lora")
     resumed = finish(start(2, *PROGRAM, str(tmp_path), "ppo-lora"))
     assert [status for status, _ in resumed] == [0, 0], resumed
     assert history(place) == history(whole)
@@ -98,6 +101,11 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on_bit_for_bit(
     assert ours[1] == theirs[1]
     assert ours[0].keys() == theirs[0].keys()
     assert all(torch.equal(ours[0][name], theirs[0][name]) for name in ours[0])
+    [(status, words)] = finish(start(1, *PROGRAM, str(alone), "ppo-lora"))  # a checkpoint belongs to no rank
+    assert status == 0, words
+    for step, (one, two) in enumerate(zip(history(alone / "ppo-lora"), history(whole), strict=True)):
+        for key, value in two.items():
+            assert one[key] == pytest.approx(value, rel=1e-3, abs=1e-5), (step, key)
 
 
 def test_ranks_out_of_step_are_stopped_and_one_that_fails_tells_the_others_why() -> None:

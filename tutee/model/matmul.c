@@ -2,7 +2,7 @@
 same registers, which is how an adapter costs next to nothing.
 
 Weights are packed as they are read, 32 columns at a time, and serve all rows; nothing is kept. What is packed streams by
-(`_tile_stream_loadd`), so that it does not drive the rows out of the first cache: a third faster, measured. Threads share
+(`_tile_stream_loadd`), so that it does not drive the rows out of the first cache (the tiles alone are a third faster so). Threads share
 columns, so a number never depends on how many there are. */
 
 #include "amx.h"

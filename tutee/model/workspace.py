@@ -1,8 +1,8 @@
 """Memory that training uses again in every pass: taken once, in one piece, on large pages where the system has them.
 
 What a pass keeps for its backward pass is as large as the model. From `malloc` it may come as fresh pages of 4 KiB,
-and the system's work for them takes as long as the products that fill them (a layer's product runs at 0.9 TFLOP/s into
-fresh memory and at 1.9 into memory that is there). Knows sizes, not what is kept.
+and the system's work for them takes as long as the products that fill them (in a loop of one product: 0.9 TFLOP/s into
+fresh memory, 1.9 into memory that is there). Knows sizes, not what is kept.
 """
 
 from __future__ import annotations
