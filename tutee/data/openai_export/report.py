@@ -35,8 +35,8 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Everything, for scripts."""
         return {
-            "added": dict(self.added),
-            "known": dict(self.known),
+            "added": dict(+self.added),
+            "known": dict(+self.known),
             "skipped": dict(self.skipped),
             "refused": [{"file": row.file, "line": row.line, "why": row.why} for row in self.refused],
         }
