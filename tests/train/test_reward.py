@@ -142,7 +142,9 @@ def test_it_is_saved_with_what_it_knows_and_read_back(
     reward.save(tmp_path / "version", {"accuracy": 0.9})
     again = RewardModel.load(tmp_path / "version", model)
     talk = [(Message("user", "Q"), Message("assistant", "fine!"))]
-    assert again.judge(talk) == reward.judge(talk)
+    [read], [was] = again.judge(talk), reward.judge(talk)
+    assert read.score == was.score
+    assert read.sd == pytest.approx(was.sd, rel=1e-6)  # sums over a matrix round by where in memory it begins
     assert json.loads((tmp_path / "version" / "reward_model.json").read_text())["accuracy"] == 0.9
     with pytest.raises(InvalidInput) as caught:
         RewardModel.load(tmp_path / "version")
