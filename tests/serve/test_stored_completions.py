@@ -121,14 +121,15 @@ def test_preferred_over_compares_two_answers_to_the_same_message(server: Running
 def test_the_page_learns_from_it_with_consent(server: Running, sdk: openai.OpenAI) -> None:
     better, worse = kept_pair(sdk, "consent")
     sdk.chat.completions.update(better, metadata={"preferred_over": worse, "correction": "Consent is needed."})
+
+    def taught() -> set[str]:
+        return {row.chosen.text for row in collect(server.services.store).rows if isinstance(row, PairRow)}
+
     with server.http() as http:
-        http.put("/v1/tutee/consent", json={"train": True})
-        try:
-            rows = collect(server.services.store).rows
-        finally:
-            http.put("/v1/tutee/consent", json={"train": False})
-    chosen = {row.chosen.text for row in rows if isinstance(row, PairRow)}
-    assert {"Consent is needed."} <= chosen
+        http.put("/v1/tutee/consent", json={"train": False})
+        without = taught()
+        http.put("/v1/tutee/consent", json={"train": True})  # as the owner of a machine begins
+        assert "Consent is needed." in taught() - without
 
 
 @pytest.mark.parametrize(
