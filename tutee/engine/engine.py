@@ -44,7 +44,8 @@ class Engine:
         max_waiting: requests in the queue before `submit` raises `Busy` (`Door`).
         max_adapters: adapters kept in memory of those that can be loaded again (`add_version`).
         speculation: whether likely next tokens are computed ahead (`Speculation`); the answers are the same.
-        block_size: tokens in a block of the cache; prefixes are shared in whole blocks.
+        block_size: tokens in a block of the cache; prefixes are shared in whole blocks. The passes in C take multiples
+            of 32; with another size steps run in PyTorch.
         precision: of the weights that it multiplies with, a copy: "int8" or "int4"; empty: the model's own.
         alone: nobody else uses the model's parameters, so those that are packed are given back; the model then serves
             only (`Decoder.keep_packed_only`).
