@@ -34,6 +34,8 @@ ARGUMENTS = [
 PATIENCE_MS = 60_000
 READY_S = 300
 """A machine that does other work too is slow, not broken."""
+SLOWDOWN = float(os.environ.get("TUTEE_TEST_SLOWDOWN", "1"))
+"""How many times slower the page's own thread runs than it could: races that only busy machines show come out at 8."""
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="needs the playwright package")
 
@@ -164,6 +166,8 @@ def make_page(chromium: object, served: Served) -> Iterator[Callable[..., object
         context = chromium.new_context(base_url=origin, **(settings | options))
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)
+        if SLOWDOWN > 1:
+            context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": SLOWDOWN})
         window = Window(page)
         allowed = (f"{origin}/", f"blob:{origin}/", "data:")
         page.on("request", lambda request: request.url.startswith(allowed) or window.foreign.append(request.url))

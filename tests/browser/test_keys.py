@@ -59,6 +59,7 @@ def test_projects_keep_their_keys_apart(make_page, make_served, shoot):
     page.click("[data-action=create-key]")
     page.wait_for_selector("[data-keys='1']")
     page.click("[data-action=new-project]")
+    assert page.evaluate("document.activeElement.maxLength") == 200, "one types the name at once"
     page.keyboard.type("The other team")
     page.keyboard.press("Enter")
     page.wait_for_selector("[data-project][aria-pressed=true]:has-text('The other team')")

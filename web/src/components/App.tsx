@@ -1,5 +1,5 @@
 /** The whole page: side bar, the page one is on, dialogs over it. */
-import { useEffect } from "preact/hooks";
+import { useEffect, useLayoutEffect } from "preact/hooks";
 import { ImprovePage } from "../improve/ImprovePage";
 import { VersionsPage } from "../improve/VersionsPage";
 import { FeedbackPage } from "../improve/FeedbackPage";
@@ -35,7 +35,8 @@ export function App() {
 
 function Rooms() {
   useEffect(() => void reloadConversations(), []);
-  useEffect(() => {
+  // Focus and keys are taken in layout effects, here and elsewhere: what is pressed before the first paint counts too.
+  useLayoutEffect(() => {
     const closeSidebar = () => (sidebarOpen.value = false);
     const onKey = (event: KeyboardEvent) => event.key === "Escape" && closeSidebar();
     // What another tab or the terminal did meanwhile.

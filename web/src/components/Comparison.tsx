@@ -1,5 +1,5 @@
 /** Two blind answers side by side: A, B, tie or both bad, by mouse or with the keys 1 to 4; then their versions are shown. */
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { choose } from "../state/teaching";
 import { path, said } from "../state/thread";
 import { isBlind } from "../tree";
@@ -23,7 +23,7 @@ export function Comparison({ pair }: { pair: [Message, Message] }) {
     await choose(pair, winner, performance.now() - shownAt.current);
     setBusy(false);
   };
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!blind || !ready) return undefined;
     shownAt.current = performance.now();
     const composer = document.querySelector<HTMLTextAreaElement>("[data-composer]");

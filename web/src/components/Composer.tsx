@@ -1,6 +1,6 @@
 /** Where one writes: Enter sends, Shift+Enter is a new line, a draft survives a reload, Send turns into Stop. */
 import { signal } from "@preact/signals";
-import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { keepDraft, readDraft } from "../state/preferences";
 import { askForTwo, conversation, openPair, send, stop, streaming, temporary } from "../state/thread";
 import { IconButton } from "./Button";
@@ -22,7 +22,7 @@ export function Composer({ conversationId }: { conversationId: string | null }) 
   const waiting = openPair.value !== undefined && !writing;
   const ready = text.value.trim() !== "" && !writing && !waiting && !sending.value;
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     text.value = readDraft(conversationId);
     // On a touch screen the focus would throw the keyboard over the page.
     if (matchMedia("(hover: hover)").matches) area.current!.focus();

@@ -1,5 +1,5 @@
 /** The left side: new chats, past ones with search, and the way to what the assistant learns. */
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { conversations, hasMore, listState, loadMore, reloadConversations, remove, rename, search, setTraining } from "../state/conversations";
 import { sidebarOpen } from "../state/preferences";
 import { go, link, route } from "../state/route";
@@ -154,7 +154,10 @@ function HistoryRow({ conversation }: { conversation: ConversationSummary }) {
 
 function RenameField({ start, onDone }: { start: string; onDone: (text: string | null) => void }) {
   const field = useRef<HTMLInputElement>(null);
-  useEffect(() => field.current!.select(), []);
+  useLayoutEffect(() => {
+    field.current!.focus();
+    field.current!.select();
+  }, []);
   return (
     <input ref={field} class="rename" aria-label="Name of the chat" defaultValue={start} maxLength={200}
       onKeyDown={(event) => {

@@ -1,5 +1,5 @@
 /** Keys: which scripts may use this server, what they may do and until when. For whoever runs it. */
-import { useEffect, useId, useState } from "preact/hooks";
+import { useEffect, useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { Chip } from "../components/Badge";
 import { Button } from "../components/Button";
 import { ask } from "../components/Confirm";
@@ -65,7 +65,9 @@ function Projects() {
 
 function ProjectForm({ onDone }: { onDone: () => void }) {
   const [name, setName] = useState("");
+  const field = useRef<HTMLInputElement>(null);
   const id = useId();
+  useLayoutEffect(() => field.current!.focus(), []);
   return (
     <form class="card" onSubmit={async (event) => {
       event.preventDefault();
@@ -73,7 +75,7 @@ function ProjectForm({ onDone }: { onDone: () => void }) {
     }}>
       <div class="field">
         <label for={id}>Name of the project</label>
-        <input id={id} value={name} maxLength={200} required autofocus onInput={(event) => setName(event.currentTarget.value)} />
+        <input id={id} ref={field} value={name} maxLength={200} required onInput={(event) => setName(event.currentTarget.value)} />
       </div>
       <div class="actions">
         <Button look="quiet" onClick={onDone}>Cancel</Button>
