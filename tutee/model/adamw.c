@@ -6,34 +6,13 @@ threads. */
 #ifdef __AVX512F__
 #pragma GCC target("prefer-vector-width=512") /* or gcc takes half of it */
 #endif
+#include "bfloat16.h"
 #include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-typedef uint16_t bf16;
 
 typedef struct {
     float clip, decay, rate, beta1, beta2, root, eps; /* as in adamw.py */
     uint32_t seed;
 } Rates;
-
-static inline float load(bf16 x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float out;
-    memcpy(&out, &bits, 4);
-    return out;
-}
-
-static inline uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return bits;
-}
-
-static inline bf16 store(float x) {
-    uint32_t bits = bits_of(x);
-    return (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16); /* to the nearest, ties to even */
-}
 
 /* 32 bits that look random, from where the element stands and which step it is. */
 static inline uint32_t dice(uint32_t at, uint32_t seed) {

@@ -6,24 +6,8 @@ rounded here; all arithmetic is float32. `fused.py` says what each function comp
 #ifdef __AVX512F__
 #pragma GCC target("prefer-vector-width=512") /* or gcc takes half of it */
 #endif
+#include "bfloat16.h"
 #include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-typedef uint16_t bf16;
-
-static inline float load(bf16 x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float out;
-    memcpy(&out, &bits, 4);
-    return out;
-}
-
-static inline bf16 store(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16); /* to the nearest, ties to even */
-}
 
 /* e^x by 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; relative error below 2e-7; 0 below -87. */
 static inline float exponential(float x) {
