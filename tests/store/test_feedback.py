@@ -170,6 +170,8 @@ def test_erasing_takes_the_whole_chain_and_names_the_versions_that_learned_from_
     assert scene.again(answer).thumb is None
     with pytest.raises(NotFound):
         store.feedback.get(old.id)
+    assert store.versions.feedback_ids(taught) == [old.id], "what a version learned stays known by its id"
+    assert [f.id for f in store.feedback.get_many([other.id, old.id, other.id])] == [other.id, other.id]
     assert store.snapshots.rows("a".ljust(64, "0")) == []
     [(_, row)] = store.snapshots.containing(old.id)
     assert (row.payload, row.row_sha) == (None, "0" * 64)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tutee.cli.output import out, show_json, show_table, when
+from tutee.cli.output import out, show_json, show_table, styled, when
 from tutee.cli.place import open_store, settings_of
 from tutee.store.projects import SERVICE
 from tutee.store.schema import DEFAULT_PROJECT
@@ -48,7 +48,7 @@ def create_key(
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
         )
-    out.print(f"{row.id}\n[bold]{text}[/]")
+    out.print(styled("{}\n[bold]{}[/]", row.id, text))
 
 
 @keys.command("list")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import httpx
@@ -14,9 +15,9 @@ import typer
 from rich.markdown import Markdown
 from rich.prompt import Prompt
 
-from tutee.cli.output import err, out
+from tutee.cli.output import err, out, plain, styled
 from tutee.cli.place import settings_of
-from tutee.errors import TuteeError, Unavailable
+from tutee.errors import InvalidInput, TuteeError, Unavailable
 
 HELP = """/up [why]   /down [why]   thumb for the last answer
 /fix TEXT   what the last answer should have been
@@ -35,14 +36,27 @@ class Terminal:
         self.answer: str | None = None
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        try:
+        with self.reachable():
             reply = self.http.request(method, f"/v1/tutee{path}", json=body)
+        try:
+            said = reply.json()
+            error = said["error"] if reply.is_error else None
+        except (ValueError, TypeError, KeyError):
+            message = f"What answers at {self.http.base_url} is not tutee (status {reply.status_code}). Give its --url."
+            raise Unavailable(message) from None
+        if error is not None:
+            raise TuteeError(error["message"], param=error["param"], code=error["code"])
+        return said
+
+    @contextmanager
+    def reachable(self) -> Iterator[None]:
+        """Say in words that no server is there, or none any more."""
+        try:
+            yield
         except httpx.ConnectError:
             raise Unavailable(f"No server answers at {self.http.base_url}. Start one with `tutee serve`.") from None
-        if reply.is_error:
-            error = reply.json()["error"]
-            raise TuteeError(error["message"], param=error["param"], code=error["code"])
-        return reply.json()
+        except httpx.TransportError as error:
+            raise Unavailable(f"The connection to {self.http.base_url} failed: {error}.") from None
 
     def ask(self, text: str) -> None:
         """Send a turn and stream the answer."""
@@ -60,7 +74,7 @@ class Terminal:
             if compare:
                 out.rule(letter, align="left")
             for piece in self.pieces(message["id"]):
-                out.print(piece, end="", markup=False)
+                out.print(plain(piece), end="")
             out.print()
             self.answer = message["id"]
         return shown
@@ -68,7 +82,7 @@ class Terminal:
     def pieces(self, message_id: str) -> Iterator[str]:
         """The text of an answer as it is written. Ctrl-C stops the engine, not the conversation."""
         try:
-            with self.http.stream("GET", f"/v1/tutee/messages/{message_id}/stream") as reply:
+            with self.reachable(), self.http.stream("GET", f"/v1/tutee/messages/{message_id}/stream") as reply:
                 for line in reply.iter_lines():
                     event = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
                     if event.get("type") == "delta":
@@ -81,12 +95,12 @@ class Terminal:
         self.need_answer()
         body = {"kind": "thumb", "message_id": self.answer, "value": value, "comment": comment or None}
         self.call("POST", "/feedback", body)
-        out.print("[dim]noted[/]")
+        out.print(styled("[dim]noted[/]"))
 
     def fix(self, text: str) -> None:
         self.need_answer()
         self.call("POST", "/feedback", {"kind": "edit", "message_id": self.answer, "content": text})
-        out.print("[dim]kept beside the original[/]")
+        out.print(styled("[dim]kept beside the original[/]"))
 
     def two(self) -> None:
         self.need_answer()
@@ -97,7 +111,8 @@ class Terminal:
         )
         self.answer = shown["messages"][1 if choice == "b" else 0]["id"]
         version = self.call("GET", f"/messages/{self.answer}")["version"]
-        out.print(f"[dim]noted; you go on with the answer of {version['name'] if version else 'the live version'}[/]")
+        name = version["name"] if version else "the live version"
+        out.print(styled("[dim]noted; you go on with the answer of {}[/]", name))
 
     def need_answer(self) -> None:
         if self.answer is None:
@@ -121,7 +136,7 @@ class Terminal:
                 self.need_answer()
                 self.generate()
             case _ if word.startswith("/"):
-                out.print(HELP, markup=False)
+                out.print(HELP)
             case _ if line.strip():
                 self.ask(line)
         return True
@@ -139,7 +154,12 @@ def chat(
     """Chat in the terminal with a running server. /help lists what can be done to an answer."""
     settings = settings_of(context)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(base_url=url or f"http://{settings.host}:{settings.port}", headers=headers, timeout=None) as http:
+    url = url or f"http://{settings.host}:{settings.port}"
+    try:
+        client = httpx.Client(base_url=url, headers=headers, timeout=None)
+    except httpx.InvalidURL as error:
+        raise InvalidInput(f"{url!r} is no address: {error}.", param="--url") from None
+    with client as http:
         terminal = Terminal(http)
         live = terminal.call("GET", "/me")["live"]
         out.print(Markdown(f"**{live['name']}** (version {live['number']}). `/help` lists the commands."))
@@ -151,4 +171,4 @@ def chat(
             except EOFError:
                 return
             except TuteeError as error:
-                err.print(f"[red]error[/]: {error.message}")
+                err.print(styled("[red]error[/]: {}", error.message))

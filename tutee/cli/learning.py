@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tutee.cli.output import out, show_json, show_table, when
+from tutee.cli.output import out, plain, show_json, show_table, when
 from tutee.cli.place import open_store, settings_of
 from tutee.cli.settings_option import SetOption, parse_settings
 from tutee.cli.watch import finish, follow
 
-jobs = typer.Typer(help="Training jobs: list, show, events, pause, resume, cancel.", no_args_is_help=True)
+jobs = typer.Typer(help="Training jobs: list, events, follow, pause, resume, cancel.", no_args_is_help=True)
 
 
 def improve(
@@ -88,7 +88,7 @@ def events(context: typer.Context, job_id: str, limit: Annotated[int, typer.Opti
     with open_store(settings_of(context)) as store:
         store.jobs.get(job_id)
         for event in reversed(store.jobs.events(job_id, limit=limit).data):
-            out.print(f"{when(event.created_at)}  {event.level:<5}  {event.message}", markup=False)
+            out.print(plain(f"{when(event.created_at)}  {event.level:<5}  {event.message}"))
 
 
 @jobs.command("follow")

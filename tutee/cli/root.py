@@ -25,6 +25,7 @@ from tutee.settings import load_settings
 
 HELP = """Your own ChatGPT, taught by the people who use it.
 
+\b
   tutee serve                     chat at http://127.0.0.1:8000, teach it with thumbs, votes and corrections
   tutee improve                   turn what was collected into a new version, and judge it
   tutee versions                  what there is, which one is live, and why

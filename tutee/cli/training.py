@@ -155,7 +155,7 @@ def train_here(
             )
         if ranks.first:
             rows = methods.read_rows(found, data)
-            err.print(methods.describe(found, methods.choose(found, chosen, len(rows), seed), len(rows)), markup=False)
+            err.print(methods.describe(found, methods.choose(found, chosen, len(rows), seed), len(rows)))
         with Screen() as screen:
             trained = methods.train(
                 method,
@@ -172,11 +172,11 @@ def train_here(
         return
     last = trained.checkpoints[-1]
     for note in trained.notes:
-        err.print(note, markup=False)
+        err.print(note)
     if json:
         show_json({"folder": last.folder, "steps": trained.steps, "trained_tokens": trained.trained_tokens})
     else:
-        out.print(f"{trained.steps} steps, {trained.trained_tokens} tokens: {last.folder}", markup=False)
+        out.print(f"{trained.steps} steps, {trained.trained_tokens} tokens: {last.folder}")
 
 
 def add_job(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tutee.cli.output import out, show_json, show_table, when
+from tutee.cli.output import out, plain, show_json, show_table, styled, when
 from tutee.cli.place import find_version, open_store, settings_of
 from tutee.store import Store
 from tutee.store.schema import Feedback, Gate
@@ -17,10 +17,11 @@ MARKS = {"pass": "[green]✓[/]", "fail": "[red]✗[/]", "warn": "[yellow]![/]",
 
 def show_gate(gate: Gate) -> None:
     """The verdict and what every check said."""
-    out.print(f"Gate: [bold]{gate.verdict}[/]")
+    out.print(styled("Gate: [bold]{}[/]", gate.verdict))
     for check in gate.checks:
         warns = check["verdict"] == "fail" and not check["blocking"]
-        out.print(f"  {MARKS['warn' if warns else check['verdict']]} {check['name']}: {check['reason']}")
+        mark = MARKS["warn" if warns else check["verdict"]]
+        out.print(styled(f"  {mark} {{}}: {{}}", check["name"], check["reason"]))
 
 
 def versions(context: typer.Context, json: JsonOption = False) -> None:
@@ -56,7 +57,7 @@ def versions(context: typer.Context, json: JsonOption = False) -> None:
         return
     cells = [
         (
-            f"[bold]{row.number}[/]" if row.state == "live" else row.number,
+            styled("[bold]{}[/]", row.number) if row.state == "live" else row.number,
             row.state,
             row.name,
             numbers.get(row.parent_id or "", ""),
@@ -125,34 +126,40 @@ def trace(
 
 
 def trace_feedback(store: Store, feedback_id: str, json: bool) -> None:
+    from tutee.data.from_feedback import why_not
+
     row = store.feedback.get(feedback_id)
+    reason = why_not(store, feedback_id)
     learned = store.versions.learned_from(feedback_id)
     frozen = store.snapshots.containing(feedback_id)
     if json:
         snapshots = [{"sha": snapshot.sha, "split": item.split, "kind": item.kind} for snapshot, item in frozen]
-        show_json({"feedback": describe(row), "rows": snapshots, "versions": [v.name for v in learned]})
+        use = {"usable": reason is None, "why_not": reason}
+        show_json({"feedback": describe(row) | use, "rows": snapshots, "versions": [v.name for v in learned]})
         return
-    out.print(f"{row.id}: {row.kind} {row.payload}", markup=False)
+    out.print(plain(f"{row.id}: {row.kind} {row.payload}"))
     cells = [(snapshot.sha[:16], item.split, item.kind) for snapshot, item in frozen]
-    show_table(
-        "In snapshots", ["snapshot", "split", "as"], cells, "none: it was not usable, or is newer than every snapshot"
-    )
-    show_table(
-        "Versions that learned from it", ["", "name", "state"], [(v.number, v.name, v.state) for v in learned], "none"
-    )
+    out.print("Usable." if reason is None else f"Not usable: {reason}.")
+    show_table("In snapshots", ["snapshot", "split", "as"], cells, "none yet: `tutee improve` takes what is usable")
+    versions = [(v.number, v.name, v.state) for v in learned]
+    show_table("Versions made with it (held out: measured, not taught)", ["", "name", "state"], versions, "none yet")
 
 
 def trace_version(store: Store, name: str, json: bool) -> None:
     version = find_version(store, name)
-    rows = [store.feedback.get(feedback_id) for feedback_id in store.versions.feedback_ids(version.id)]
+    ids = store.versions.feedback_ids(version.id)
+    rows = store.feedback.get_many(ids)
+    erased = len(ids) - len(rows)
     if json:
-        show_json({"version": version.name, "feedback": [describe(row) for row in rows]})
+        show_json({"version": version.name, "feedback": [describe(row) for row in rows], "erased": erased})
         return
     people = {actor.id: actor.handle for actor in store.actors.list()}
     cells = [(row.id, when(row.created_at), people[row.actor_id], row.kind, str(row.payload)[:60]) for row in rows]
     show_table(
         f"Feedback that made version {version.number}, {version.name}", ["id", "when", "who", "kind", "what"], cells
     )
+    if erased:
+        out.print(f"Erased since: {erased}. Improve again, so that nothing of it is left in what is live.")
 
 
 def describe(row: Feedback) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from tutee.cli.output import err, out, show_json
+from tutee.cli.output import err, out, show_json, styled
 from tutee.cli.versions import show_gate
 from tutee.errors import TuteeError
 from tutee.lock import is_held
@@ -85,7 +85,7 @@ class Screen:
         tenth = step * 10 // total if total else 0
         if f"{stage} {tenth}" != self._said:
             self._said = f"{stage} {tenth}"
-            err.print(line, markup=False)
+            err.print(line)
 
     def report(self, progress: training.Progress) -> None:
         """What a run in this process calls after every step."""
@@ -145,10 +145,10 @@ def finish(store: Store, job: Job, json: bool) -> None:
     elif job.status != "succeeded":
         error = job.error or {}
         said = f"`tutee jobs resume {job.id}` goes on." if job.status == "paused" else error.get("message", "")
-        err.print(f"[red]{job.status}[/] {job.id}: {said}")
+        err.print(styled("[red]{}[/] {}: {}", job.status, job.id, said))
     else:
         assert version is not None
-        out.print(f"Version {version.number} is [bold]{version.name}[/]")
+        out.print(styled("Version {} is [bold]{}[/]", version.number, version.name))
         if gate is not None:
             show_gate(gate)
             out.print(f"Put it live with `tutee promote {version.number}`." if gate.verdict == "pass" else "")

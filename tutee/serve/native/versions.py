@@ -85,7 +85,7 @@ def trace(name: str, caller: CallerDep, services: ServicesDep) -> Response:
     if name.startswith("fb-"):
         return reply(_trace_feedback(name, caller, services))
     version = named(services, name)
-    rows = [services.store.feedback.get(id) for id in services.store.versions.feedback_ids(version.id)]
+    rows = services.store.feedback.get_many(services.store.versions.feedback_ids(version.id))
     own = [row for row in rows if row.actor_id == caller.id or sees_all(caller)]
     return reply(
         {
