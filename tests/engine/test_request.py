@@ -62,7 +62,7 @@ def test_a_request_can_be_read_from_another_thread_and_again() -> None:
     for word in ("one ", "two "):
         request.deliver(Chunk(word, (1,), "base", logprobs=(-0.5,)))
     request.deliver(Chunk("three", (2,), "base", logprobs=(-1.0,), finish_reason="stop"))
-    reader.join(timeout=5)
+    reader.join(timeout=60)
     assert texts == [chunk.text for chunk in request] == ["one ", "two ", "three"]
     result = request.result(timeout=0)
     assert (result.text, result.token_ids, result.logprobs) == ("one two three", (1, 1, 2), (-0.5, -0.5, -1.0))

@@ -122,7 +122,7 @@ def usual(*pieces: str, reason: str = "stop") -> Reply:
 
 
 def failure(request: Request) -> TuteeError:
-    completion = request.result(10)
+    completion = request.result(60)
     assert completion.finish_reason == "error"
     assert isinstance(request.error, TuteeError)
     return request.error
@@ -133,7 +133,7 @@ def test_an_answer_with_its_counts(scripted: Any) -> None:
     params = SamplingParams(temperature=0.5, top_p=0.9, seed=3, max_tokens=9, stop=("END",), presence_penalty=1.0)
     request = upstream.submit([Message("system", "Be kind."), *HELLO], params)
     assert [chunk.text for chunk in request] == ["Hel", "lo", " there", ""]
-    completion = request.result(10)
+    completion = request.result(60)
     assert (completion.text, completion.finish_reason) == ("Hello there", "stop")
     assert (completion.prompt_tokens, completion.generated_tokens, completion.token_ids) == (7, 3, ())
     assert completion.ttft_s is not None
@@ -216,7 +216,7 @@ def test_abort_closes_the_connection(scripted: Any, moment: str) -> None:
         assert next(iter(request)).text == "Hel"
     request.abort()
     assert server.hung_up.wait(5)
-    assert request.result(5).finish_reason == "abort"
+    assert request.result(60).finish_reason == "abort"
     assert upstream.stats.running == 0
 
 
@@ -224,7 +224,7 @@ def test_closing_aborts_what_runs(scripted: Any) -> None:
     _, upstream = scripted(lambda handler: time.sleep(0.5))
     running, waiting = (upstream.submit(HELLO, SamplingParams()) for _ in range(2))
     upstream.close()
-    assert running.result(5).finish_reason == waiting.result(5).finish_reason == "abort"
+    assert running.result(60).finish_reason == waiting.result(60).finish_reason == "abort"
     with pytest.raises(Unavailable):
         upstream.submit(HELLO, SamplingParams())
 
@@ -264,7 +264,7 @@ def test_retry_after_is_respected(scripted: Any) -> None:
             usual("at last")(handler)
 
     _, upstream = scripted(reply)
-    assert upstream.submit(HELLO, SamplingParams()).result(10).text == "at last"
+    assert upstream.submit(HELLO, SamplingParams()).result(60).text == "at last"
     assert moments[1] - moments[0] >= 0.4
 
 
@@ -342,7 +342,7 @@ def test_odd_but_legal_streams(scripted: Any) -> None:
         b'data:{"choices":[{"index":0,"delta":{"content":"\xc3\xa9"},"finish_reason":"length"}]}\n\n'
     )
     _, upstream = scripted(broken(*(stream[i : i + 1] for i in range(len(stream)))))
-    completion = upstream.submit(HELLO, SamplingParams()).result(10)
+    completion = upstream.submit(HELLO, SamplingParams()).result(60)
     assert (completion.text, completion.finish_reason, completion.generated_tokens) == ("é", "length", 0)
 
 
@@ -355,7 +355,7 @@ def test_counts_that_never_come_do_not_hold_the_end_up(scripted: Any, monkeypatc
         handler.connection.recv(1)
 
     _, upstream = scripted(hang)
-    assert upstream.submit(HELLO, SamplingParams()).result(5).text == "done"
+    assert upstream.submit(HELLO, SamplingParams()).result(60).text == "done"
 
 
 def test_silence_and_absence(scripted: Any) -> None:
@@ -376,8 +376,8 @@ def test_a_listener_that_raises_ends_its_request_alone(scripted: Any) -> None:
     def bad(chunk: Any) -> None:
         raise RuntimeError("no room")
 
-    assert upstream.submit(HELLO, SamplingParams(), on_chunk=bad).result(10).finish_reason == "error"
-    assert upstream.submit(HELLO, SamplingParams()).result(10).text == "ab"
+    assert upstream.submit(HELLO, SamplingParams(), on_chunk=bad).result(60).finish_reason == "error"
+    assert upstream.submit(HELLO, SamplingParams()).result(60).text == "ab"
     assert upstream.stats.running == 0
 
 
@@ -459,8 +459,8 @@ def test_llama_cpp_frees_the_slot_of_an_aborted_answer(smol: Upstream, llama: st
     request = smol.submit([Message("user", "Tell me a long story.")], SamplingParams(max_tokens=3000))
     next(iter(request))
     request.abort()
-    assert request.result(10).finish_reason == "abort"
-    deadline = time.monotonic() + 10
+    assert request.result(60).finish_reason == "abort"
+    deadline = time.monotonic() + 60
     while any(slot["is_processing"] for slot in httpx.get(f"{llama.removesuffix('/v1')}/slots").json()):
         assert time.monotonic() < deadline, "the slot is still busy"
         time.sleep(0.05)

@@ -305,7 +305,7 @@ def test_a_client_that_goes_away_frees_its_slot(server: Running, stream: bool) -
             pieces = reply.iter_raw()
             while engine.stats.generated_tokens_total == before:  # the first piece only says whose turn it is
                 next(pieces)
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 60
     while engine.stats.running or engine.stats.waiting:
         assert time.monotonic() < deadline, "the abandoned request still runs"
         time.sleep(0.01)
@@ -334,7 +334,7 @@ def test_a_full_queue_is_a_429_that_says_when(make_home: Callable[..., Settings]
         for busy in (1, 2):
             stream = opened.enter_context(http.stream("POST", "/v1/chat/completions", json=long))
             assert stream.status_code == 200
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             while engine.stats.running + engine.stats.waiting < busy or not engine.stats.running:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
