@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from tutee.engine.engine import Engine
 from tutee.engine.request import Chunk, Request, SamplingParams
 from tutee.errors import Busy, InvalidInput, NotFound, Unavailable
+from tutee.model.decoder import Decoder
 from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained
 
 from .conftest import END, VOCABULARY, random_lora
-from .stepping import finish, run
+from .stepping import assert_same, finish, run
 
 MakeEngine = Callable[..., Engine]
 PROMPT = list(range(40, 52))
@@ -288,6 +289,23 @@ def test_numbers_that_are_not_finite_end_their_request_only(make_engine: MakeEng
     assert (bad.finish_reason, good.finish_reason) == ("error", "length")
 
 
+def test_what_was_finite_before_stays_in_the_cache(make_engine: MakeEngine, tiny: Pretrained) -> None:
+    config = replace(tiny.config, tie_word_embeddings=False)
+    decoder = Decoder(config, torch.float32)
+    decoder.load_state_dict(tiny.decoder.state_dict() | {"lm_head.weight": tiny.decoder.head_weight})
+    with torch.no_grad():
+        decoder.model.embed_tokens.weight[7] = float("nan")
+    engine = make_engine(model=replace(tiny, config=config, decoder=decoder))
+    plain = SamplingParams(max_tokens=10, seed=1, ignore_eos=True, logit_bias={7: -100.0}, logprobs=0)
+    wanted = run(engine, [(PROMPT, plain, None)])
+    engine.weights_changed()
+    (bad,) = run(engine, [(PROMPT, replace(plain, logit_bias=force(7)), None)])
+    assert (bad.token_ids, bad.finish_reason) == ((7,), "error")
+    again = run(engine, [(PROMPT, plain, None)])
+    assert again[0].cached_tokens > 0
+    assert_same(again, wanted)
+
+
 def test_a_callback_that_raises_ends_its_request_only(make_engine: MakeEngine) -> None:
     engine = make_engine()
 
@@ -313,12 +331,12 @@ def test_the_thread_serves_many_callers_and_closes(tiny: Pretrained) -> None:
         caller.start()
     engine.weights_changed()
     for caller in callers:
-        caller.join(timeout=30)
+        caller.join(timeout=60)
     assert results == ["length"] * 8
     running = engine.submit(PROMPT, SamplingParams(ignore_eos=True))
     next(iter(running))
     engine.close()
-    assert running.result(timeout=5).finish_reason in ("abort", "length")
+    assert running.result(timeout=60).finish_reason in ("abort", "length")
     with pytest.raises(Unavailable):
         engine.submit(PROMPT, LONG)
     with pytest.raises(Unavailable):
@@ -334,7 +352,7 @@ def test_an_idle_thread_wakes_at_once_and_sleeps_otherwise(tiny: Pretrained) -> 
         time.sleep(0.2)
         assert engine.stats.steps_total == steps
         assert time.process_time() - used < 0.1
-        assert engine.submit(PROMPT, SamplingParams(max_tokens=1)).result(timeout=5).ttft_s is not None
+        assert engine.submit(PROMPT, SamplingParams(max_tokens=1)).result(timeout=60).ttft_s is not None
     finally:
         engine.close()
 

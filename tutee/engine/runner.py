@@ -126,9 +126,11 @@ class Runner:
         return self._logits if self._served.native else None
 
     def clear(self, sequence: Sequence) -> None:
-        """Wipe what a sequence may have written, before its blocks get another owner: masked reads multiply what they
-        find by zero, and zero times NaN is NaN."""
-        self.cache.clear([SCRATCH_BLOCK, *sequence.blocks[sequence.reused // self.cache.block_size :]])
+        """Wipe what a sequence may have written in a step that failed, before its blocks get another owner: masked
+        reads multiply what they find by zero, and zero times NaN is NaN. Blocks that were full before stay as they are:
+        they are finite, and others may share them."""
+        first = max(sequence.computed, sequence.reused) // self.cache.block_size
+        self.cache.clear([SCRATCH_BLOCK, *sequence.blocks[first:]])
 
 
 def _decode_graphs(decoder: Decoder, cache: KVCache) -> DecodeGraphs | None:
