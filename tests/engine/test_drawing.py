@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(library() is None, reason="this processor has no
 STYLES: list[dict[str, Any]] = [
     {},
     {"temperature": 0.0},
+    {"temperature": 1e-40},
     {"temperature": 0.7, "top_p": 0.9},
     {"top_k": 20, "min_p": 0.01},
     {"temperature": 1.4, "min_p": 0.1, "top_p": 0.5},

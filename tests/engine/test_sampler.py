@@ -164,6 +164,14 @@ def test_end_tokens_are_impossible_before_min_tokens() -> None:
     assert tokens[2] == 3
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-45, 1e-39, 1e-20, 1e-6])
+@pytest.mark.parametrize("style", [{}, {"top_p": 0.5, "top_k": 4, "min_p": 0.1}])
+def test_the_coldest_draw_is_the_most_likely_token(temperature: float, style: dict[str, Any]) -> None:
+    logits_BV = torch.stack([logits_of(300, seed) for seed in range(8)])
+    states = [SamplerState(SamplingParams(temperature=temperature, seed=i, **style), i) for i in range(8)]
+    assert sample(logits_BV.clone(), states).tokens == logits_BV.argmax(1).tolist()
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("params", [{"temperature": 0.0}, {}, {"top_p": 0.5, "top_k": 4, "min_p": 0.1}])
 def test_a_row_that_is_not_finite_is_marked_and_the_others_are_not(bad: float, params: dict[str, Any]) -> None:

@@ -102,11 +102,11 @@ def _draw(logits_BV: Tensor, states: Sequence[SamplerState]) -> Tensor:
     vocabulary, threads = logits_BV.shape[1], torch.get_num_threads()
     params = [state.params for state in states]
     least_logit = np.full(len(states), -np.inf, dtype=np.float32)
-    for row, one in enumerate(params):
-        if 0 < one.top_k < vocabulary and one.temperature > 0:
-            least_logit[row] = logits_BV[row].topk(one.top_k).values[-1]
+    for row, state in enumerate(states):
+        if 0 < state.params.top_k < vocabulary and state.temperature > 0:
+            least_logit[row] = logits_BV[row].topk(state.params.top_k).values[-1]
     arrays = (
-        np.array([one.temperature for one in params], dtype=np.float32),
+        np.array([state.temperature for state in states], dtype=np.float32),
         np.array([one.min_p for one in params], dtype=np.float32),
         least_logit,
         np.array([one.top_p for one in params], dtype=np.float32),

@@ -38,7 +38,7 @@ class SamplingParams:
     """
 
     temperature: float = 1.0
-    """0 is greedy: the most likely token, no randomness."""
+    """0 (or less than a millionth) is greedy: the most likely token, no randomness."""
     top_p: float = 1.0
     """Keep the smallest set of most likely tokens whose probabilities reach this sum (Holtzman et al. 2020)."""
     top_k: int = 0

@@ -28,6 +28,8 @@ from tutee.engine.request import SamplingParams, TopLogprobs
 from tutee.model.logprobs import log_softmax
 
 RUN_LENGTHS = (256, 128, 64, 32)
+COLDEST = 1e-6
+"""A lower temperature is 0: only ties could be drawn otherwise, and dividing by it would soon overflow."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _DRAWS_PER_TOKEN = np.uint64(1 << 20)
 
@@ -44,6 +46,7 @@ class SamplerState:
         matcher: Matcher | None = None,
     ) -> None:
         self.params = params
+        self.temperature = params.temperature if params.temperature >= COLDEST else 0.0
         self.matcher = matcher
         """Where the answer stands in its grammar, if it has one."""
         self.drawn = 0
@@ -128,8 +131,8 @@ def sample(logits_BV: Tensor, states: Sequence[SamplerState], masks: Masks | Non
     adjust(logits_BV, states)
     if masks is not None:
         _forbid(logits_BV, masks)
-    greedy = [row for row, state in enumerate(states) if state.params.temperature == 0.0]
-    random = [row for row, state in enumerate(states) if state.params.temperature != 0.0]
+    greedy = [row for row, state in enumerate(states) if state.temperature == 0.0]
+    random = [row for row, state in enumerate(states) if state.temperature != 0.0]
     tokens_B = torch.empty(len(states), dtype=torch.int64, device=logits_BV.device)
     if greedy:
         _put(tokens_B, greedy, _argmax(_rows(logits_BV, greedy)))
@@ -233,7 +236,7 @@ def _argmax(logits_RV: Tensor) -> Tensor:
 
 def _draw(logits_RV: Tensor, states: Sequence[SamplerState]) -> Tensor:
     """A token a row from softmax(logits / temperature) after the cuts; -1 where the logits are not finite."""
-    temperature_R1 = torch.tensor([[state.params.temperature] for state in states], device=logits_RV.device)
+    temperature_R1 = torch.tensor([[state.temperature] for state in states], device=logits_RV.device)
     best_R = _in_runs(logits_RV, -torch.inf).amax(-1).amax(-1)
     weights_RV = logits_RV.sub_(best_R.unsqueeze(1)).div_(temperature_R1).exp_()
     _cut(weights_RV, states)
