@@ -56,6 +56,17 @@ def test_in_bfloat16_the_head_is_finer(rows: int, width: int, vocabulary: int) -
 
 
 @pytest.mark.row(21)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_rows_have_no_log_probs(dtype: torch.dtype) -> None:
+    decoder = tiny_decoder(dtype).requires_grad_(True)
+    hidden = torch.zeros(0, 48, requires_grad=True)
+    logprobs, entropy = token_logprobs(decoder, hidden, torch.zeros(0, dtype=torch.int64))
+    logprobs.sum().backward()
+    assert (len(logprobs), len(entropy)) == (0, 0)
+    assert decoder.head_weight.grad is not None
+    assert not decoder.head_weight.grad.any()
+
+
 def test_an_adapter_on_the_head_is_refused_not_ignored() -> None:
     with pytest.raises(InvalidInput, match="targets"):
         LoraConfig(targets=("q_proj", "lm_head"))

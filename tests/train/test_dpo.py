@@ -159,3 +159,26 @@ def test_every_shape_prefers_the_chosen(shape: str) -> None:
     loss.backward()
     assert logprobs.grad is not None
     assert (-logprobs.grad[:2].sum() + logprobs.grad[2]).item() > 0
+
+
+def test_discopop_is_a_number_however_far_the_policy_went() -> None:
+    chosen_P = torch.tensor([-1e4, -90.0, 0.0, 1e4], requires_grad=True)
+    loss_P = SHAPES["discopop"](chosen_P, torch.zeros(4), 1.0, 0.0)
+    loss_P.sum().backward()
+    assert loss_P.tolist() == pytest.approx([1e4, 90.0, 0.5 * math.log(2) + 0.5, 0.0])
+    assert chosen_P.grad is not None
+    assert torch.isfinite(chosen_P.grad).all()
+
+
+def test_with_lengths_normalised_the_margin_is_the_one_that_is_learned() -> None:
+    """By its sum the long answer lost more; a token it lost less, and that is what the loss sees."""
+    long, short = (Example((1,) * (n + 1), (0.0, *[1.0] * n), (0.0, *[-1.0] * n)) for n in (10, 1))
+    batch = pack_groups([Group.pair(long, short)])
+    logprob_N = torch.tensor([-1.1] * 10 + [-1.5])
+    normalised = dpo_loss(
+        logprob_N, batch, totals([Group.pair(long, short)]), DpoConfig(beta=2.0, length_normalised=True)
+    )
+    values = normalised[1].values()
+    assert values["reward_margin"] == pytest.approx(2 * (-0.1 + 0.5), abs=1e-5)
+    assert values["reward_accuracy"] == 1
+    assert values["chosen_log_ratio"] == pytest.approx(-1.0, abs=1e-5)  # nats an answer

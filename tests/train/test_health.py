@@ -84,3 +84,5 @@ def test_the_sentence_of_a_run_over_fixed_data() -> None:
     falling = [step | {"loss": 3.0 - i / 10} for i in range(25)]
     assert supervised_health(falling) == "The loss went from 2.55 to 1.05."
     assert supervised_health([dict(step) for _ in range(25)]) == "The loss is not falling."
+    undecided = [dict(step) for _ in range(9)]  # steps of ties alone are right or wrong about nothing
+    assert "in 50% of the last pairs" in supervised_health([*undecided, step | {"reward_accuracy": 0.5}])

@@ -83,6 +83,13 @@ def test_settings_of_ours_show_in_what_auto_became_and_contradict_nothing() -> N
         resolve("reinforcement", METHODS["grpo"], {"batch_size": 2}, {"prompts": 4}, rows=16)
 
 
+@pytest.mark.parametrize("wrong", [{"prompts": 0}, {"prompts": "many"}, {"steps": True}])
+def test_settings_out_of_range_are_named_before_anything_is_computed_of_them(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        resolve("reinforcement", METHODS["grpo"], {}, wrong, rows=16)
+    assert caught.value.param == f"settings.{next(iter(wrong))}"
+
+
 def test_ppo_is_a_method_of_its_own() -> None:
     assert method_of("reinforcement", {"x_algorithm": "ppo"}) == "ppo"
     assert [method_of(name, {}) for name in ("supervised", "dpo", "reward_model", "reinforcement", "kto")] == [

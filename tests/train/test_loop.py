@@ -15,7 +15,7 @@ from tutee.errors import Diverged, InvalidInput
 from tutee.model.pretrained import Pretrained
 from tutee.train.batch import Group
 from tutee.train.checkpoint import latest_checkpoint, read_checkpoint
-from tutee.train.dpo import dpo_loss, with_references
+from tutee.train.dpo import DpoConfig, dpo_loss, with_references
 from tutee.train.loop import LoopConfig, groups_of_step, learning_rate_at, num_steps, train
 from tutee.train.progress import Progress
 from tutee.train.sft import token_mean_loss
@@ -105,12 +105,25 @@ def test_a_runaway_loss_stops_the_run(tmp_path: Path, model: Pretrained) -> None
         )
 
 
+@pytest.mark.parametrize("shape", ["ipo", "sppo"])
+def test_a_loss_that_begins_high_by_its_definition_has_not_run_away(
+    tmp_path: Path, model: Pretrained, shape: str
+) -> None:
+    trainer = Trainer(model, TrainerConfig(rank=4))
+    tokens = examples(8, seed=5)
+    pairs = with_references([Group.pair(tokens[i], tokens[i + 1]) for i in range(0, 8, 2)], trainer.score)
+    history = train(trainer, pairs, DpoConfig(shape=shape).loss(), LOOP, tmp_path).history
+    assert history[0]["loss"] == pytest.approx(25 if shape == "ipo" else 50, abs=1e-3)
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
 def test_schedules() -> None:
     linear = LoopConfig(learning_rate=1.0, warmup=0.2)
     assert [learning_rate_at(s, 10, linear) for s in (0, 1, 2, 6, 9)] == pytest.approx([0.5, 1, 1, 0.5, 0.125])
     cosine = replace(linear, schedule="cosine")
     assert [learning_rate_at(s, 10, cosine) for s in (2, 6)] == pytest.approx([1, 0.5])
     assert learning_rate_at(9, 10, replace(linear, schedule="constant", warmup=0.0)) == 1
+    assert [learning_rate_at(0, 1, replace(linear, warmup=share)) for share in (0.0, 0.1, 0.99)] == [1, 1, 1]
 
 
 def test_every_epoch_sees_every_group_once_in_its_own_order() -> None:

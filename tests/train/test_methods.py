@@ -93,6 +93,7 @@ def test_unknown_settings_list_the_known_ones() -> None:
         ({"optimizer": "muon"}, "settings.optimizer"),
         ({"epochs": 0}, "settings.epochs"),
         ({"learning_rate": "fast"}, "settings.learning_rate"),
+        ({"learning_rate": float("inf")}, "settings.learning_rate"),
         ({"schedule": "stairs"}, "settings.schedule"),
     ],
 )

@@ -69,7 +69,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.save_for_backward(hidden_TD, head_VD, targets_T, slope_TD, logprob_T)
         ctx.decoder, ctx.temperature, ctx.chunk = decoder, temperature, chunk
         ctx.mark_non_differentiable(entropy_T)
-        library = _native(decoder)
+        library = _native(decoder, hidden_TD)
         if library is not None:
             inputs = _at(hidden_TD), _at(head_VD), _at(targets_T), ctypes.c_float(temperature)
             library.token_logprobs(*inputs, *_sizes(hidden_TD, head_VD), _at(logprob_T), _at(entropy_T), _at(slope_TD))
@@ -94,7 +94,7 @@ class _TokenLogprobs(torch.autograd.Function):
             return d_hidden, None, None, None, None, None
         receiver = receiver_of(head_VD)
         d_head, add = (torch.empty_like(head_VD), False) if receiver is None else receiver.open()
-        library = _native(ctx.decoder)
+        library = _native(ctx.decoder, hidden_TD)
         if library is not None:
             pull_T = weights_T / ctx.temperature
             logsum_T = (hidden_TD * head_VD[targets_T]).sum(-1) / ctx.temperature - logprob_T
@@ -111,9 +111,9 @@ class _TokenLogprobs(torch.autograd.Function):
         return d_hidden, d_head if receiver is None else None, None, None, None, None
 
 
-def _native(decoder: Decoder) -> ctypes.CDLL | None:
-    """`logprobs.c`, for the fast precision on a CPU that has matrix units."""
-    fits = decoder.dtype == torch.bfloat16 and decoder.head_weight.device.type == "cpu"
+def _native(decoder: Decoder, hidden_TD: Tensor) -> ctypes.CDLL | None:
+    """`logprobs.c`, for the fast precision on a CPU that has matrix units, and for one row at least."""
+    fits = decoder.dtype == torch.bfloat16 and decoder.head_weight.device.type == "cpu" and len(hidden_TD) > 0
     return compiled.load_amx("logprobs.c") if fits else None
 
 

@@ -102,7 +102,7 @@ def dpo_loss(
         nll_E = -batch.sum_by_example(batch.mask_N * logprob_N) / length_E
         loss_P = loss_P + config.sft_weight * nll_E[batch.pairs_P2[:, 0]]
     total = (batch.pair_weight_P * loss_P).sum()
-    return total / totals.groups, _metrics(total, ratio_E[batch.pairs_P2], batch, config)
+    return total / totals.groups, _metrics(total, ratio_E[batch.pairs_P2], config.beta * scores_P2, batch)
 
 
 def _preference(chosen_P: Tensor, rejected_P: Tensor, target_P: Tensor, config: DpoConfig) -> Tensor:
@@ -120,9 +120,10 @@ def _preference(chosen_P: Tensor, rejected_P: Tensor, target_P: Tensor, config: 
 
 
 @torch.no_grad()
-def _metrics(total: Tensor, ratio_P2: Tensor, batch: Batch, config: DpoConfig) -> Metrics:
+def _metrics(total: Tensor, ratio_P2: Tensor, reward_P2: Tensor, batch: Batch) -> Metrics:
+    """Log-ratios in nats an answer, margins as the loss sees them."""
     weight_P = batch.pair_weight_P
-    weight, margin_P = weight_P.sum(), config.beta * (ratio_P2[:, 0] - ratio_P2[:, 1])
+    weight, margin_P = weight_P.sum(), reward_P2[:, 0] - reward_P2[:, 1]
     metrics = Metrics.ratio("dpo_loss", total, weight)
     metrics += Metrics.ratio("reward_margin", (weight_P * margin_P).sum(), weight)
     metrics += Metrics.ratio("reward_accuracy", (weight_P * (margin_P > 0)).sum(), weight)
@@ -188,7 +189,8 @@ def _discopop(w: Tensor, r: Tensor, beta: float, _: float) -> Tensor:
     """Lu et al. 2024 (arXiv 2406.08414), equation 5 with τ = .05: logistic below 0, exponential above, a hump at 0."""
     margin = beta * (w - r)
     share = (margin / 0.05).sigmoid()
-    return -logsigmoid(margin) * (1 - share) + torch.exp(-margin) * share
+    # Where the exponential would overflow its share has long been exactly 0, and 0 times infinity is no number.
+    return -logsigmoid(margin) * (1 - share) + torch.exp(-margin.clamp_min(-20.0)) * share
 
 
 SHAPES: dict[str, Callable[[Tensor, Tensor, float, float], Tensor]] = {

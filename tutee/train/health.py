@@ -155,8 +155,8 @@ def reinforcement_health(history: History, limits: Limits) -> str:
     first, now = history[:WINDOW], _recent(history, "reward")
     if now is not None and len(history) >= 2 * WINDOW:
         before = float(np.mean([values["reward"] for values in first if "reward" in values]))
-        verb = "went" if abs(now - before) > 1e-3 else "stays"
-        return f"The mean reward {verb} from {before:.3f} to {now:.3f}." if verb == "went" else "The reward stays."
+        moved = abs(now - before) > 1e-3
+        return f"The mean reward went from {before:.3f} to {now:.3f}." if moved else "The reward stays."
     return ""
 
 
@@ -168,7 +168,7 @@ def supervised_health(history: History) -> str:
     if last["skipped_steps"]:
         return f"{int(last['skipped_steps'])} steps were not finite and were skipped: lower the learning rate."
     if "reward_accuracy" in last and len(recent) == 10:
-        accuracy = float(np.mean([values.get("reward_accuracy", 1.0) for values in recent]))
+        accuracy = float(np.mean([values["reward_accuracy"] for values in recent if "reward_accuracy" in values]))
         return f"The model tells chosen from rejected in {accuracy:.0%} of the last pairs."
     if len(history) >= 20:
         before = float(np.mean([values["loss"] for values in history[:10]]))

@@ -65,6 +65,7 @@ def resolve(
             `method.dpo.hyperparameters.beta` and the like), or the same thing said twice.
     """
     given = _checked(api_name, raw)
+    choose(method, settings, rows)  # what is computed from them below must be in range
     ours = OURS_SAMPLED if api_name == "reinforcement" else OURS
     rate = method.defaults(rows, settings)["learning_rate"]
     meant: dict[str, Any] = {ours[key]: value for key, value in given.items() if key in ours}

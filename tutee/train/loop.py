@@ -30,6 +30,9 @@ from tutee.train.trainer import Trainer
 
 RUNAWAY_LOSS = 20.0
 """Nats. A uniform guess over 250,000 tokens costs 12.4, so a step above this has forgotten language, not learned."""
+RUNAWAY_GROWTH = 10.0
+"""Losses in other units begin elsewhere (IPO's at 1/(2β)², 25 by default): such a one runs away when it has grown so
+many times since the first step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ def train(
         chosen = groups_of_step(groups, run.step, config)
         learned, step_loss = (chosen, loss) if before_step is None else before_step(chosen)
         values = take_step(trainer, learned, step_loss, rate, config.token_budget)
-        _refuse_runaway(values)
+        _refuse_runaway(values["loss"], first=run.history[0]["loss"] if run.history else values["loss"])
         step_tokens = int(values.pop("tokens"))
         run.tokens += step_tokens
         run.step += 1
@@ -211,10 +214,11 @@ def measure(trainer: Trainer, groups: Sequence[Group], loss: Loss, token_budget:
     return trainer.ranks.add(total)
 
 
-def _refuse_runaway(values: dict[str, float]) -> None:
-    if math.isfinite(values["loss"]) and values["loss"] > RUNAWAY_LOSS:
+def _refuse_runaway(loss: float, first: float) -> None:
+    most = max(RUNAWAY_LOSS, RUNAWAY_GROWTH * first) if math.isfinite(first) else RUNAWAY_LOSS
+    if math.isfinite(loss) and loss > most:
         raise Diverged(
-            f"The loss ran away to {values['loss']:.1f}; training stopped. The last good checkpoint is kept. "
+            f"The loss ran away to {loss:.1f}; training stopped. The last good checkpoint is kept. "
             "Lower the learning rate.",
             param="learning_rate",
         )

@@ -86,7 +86,7 @@ def grpo_defaults(rows: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
     """Those of the published combination that is named, if one is."""
     published = dict(VARIANTS.get(str(given.get("variant")), {}))
     if {**published, **given}.get("denominator") == "constant":
-        published["constant"] = float(given.get("max_tokens", RolloutConfig().max_tokens))
+        published["constant"] = given.get("max_tokens", RolloutConfig().max_tokens)
     return {**rollouts(rows, given), **published}
 
 

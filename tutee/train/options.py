@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -48,7 +49,7 @@ def _convert(value: Any, hint: Any, param: str) -> Any:
             return value
     elif isinstance(value, int) and int in allowed:
         return value
-    elif isinstance(value, int | float) and float in allowed:
+    elif isinstance(value, int | float) and float in allowed and math.isfinite(value):
         return float(value)
     elif (value is None and type(None) in allowed) or (isinstance(value, str) and (str in allowed or value in allowed)):
         return value
@@ -58,4 +59,6 @@ def _convert(value: Any, hint: Any, param: str) -> Any:
         return tuple(value)
     words = [word for word in allowed if isinstance(word, str)]
     wanted = f"it must be one of {', '.join(words)}" if words else "that is not of the right type"
+    if isinstance(value, float) and not math.isfinite(value):
+        wanted = "it must be a finite number"
     raise InvalidInput(f"'{param}' is {value!r}; {wanted}.", param=param, code="invalid_type")
