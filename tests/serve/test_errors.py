@@ -50,6 +50,8 @@ def check_shape(reply: httpx.Response) -> dict[str, Any]:
         ("GET", "/v1/fine_tuning/jobs?limit=0", 400),
         ("GET", "/v1/fine_tuning/jobs?limit=x", 400),
         ("GET", "/assets/../../app.py", 404),
+        ("GET", "/v1/files?after=%00", 400),
+        ("GET", "/v1/models/a%00b", 400),
     ],
 )
 def test_wrong_urls_and_methods(http: httpx.Client, method: str, path: str, status: int) -> None:
@@ -58,6 +60,7 @@ def test_wrong_urls_and_methods(http: httpx.Client, method: str, path: str, stat
     assert reply.status_code == status
     assert error["type"] == "invalid_request_error"
     assert error["message"]
+    assert ("allow" in reply.headers) == (status == 405)
 
 
 @pytest.mark.parametrize(

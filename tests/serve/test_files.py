@@ -73,12 +73,35 @@ def test_lists_page(server: Running) -> None:
             {"file": ("a", b"x")},
             "expires_after.seconds",
         ),
+        *(
+            (
+                {"purpose": "batch", "expires_after[anchor]": "created_at", "expires_after[seconds]": seconds},
+                {"file": ("a", b"x")},
+                "expires_after.seconds",
+            )
+            for seconds in ("--5", "-", "9" * 5000)
+        ),
     ],
 )
 def test_bad_uploads_name_the_field(http: httpx.Client, data: dict, files: dict | None, param: str) -> None:  # type: ignore[type-arg]
     reply = http.post("/v1/files", data=data, files=files or {"other": ("b", b"y")})
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        b'filename="a\0b"',
+        b'filename="a"; name="fi\0le"',
+        b'filename="a"\r\n\r\nx\r\n--X\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\0',
+    ],
+)
+def test_a_nul_in_a_form_is_refused(http: httpx.Client, place: bytes) -> None:
+    body = b'--X\r\nContent-Disposition: form-data; name="file"; ' + place + b"\r\n\r\nx\r\n--X--\r\n"
+    reply = http.post("/v1/files", content=body, headers={"content-type": "multipart/form-data; boundary=X"})
+    assert reply.status_code == 400
+    assert "NUL" in reply.json()["error"]["message"]
 
 
 def test_a_file_is_gone_when_its_time_is_over(

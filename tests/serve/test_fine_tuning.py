@@ -148,12 +148,25 @@ def test_a_service_that_is_not_installed_is_refused_with_what_to_install(
     assert (error["param"], "pip install" in error["message"]) == ("integrations[0].type", True)
 
 
-def test_lists_page_and_filter_by_metadata(sdk: openai.OpenAI, file: str) -> None:
+def test_lists_page_and_filter_by_metadata(server: Running, sdk: openai.OpenAI, file: str) -> None:
     jobs = [
         sdk.fine_tuning.jobs.create(model="tiny", training_file=file, metadata={"batch": "paging"}).id for _ in range(3)
     ]
     found = [job.id for job in sdk.fine_tuning.jobs.list(limit=1, extra_query={"metadata[batch]": "paging"})]
     assert found == jobs[::-1]
+    bare = sdk.fine_tuning.jobs.create(model="tiny", training_file=file).id
+    lists = server.sdk().fine_tuning.jobs.list  # not strict: some of them may be paused
+    without = [job.id for job in lists(limit=1, extra_query={"metadata": "null"})]
+    assert bare in without
+    assert not set(jobs) & set(without)
+
+
+def test_a_page_begins_after_a_job_of_ones_own(server: Running, sdk: openai.OpenAI, file: str) -> None:
+    other = server.sdk(default_headers={"X-Tutee-Actor": "passer-by"})
+    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=file).id
+    with pytest.raises(openai.BadRequestError) as refused:
+        other.fine_tuning.jobs.list(after=job)
+    assert refused.value.param == "after"
 
 
 def test_events_and_checkpoints_and_failure_as_a_worker_leaves_them(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -11,11 +12,16 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi import Request as HTTPRequest
+from starlette.types import Message
 
 from tests.serve.conftest import Running
 from tutee.engine.request import Chunk
 from tutee.errors import Unavailable
 from tutee.serve import streaming
+from tutee.serve.replies import install_error_handlers
+from tutee.serve.streaming import wait_for
 from tutee.serve.wire import Wire
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -95,6 +101,32 @@ def whole(route: str, content: Any) -> str:
         return "".join(part["text"] for item in content["output"] for part in item["content"])
     choice = content["choices"][0]
     return str(choice["text"] if route == "completions" else choice["message"]["content"])
+
+
+@pytest.mark.parametrize("when", ["while it is answered", "while its body is read"])
+def test_a_client_that_leaves_is_no_error_of_the_server(when: str, caplog: pytest.LogCaptureFixture) -> None:
+    app, stopped, statuses = FastAPI(), [], []
+    install_error_handlers(app)
+
+    @app.post("/")
+    async def answer(request: HTTPRequest) -> None:
+        await request.body()
+        await wait_for(request, asyncio.Event().wait(), lambda: stopped.append(True))
+
+    messages = [{"type": "http.request", "body": b"x", "more_body": when != "while it is answered"}]
+    messages.append({"type": "http.disconnect"})
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        statuses.append(message.get("status"))
+
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": []}
+    asyncio.run(app(scope, receive, send))
+    assert statuses[0] == 499
+    assert len(stopped) == (when == "while it is answered")
+    assert not caplog.records
 
 
 def test_many_streams_at_once_say_what_is_said_in_one_piece(server: Running) -> None:

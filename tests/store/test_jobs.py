@@ -193,6 +193,8 @@ def test_events_and_jobs_come_in_pages(store: Store) -> None:
     assert [job.id for job in store.jobs.list(limit=2)] == [made[3], made[2]]
     assert [job.id for job in store.jobs.list(after=made[2])] == [made[1], made[0]]
     assert [job.id for job in store.jobs.list(metadata={"n": "1"})] == [made[3], made[1]]
+    assert [job.id for job in store.jobs.list(metadata={})] == []
+    assert [job.id for job in store.jobs.list(methods=["some other"])] == []
     with pytest.raises(InvalidInput):
         store.jobs.event(made[0], "loud", "x")
 

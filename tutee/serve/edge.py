@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tutee.errors import Forbidden, TooLarge
+from tutee.errors import Forbidden, InvalidInput, TooLarge
 from tutee.serve.metrics import Metrics
 from tutee.serve.replies import error_reply
 from tutee.serve.wire import STRAIGHT
@@ -126,6 +126,8 @@ class Edge:
             origin = headers.get("origin")
             if site not in (None, "same-origin", "none") or (origin is not None and urlsplit(origin).netloc != host):
                 raise Forbidden("Requests started by another web site are refused.", code="cross_site_request")
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # not every database can hold one
+            raise InvalidInput("The URL holds a NUL character, which text may not contain.", code="invalid_url")
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > limit:
             raise _too_large(limit)

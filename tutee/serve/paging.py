@@ -14,10 +14,11 @@ Order = Literal["asc", "desc"]
 
 
 def metadata_filter(request: Request) -> dict[str, str] | None:
-    """`metadata[key]=value` of the query string; None when there is no such filter."""
+    """`metadata[key]=value` of the query string; None when there is no such filter, empty for `metadata=null`, which
+    is how OpenAI's API asks for what has no metadata."""
     found = {
         name[len("metadata[") : -1]: value
         for name, value in request.query_params.items()
         if name.startswith("metadata[") and name.endswith("]")
     }
-    return found or None
+    return found or ({} if request.query_params.get("metadata") == "null" else None)

@@ -17,11 +17,22 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from tutee.errors import Busy, InvalidInput, TooLarge, TuteeError, Unavailable
 
 log = logging.getLogger("tutee.serve")
+
+
+class ClientGoneError(InvalidInput):
+    """The client closed the connection before its answer was ready. Nobody reads the reply, but it is counted, under
+    the status that proxies have for it."""
+
+    status = 499
+
+    def __init__(self) -> None:
+        super().__init__("The client closed the connection.", code="client_closed_request")
 
 
 def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -65,6 +76,8 @@ def as_tutee_error(error: Exception) -> TuteeError:
     """Translate what the layers below may raise into an error with a status, a type and a message for a person."""
     if isinstance(error, TuteeError):
         return error
+    if isinstance(error, ClientDisconnect):  # while its body was read
+        return ClientGoneError()
     if isinstance(error, OperationalError | sqlite3.OperationalError | OSError) and _disk_full(error):
         return Unavailable("The disk is full: nothing more can be saved. Free some space.", code="disk_full")
     if isinstance(error, OperationalError):
@@ -94,7 +107,9 @@ def install_error_handlers(app: FastAPI) -> None:
             ),
             413: TooLarge("The body is too large."),
         }
-        return error_reply(known.get(error.status_code) or _with_status(error.status_code, str(error.detail), None))
+        answer = error_reply(known.get(error.status_code) or _with_status(error.status_code, str(error.detail), None))
+        answer.headers.update(error.headers or {})  # such as Allow
+        return answer
 
     async def validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -103,6 +118,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return error_reply(InvalidInput(f"'{param}': {first['msg']}.", param=param, code="invalid_value"))
 
     app.add_exception_handler(TuteeError, expected)
+    app.add_exception_handler(ClientDisconnect, expected)
     app.add_exception_handler(Exception, expected)
     app.add_exception_handler(HTTPException, of_framework)
     app.add_exception_handler(RequestValidationError, validation)

@@ -23,17 +23,13 @@ from tutee.engine.readout import Readout
 from tutee.engine.request import Chunk, Request, SamplingParams
 from tutee.errors import TuteeError, Unavailable
 from tutee.serve.doorbell import News
-from tutee.serve.replies import error_body
+from tutee.serve.replies import ClientGoneError, error_body
 from tutee.serve.served import Prompt, Served
 from tutee.serve.wire import STRAIGHT, Live, Wire
 
 T = TypeVar("T")
 EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 encode = msgspec.json.Encoder().encode
-
-
-class ClientGoneError(Exception):
-    """The client closed the connection before its answer was ready; nobody reads what is returned now."""
 
 
 def event(content: Any) -> bytes:

@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import or_, select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from tutee.errors import InvalidInput, NotFound
@@ -320,15 +320,40 @@ class Jobs(JobLog):
             kept = {"stages": list(stages) if stages is not None else None, "health": health, "samples": samples}
             job.progress = {**job.progress, **said, **{key: value for key, value in kept.items() if value is not None}}
 
-    def list(self, limit: int = 20, after: str | None = None, metadata: Mapping[str, str] | None = None) -> Page[Job]:
-        """Jobs, newest first; with `metadata`, only those that carry all of these pairs."""
+    def list(
+        self,
+        limit: int = 20,
+        after: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        actor_id: str | None = None,
+        commanded_in: str | None = None,
+        methods: Sequence[str] | None = None,
+    ) -> Page[Job]:
+        """Jobs, newest first.
+
+        Args:
+            metadata: only those that carry all of these pairs; empty: only those without any.
+            actor_id: only those that this actor started, and those that a command started in the project
+                `commanded_in`, if there is one.
+            methods: only those of these methods.
+        """
+        statement = select(Job)
+        if actor_id is not None:
+            commanded = and_(Job.actor_id.is_(None), Job.project_id == commanded_in)
+            statement = statement.where(or_(Job.actor_id == actor_id, commanded))
+        if methods is not None:
+            statement = statement.where(Job.method.in_(methods))
         with self._database.read() as session:
-            statement = select(Job)
-            if metadata:
-                rows = session.execute(select(Job.id, Job.metadata_)).all()
-                wanted = [row.id for row in rows if metadata.items() <= row.metadata_.items()]
+            if metadata is not None:
+                rows = session.execute(statement.with_only_columns(Job.id, Job.metadata_)).all()
+                wanted = [row.id for row in rows if _carries(row.metadata_, metadata)]
                 statement = statement.where(Job.id.in_(wanted))
             return paginate(session, statement, Job.created_at, Job.id, limit=limit, after=after)
+
+
+def _carries(metadata: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    return wanted.items() <= metadata.items() if wanted else not metadata
 
 
 def deaths(job: Job) -> int:

@@ -107,7 +107,8 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
     completing = Completing(asked, served, prompts, caller.id, Tap(whole=not asked.stream))
     turns = completing.begin()
     if asked.stream:
-        return EventStream(_events(completing, turns), close=completing.tap.abort)
+        keepalive = services.settings.stream_keepalive
+        return EventStream(_events(completing, turns), close=completing.tap.abort, keepalive=keepalive)
     await wait_for(request, turns.ended(), completing.tap.abort)
     return reply(completing.view(await run_in_threadpool(_choices, completing), completing.usage()))
 

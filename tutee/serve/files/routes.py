@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -26,6 +27,7 @@ router = APIRouter(prefix="/v1/files")
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 LIFETIME = (3600, 2_592_000)
 """Least and most seconds after which a file may expire: an hour, 30 days."""
+WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 @router.post("", openapi_extra=MEMBER)
@@ -57,7 +59,10 @@ def require_multipart(request: Request) -> None:
 
 
 def file_part(form: FormData, name: str) -> UploadFile:
-    """The file under `name`. Raises InvalidInput when there is none, or text instead."""
+    """The file under `name`. Raises InvalidInput when there is none, text instead, or a NUL in the form's texts."""
+    for key, value in form.multi_items():
+        if "\0" in key or "\0" in ((value.filename or "") if isinstance(value, UploadFile) else value):
+            raise InvalidInput(f"{key!r} holds a NUL character, which text may not contain.", code="invalid_value")
     part = form.get(name)
     if part is None:
         raise InvalidInput(f"'{name}' is missing.", param=name, code="missing_required_parameter")
@@ -67,7 +72,7 @@ def file_part(form: FormData, name: str) -> UploadFile:
 
 
 def nested(form: FormData, *files: str) -> dict[str, Any]:
-    """The text fields of a form, `a[b]=c` as `{"a": {"b": "c"}}`, and digits as whole numbers inside."""
+    """The text fields of a form, `a[b]=c` as `{"a": {"b": "c"}}`, and what looks like a whole number as one inside."""
     found: dict[str, Any] = {}
     for name, value in form.items():
         if name in files or isinstance(value, UploadFile):
@@ -76,7 +81,7 @@ def nested(form: FormData, *files: str) -> dict[str, Any]:
         if bracket and inner.endswith("]"):
             group = found.setdefault(outer, {})
             if isinstance(group, dict):
-                group[inner[:-1]] = int(value) if value.lstrip("-").isdecimal() else value
+                group[inner[:-1]] = int(value) if WHOLE.fullmatch(value) else value
         else:
             found[name] = value
     return found

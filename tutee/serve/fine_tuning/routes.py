@@ -22,6 +22,7 @@ from tutee.serve.fine_tuning.request import OWN, FineTuningRequest, read_fine_tu
 from tutee.serve.paging import Limit, metadata_filter
 from tutee.serve.replies import page_of, reply
 from tutee.serve.services import Services, ServicesDep
+from tutee.store.records import Page
 from tutee.store.schema import Job, JobCheckpoint, JobEvent
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs")
@@ -87,8 +88,8 @@ def list_jobs(
     request: Request, caller: CallerDep, services: ServicesDep, limit: Limit = 20, after: str | None = None
 ) -> Response:
     """The caller's jobs that OpenAI's API knows (improvements are under /v1/tutee/jobs), newest first."""
-    found, has_more = jobs_of(caller, services, limit, after, metadata_filter(request), tuple(HYPERPARAMETERS))
-    return page_of([job_view(job) for job in found], has_more)
+    page = jobs_of(caller, services, limit, after, metadata_filter(request), tuple(HYPERPARAMETERS))
+    return page_of([job_view(job) for job in page], page.has_more)
 
 
 def jobs_of(
@@ -98,19 +99,12 @@ def jobs_of(
     after: str | None,
     metadata: dict[str, str] | None = None,
     methods: tuple[str, ...] | None = None,
-) -> tuple[list[Job], bool]:
-    """One page of the jobs that a caller may see, and whether there are more."""
-    found: list[Job] = []
-    while True:
-        page = services.store.jobs.list(limit=100, after=after, metadata=metadata)
-        for job in page:
-            if may_see(job, caller) and (methods is None or job.method in methods):
-                if len(found) == limit:
-                    return found, True
-                found.append(job)
-        if not page.has_more:
-            return found, False
-        after = page.last_id
+) -> Page[Job]:
+    """One page of the jobs that a caller may see (`may_see`)."""
+    commanded_in = caller.project_id if caller.operator else None
+    return services.store.jobs.list(
+        limit, after, metadata, actor_id=caller.id, commanded_in=commanded_in, methods=methods
+    )
 
 
 def may_see(job: Job, caller: Caller) -> bool:

@@ -60,8 +60,8 @@ def _elsewhere(services: Services, live: ModelVersion) -> str | None:
 
 def _unfinished(services: Services) -> Job | None:
     """The improvement that is queued or running; more than one at a time would learn the same twice."""
-    jobs = services.store.jobs.list(limit=50)
-    return next((job for job in jobs if job.method == "improve" and job.status not in ENDED), None)
+    jobs = services.store.jobs.list(limit=50, methods=["improve"])
+    return next((job for job in jobs if job.status not in ENDED), None)
 
 
 def _by_count(collected: Collected) -> list[tuple[str, int]]:
@@ -103,8 +103,8 @@ def list_jobs(
     after: str | None = None,
 ) -> Response:
     """All jobs of the caller, improvements included, newest first."""
-    found, has_more = jobs_of(caller, services, limit, after)
-    return page_of([native_job_view(job, services, series=False) for job in found], has_more)
+    page = jobs_of(caller, services, limit, after)
+    return page_of([native_job_view(job, services, series=False) for job in page], page.has_more)
 
 
 @router.get("/jobs/{id}", openapi_extra=owned("job"))
