@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,14 @@ def test_end_tokens_are_impossible_before_min_tokens() -> None:
         state.accept(tokens[-1])
     assert 3 not in tokens[:2]
     assert tokens[2] == 3
+
+
+@pytest.mark.parametrize("style", [{"min_p": 0, "top_k": 5}, {"min_p": 1}, {"temperature": 2, "top_p": 0}])
+def test_whole_numbers_are_numbers(style: dict[str, int]) -> None:
+    logits_BV = logits_of(300).repeat(8, 1)
+    whole = [SamplerState(SamplingParams(seed=i, **style), i) for i in range(8)]  # type: ignore[arg-type]
+    same = [SamplerState(replace(state.params, min_p=float(state.params.min_p)), i) for i, state in enumerate(whole)]
+    assert sample(logits_BV.clone(), whole).tokens == sample(logits_BV.clone(), same).tokens
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-45, 1e-39, 1e-20, 1e-6])

@@ -213,6 +213,11 @@ def _places(logits_BV: Tensor, ids: list[tuple[int, NDArray[np.int64]]]) -> tupl
     return torch.from_numpy(rows).to(logits_BV.device), torch.from_numpy(columns).to(logits_BV.device)
 
 
+def _floats(values: Sequence[float], like: Tensor) -> Tensor:
+    """A parameter of each row, which may have been written as a whole number."""
+    return torch.tensor(values, dtype=torch.float32, device=like.device)
+
+
 def _in_runs(values_RV: Tensor, padding: float) -> Tensor:
     """[R, V] seen as [R, N, C]; padded when the vocabulary has no convenient divisor."""
     rows, vocabulary = values_RV.shape
@@ -236,7 +241,7 @@ def _argmax(logits_RV: Tensor) -> Tensor:
 
 def _draw(logits_RV: Tensor, states: Sequence[SamplerState]) -> Tensor:
     """A token a row from softmax(logits / temperature) after the cuts; -1 where the logits are not finite."""
-    temperature_R1 = torch.tensor([[state.temperature] for state in states], device=logits_RV.device)
+    temperature_R1 = _floats([state.temperature for state in states], logits_RV).unsqueeze(1)
     best_R = _in_runs(logits_RV, -torch.inf).amax(-1).amax(-1)
     weights_RV = logits_RV.sub_(best_R.unsqueeze(1)).div_(temperature_R1).exp_()
     _cut(weights_RV, states)
@@ -250,7 +255,7 @@ def _draw(logits_RV: Tensor, states: Sequence[SamplerState]) -> Tensor:
 def _cut(weights_RV: Tensor, states: Sequence[SamplerState]) -> None:
     """Top-k and min-p, in place: weights under a row's least one become zero."""
     # The most likely token weighs exactly 1 here, so min-p is itself a least weight.
-    least_R = torch.tensor([state.params.min_p for state in states], device=weights_RV.device)
+    least_R = _floats([state.params.min_p for state in states], weights_RV)
     limited = [row for row, state in enumerate(states) if 0 < state.params.top_k < weights_RV.shape[1]]
     if limited:
         top_k_R1 = torch.tensor([[states[row].params.top_k] for row in limited], device=weights_RV.device)
@@ -264,8 +269,9 @@ def _keep_to_nucleus(token_B: Tensor, weights_BV: Tensor, rows: list[int], state
     """Draw again, in place, the rows whose token lies outside their top-p set (rejection with a rising floor)."""
     device = weights_BV.device
     weights_RV = _rows(weights_BV, rows)
-    top_p_R = torch.tensor([states[row].params.top_p for row in rows], device=device)
-    enough_R = top_p_R * _in_runs(weights_RV, 0.0).sum(-1).sum(-1)
+    enough_R = _floats([states[row].params.top_p for row in rows], weights_RV) * _in_runs(weights_RV, 0.0).sum(-1).sum(
+        -1
+    )
     for attempt in itertools.count(1):
         weight_R1 = weights_RV.gather(1, token_B[rows].unsqueeze(1))
         # weights * (weights > weight), without a mask of bools, which torch handles 3 times slower on the CPU.
