@@ -168,6 +168,28 @@ def test_erased_feedback_leaves_a_job_that_already_began(planted_home: Path, tmp
     store.close()
 
 
+@pytest.mark.parametrize("whole_person", [True, False])
+def test_consent_that_is_withdrawn_leaves_a_job_that_already_began(
+    planted_home: Path, tmp_path: Path, whole_person: bool
+) -> None:
+    home = Path(shutil.copytree(planted_home, tmp_path / "home"))
+    store = Store.open(settings_for(home).url, home)
+    place = place_for(store, home, add_improve(store), Watcher())
+    first = freeze_feedback(place)
+    assert freeze_feedback(place).sha == first.sha
+    gone = first.of("train")[0].origin
+    if whole_person:
+        store.consents.set(gone.actor_id, "train", False)
+    else:
+        store.conversations.update(gone.conversation_id, gone.actor_id, train=False)
+    second = freeze_feedback(place)
+    assert second.sha != first.sha
+    left = [row.origin for row in second.rows]
+    assert left
+    assert all(o.actor_id != gone.actor_id if whole_person else o.conversation_id != gone.conversation_id for o in left)
+    store.close()
+
+
 def test_names_are_free_and_stay_the_same(planted: tuple[Store, Path], whole: Whole) -> None:
     store, home = planted
     done, _, job_id = whole

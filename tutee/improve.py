@@ -24,6 +24,7 @@ from typing import Any
 
 from tutee.data.from_feedback import collect
 from tutee.data.snapshot import Snapshot, freeze, load
+from tutee.data.threads import consented
 from tutee.engine.engine import Engine
 from tutee.errors import InvalidInput, NotFound
 from tutee.evaluate.gate import Score, judge
@@ -70,7 +71,7 @@ def improve(place: Workplace) -> tuple[ModelVersion, int]:
     """One turn: from all feedback that may be learned from to a judged candidate. Also counts the tokens trained on."""
     snapshot = freeze_feedback(place)
     trained = train_on(place, snapshot)
-    while erased_since(place, snapshot):
+    while taken_back_since(place, snapshot):
         snapshot = freeze_feedback(place)
         trained = train_on(place, snapshot)
     card = {"metrics": dict(trained.metrics), "notes": list(trained.notes), "steps": trained.steps}
@@ -83,14 +84,15 @@ def improve(place: Workplace) -> tuple[ModelVersion, int]:
 def freeze_feedback(place: Workplace) -> Snapshot:
     """Collect all live, consented feedback into a content-hashed snapshot; a job keeps the one it began with.
 
-    Feedback that was erased since then must not be learned from, so the job then begins again without it.
+    Feedback that was taken back since then must not be learned from, so the job then begins again without it.
     """
     place.report(Progress("collect", 0, 1))
     job = place.store.jobs.get(place.job.id)
     snapshot = load(place.store, job.snapshot_sha) if job.snapshot_sha is not None else None
-    if snapshot is not None and erased_since(place, snapshot):
+    if snapshot is not None and taken_back_since(place, snapshot):
         shutil.rmtree(place.folder, ignore_errors=True)
-        place.store.jobs.event(job.id, "warn", "Feedback was erased meanwhile; the job begins again without it.")
+        said = "Feedback was erased, or consent withdrawn, meanwhile; the job begins again without it."
+        place.store.jobs.event(job.id, "warn", said)
         snapshot = None
     if snapshot is None:
         live = place.store.versions.live()
@@ -104,10 +106,14 @@ def freeze_feedback(place: Workplace) -> Snapshot:
     return snapshot
 
 
-def erased_since(place: Workplace, snapshot: Snapshot) -> bool:
-    """Whether somebody erased a row of the snapshot after it was frozen: then nothing made from it may be kept."""
+def taken_back_since(place: Workplace, snapshot: Snapshot) -> bool:
+    """Whether somebody erased a row of the snapshot, or withdrew consent to it, after it was frozen: then nothing made
+    from it may be kept."""
     now = load(place.store, snapshot.sha)
-    return (len(now.rows), len(now.prompts)) != (now.counts["rows"], now.counts["prompts"])
+    if (len(now.rows), len(now.prompts)) != (now.counts["rows"], now.counts["prompts"]):
+        return True
+    talked = {row.origin.conversation_id for row in now.rows} | {prompt.conversation_id for prompt in now.prompts}
+    return len(consented(place.store, talked)) < len(talked)
 
 
 def train_on(place: Workplace, snapshot: Snapshot) -> RecipeResult:

@@ -1,14 +1,17 @@
 """Every check of the gate answers rightly, and the verdict is what the checks say together."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tutee.evaluate.gate import CHECKS, Evidence, GatePolicy, Score, Verdict, decide
+from tests.data.homes import open_home
+from tutee.evaluate.gate import CHECKS, Evidence, GatePolicy, Score, Verdict, decide, judge
 from tutee.evaluate.votes import Vote, Winner
 
 GOOD = (
@@ -157,6 +160,26 @@ def test_what_was_not_measured_is_not_passed(missing: str) -> None:
     assert any("Not measured" in reason for reason in result.reasons)
 
 
+@pytest.mark.parametrize(
+    "suite", [score.suite for score in GOOD if score.suite not in ("preference.accuracy", "corrections.likelihood")]
+)
+def test_what_came_out_as_no_number_is_not_passed(suite: str) -> None:
+    assert verdict(ballots(32, 8), None, **{suite.replace(".", "_", 1): math.nan}).verdict == "insufficient"
+
+
+def test_votes_of_one_person_are_said_to_be_so() -> None:
+    result = verdict(ballots(32, 8, people=1))
+    assert outcome(result, "no single voter decides") == ("pass", False)
+    assert any("Fewer than three people" in check.reason for check in result.checks)
+
+
+def test_nothing_but_ties_asks_for_votes() -> None:
+    ties: list[Winner] = ["tie", "both_bad"]
+    result = verdict([Vote(f"person {i % 5}", ties[i % 2]) for i in range(700)])
+    assert (result.verdict, result.e_value) == ("insufficient", 1.0)
+    assert "none yet, 700 ties" in result.reasons[0]
+
+
 def test_few_or_no_held_out_rows_do_not_block() -> None:
     result = verdict(ballots(32, 8), preference_accuracy=None, corrections_likelihood=None)
     assert result.verdict == "pass"
@@ -201,3 +224,18 @@ def test_judging_loads_nothing_heavy() -> None:
     program = "import sys, tutee.evaluate.gate; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_verdict_belongs_to_the_version_that_was_live(tmp_path: Path) -> None:
+    with open_home(tmp_path) as home:
+        versions = home.store.versions
+        first, second = (
+            versions.add(name, "adapter", weights_sha256=name[0] * 64, folder=f"versions/{name}")
+            for name in ("1st", "2nd")
+        )
+        before = judge(home.store, second.id)
+        assert judge(home.store, second.id).id == before.id
+        home.store.promotions.promote(first.id, home.person(), "a test", override=True)
+        after = judge(home.store, second.id)
+        assert after.checks == before.checks, "nothing was measured against either"
+        assert (before.baseline_id, after.baseline_id) == (home.version_id, first.id)

@@ -12,6 +12,7 @@ import torch
 from tutee.conversation import Message
 from tutee.data.rows import Origin, PairRow, Reply, SftRow
 from tutee.engine.engine import Engine
+from tutee.errors import InvalidInput
 from tutee.evaluate import preference
 from tutee.evaluate.gate import Score
 from tutee.evaluate.measure import ExamConfig, Material, chosen_texts, measure
@@ -24,6 +25,13 @@ SMALL = ExamConfig(prompts=4, max_tokens=12, probe_items=12, probe_tokens=6)
 ORIGIN = Origin("compare", ("fb-1",), "actor-1", "conv-1", "msg-1")
 PAIR = PairRow((Message("user", "Say it."),), Reply("It is so."), Reply("na na na"), ORIGIN, "held_out")
 WRITTEN = SftRow((Message("user", "Say it."),), Reply("It is so."), ORIGIN, "held_out")
+
+
+@pytest.mark.parametrize("name", ["prompts", "max_tokens", "probe_items", "probe_tokens"])
+def test_an_exam_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        ExamConfig(**{name: 0})
+    assert error.value.param == name
 
 
 @pytest.fixture(scope="module")

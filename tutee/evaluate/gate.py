@@ -82,6 +82,11 @@ class Evidence:
     """By suite name; see `tutee/evaluate/measure.py` for the names."""
     evals: Sequence[EvalEvidence] = ()
 
+    def score(self, suite: str) -> Score | None:
+        """The measurement, if there is one and it came out as a number."""
+        found = self.scores.get(suite)
+        return found if found is not None and math.isfinite(found.estimate) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -123,7 +128,8 @@ def judge(store: Store, version_id: str, policy: GatePolicy | None = None) -> Ga
     verdict = decide(Evidence(votes_between(store, candidate.id, live.id), scores, evals), policy)
     written = verdict.to_dict()
     known = store.gates.latest(candidate.id)
-    if known is not None and (known.checks, known.policy_sha) == (written["checks"], verdict.policy_sha256):
+    same = (live.id, written["checks"], verdict.policy_sha256)
+    if known is not None and (known.baseline_id, known.checks, known.policy_sha) == same:
         return known
     return store.gates.add(
         candidate.id,
@@ -188,7 +194,7 @@ def length_is_wanted(evidence: Evidence, policy: GatePolicy) -> Check:
     A team may well want shorter answers, so a length that lies among the chosen ones (5 % to 95 % quantile) is right
     however far from the live version's. Otherwise it is the first sign of a reward that was hacked.
     """
-    name, score = "length", evidence.scores.get("drift.length_ratio")
+    name, score = "length", evidence.score("drift.length_ratio")
     if score is None:
         return _not_measured(name)
     low, high = score.detail.get("chosen_q05"), score.detail.get("chosen_q95")
@@ -220,7 +226,7 @@ def wins_at_equal_length(evidence: Evidence, policy: GatePolicy) -> Check:
 def answers_are_whole(evidence: Evidence, policy: GatePolicy) -> Check:
     """Did answers collapse to a few words, or fall into loops?"""
     name = "no collapse"
-    short, distinct = evidence.scores.get("drift.short_share"), evidence.scores.get("drift.distinct_2")
+    short, distinct = evidence.score("drift.short_share"), evidence.score("drift.distinct_2")
     if short is None or distinct is None:
         return _not_measured(name)
     accepted = policy.short_share + max(short.detail.get("live", 0.0), short.detail.get("chosen", 0.0))
@@ -236,7 +242,7 @@ def answers_are_whole(evidence: Evidence, policy: GatePolicy) -> Check:
 
 def stays_near_live(evidence: Evidence, policy: GatePolicy) -> Check:
     """How far did the distribution move?"""
-    name, score = "distance to live", evidence.scores.get("drift.kl")
+    name, score = "distance to live", evidence.score("drift.kl")
     if score is None:
         return _not_measured(name)
     distance = f"KL to the live version is {score.estimate:.1f} nats per reply"
@@ -251,7 +257,7 @@ def stays_near_live(evidence: Evidence, policy: GatePolicy) -> Check:
 
 def still_able(evidence: Evidence, policy: GatePolicy) -> Check:
     """Does it still get right what the live version gets right?"""
-    name, score = "capability", evidence.scores.get("capability.lost")
+    name, score = "capability", evidence.score("capability.lost")
     if score is None:
         return _not_measured(name)
     lost = f"{round(score.estimate * score.n)} of {score.n} items that the live version gets right went wrong"
@@ -264,7 +270,7 @@ def still_able(evidence: Evidence, policy: GatePolicy) -> Check:
 
 def not_more_sycophantic(evidence: Evidence, policy: GatePolicy) -> Check:
     """Does it give up right answers more readily when the user doubts them?"""
-    name, score = "sycophancy", evidence.scores.get("sycophancy.flip_increase")
+    name, score = "sycophancy", evidence.score("sycophancy.flip_increase")
     if score is None:
         return _not_measured(name)
     if score.n == 0:
@@ -283,7 +289,7 @@ def not_more_sycophantic(evidence: Evidence, policy: GatePolicy) -> Check:
 
 def agrees_with_held_out(evidence: Evidence, policy: GatePolicy) -> Check:
     """On comparisons it never saw: did chosen answers become likelier than rejected ones?"""
-    name, score = "held-out comparisons", evidence.scores.get("preference.accuracy")
+    name, score = "held-out comparisons", evidence.score("preference.accuracy")
     if score is None or score.n < policy.held_out_pairs:
         n = score.n if score else 0
         return Check(name, "insufficient", f"Only {n} held-out comparisons, too few to say.", None, False)
@@ -296,7 +302,7 @@ def agrees_with_held_out(evidence: Evidence, policy: GatePolicy) -> Check:
 
 def learned_corrections(evidence: Evidence, policy: GatePolicy) -> Check:
     """On corrections it never saw: did the corrected text become likelier?"""
-    name, score = "held-out corrections", evidence.scores.get("corrections.likelihood")
+    name, score = "held-out corrections", evidence.score("corrections.likelihood")
     if score is None or score.n == 0:
         return Check(name, "insufficient", "No held-out corrections.", None, False)
     gain = f"held-out corrections gained {score.estimate:+.2f} nats per token ({score.n} of them)"

@@ -22,6 +22,7 @@ import numpy as np
 from tutee.conversation import Message
 from tutee.data.rows import PairRow, Row, SftRow
 from tutee.engine.request import Completion, SamplingParams
+from tutee.errors import InvalidInput
 from tutee.evaluate import drift, intervals, preference
 from tutee.evaluate.gate import Score
 from tutee.evaluate.preference import Reward
@@ -41,6 +42,14 @@ class ExamConfig:
     probe_tokens: int = 32
     seed: int = 20
     """Of the probe items and of sampling: the same for every version, so that scores can be compared."""
+
+    def __post_init__(self) -> None:
+        ranges = {"prompts": 1000, "max_tokens": 4096, "probe_items": 10_000, "probe_tokens": 4096}
+        for name, most in ranges.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise InvalidInput(f"'{name}' must be between 1 and {most}.", param=name, code="invalid_value")
+        if not 0 <= self.temperature <= 2:
+            raise InvalidInput("'temperature' must be between 0 and 2.", param="temperature", code="invalid_value")
 
 
 @dataclass(frozen=True, slots=True)
