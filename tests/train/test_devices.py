@@ -10,6 +10,7 @@ from tutee.train.dpo import DpoConfig, dpo_loss
 from tutee.train.grpo import variant
 from tutee.train.kto import KtoConfig, kto_loss
 from tutee.train.metrics import Metrics
+from tutee.train.offline_distillation import distillation_loss
 from tutee.train.policy_loss import policy_loss
 from tutee.train.ppo import PpoConfig, ppo_loss, value_loss
 from tutee.train.reward import reward_loss
@@ -39,6 +40,7 @@ POLICY: list[tuple[Loss, list[Group]]] = [
     (token_mean_loss, singles(3)),
     (sequence_mean_loss, singles(3)),
     (dpo_loss, pairs()),
+    (distillation_loss, singles(3)),
     (partial(dpo_loss, config=DpoConfig(shape="apo_zero", sft_weight=0.1)), pairs()),
     (partial(kto_loss, config=KtoConfig(kl=False)), thumbs()),
     (partial(kto_loss, z=torch.zeros((), device="meta")), thumbs()),

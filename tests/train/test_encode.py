@@ -1,10 +1,18 @@
 """Sampled answers are trained as the tokens that were sampled; everything else goes through the one renderer."""
 
-from tutee.conversation import Message
+import pytest
+
+from tutee.conversation import Function, Message
+from tutee.data.openai_format import Preference, Supervised
 from tutee.data.rows import Reply, Sampled
+from tutee.errors import InvalidInput
 from tutee.model.pretrained import Pretrained
 from tutee.train.candidates import training_prompts
+from tutee.train.dpo import dpo_groups
 from tutee.train.encode import encode_answer, encode_reply, encode_tokens
+from tutee.train.sft import sft_groups
+
+from .tiny_training import tiny_model
 
 PROMPT = (Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "Bye"))
 
@@ -33,6 +41,27 @@ def test_a_written_answer_stands_where_a_sampled_one_would(model: Pretrained) ->
     assert written.tokens[: len(ids)] == tuple(ids)
     assert written.mask[: len(ids)] == (0.0,) * len(ids)  # the earlier assistant turn is context only
     assert written.counted == len(written.tokens) - len(ids)
+
+
+CLOCK = {"type": "function", "function": {"name": "clock", "description": "Tells the time."}}
+
+
+def test_tools_of_a_row_stand_in_its_prompt_as_they_are_served() -> None:
+    model = tiny_model(context=4096)
+    messages = (Message("user", "How late is it?"), Message("assistant", "Noon."))
+    served = model.chat_format.render(messages[:1], functions=[Function("clock", "Tells the time.")])
+    assert "Tells the time." in model.tokenizer.decode(served)
+    [imitated] = sft_groups(model, [Supervised(1, messages, (CLOCK,))]).groups
+    pair = Preference(1, messages[:1], messages[1], Message("assistant", "No."), (CLOCK,))
+    [compared] = dpo_groups(model, [pair]).groups
+    for example in (*imitated.examples, *compared.examples):
+        assert example.tokens[: example.prompt_length] == tuple(served)
+
+
+def test_a_tool_without_a_name_is_refused_by_line(model: Pretrained) -> None:
+    row = Supervised(7, (Message("user", "Hi"), Message("assistant", "Yes?")), ({"type": "function"},))
+    with pytest.raises(InvalidInput, match=r"line 7: tools\[0\] must be a function with a name"):
+        sft_groups(model, [row])
 
 
 def test_what_does_not_fit_is_none_not_cut(model: Pretrained) -> None:

@@ -16,6 +16,7 @@ from tutee.train.progress import Progress
 from tutee.train.sft import sft_groups
 
 SFT, DPO = METHODS["sft"], METHODS["dpo"]
+LEFT_OUT = "1 rows exceed the context of 256 tokens and were left out: line 7."
 THREE = {"epochs": 3, "batch_size": 2, "learning_rate": 1e-2}
 
 
@@ -112,5 +113,10 @@ def test_rows_that_do_not_fit_are_counted_and_data_without_lessons_is_refused(
     masked = Supervised(4, (Message("user", "a"), Message("assistant", "b", weight=0)))
     with pytest.raises(InvalidInput, match="line 4"):
         sft_groups(model, [masked])
+    with pytest.raises(InvalidInput, match="line 3: chosen and rejected are the same") as caught:
+        run(DPO, model, preferences(2), {}, tmp_path / "dpo", validation=[same])
+    assert caught.value.param == "validation_file"
+    result = run(SFT, model, supervised(2), {"epochs": 1}, tmp_path / "held out", validation=[*supervised(1), long])
+    assert result.notes == (f"Of the validation file: {LEFT_OUT}",)
     with pytest.raises(InvalidInput, match="no rows"):
         run(SFT, model, [], THREE, tmp_path / "none")

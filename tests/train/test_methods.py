@@ -229,3 +229,39 @@ def test_reinforcement_validates_at_intervals_and_keeps_a_version_of_each(tiny_f
     assert [checkpoint.step for checkpoint in trained.checkpoints] == [2, 4, 5]
     assert all("valid_reward" in checkpoint.metrics for checkpoint in trained.checkpoints)
     assert all((checkpoint.folder / "adapter_config.json").is_file() for checkpoint in trained.checkpoints)
+
+
+class BrokenOffError(Exception):
+    """Stands for whatever ended the process."""
+
+
+def test_a_folder_is_one_runs_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    """Going on with another loss or other data would be neither run; a finished one is not the result of another."""
+    data, other = tmp_path / "pairs.jsonl", tmp_path / "other.jsonl"
+    for path, rows in ((data, PAIRS), (other, PAIRS[1:])):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {**FAST, "batch_size": 2, "epochs": 2, "checkpoint_every": 1}
+
+    def run(path: Path = data, *, fails_at: int = 99, **changes: object) -> methods.Trained:
+        def report(progress: Progress) -> None:
+            if progress.step == fails_at:
+                raise BrokenOffError
+
+        where = {"model": tiny_folder, "folder": tmp_path / "out", "dtype": "float32", "report": report}
+        return train("dpo", data=path, **where, **{**settings, **changes})
+
+    def refused(*differ: str, path: Path = data, **changes: object) -> None:
+        with pytest.raises(InvalidInput, match=f"with another {', '.join(differ)}[.]") as caught:
+            run(path, **changes)
+        assert caught.value.code == "wrong_checkpoint"
+
+    with pytest.raises(InvalidInput, match="'beta' must be above 0"):
+        run(beta=-1.0)
+    with pytest.raises(BrokenOffError):
+        run(fails_at=3)
+    refused("beta", beta=0.5)
+    refused("beta", "shape", beta=0.5, shape="ipo")
+    refused("data", path=other)
+    finished = run(token_budget=100, checkpoint_every=3)  # how it is computed, not what comes out
+    refused("data", path=other)
+    assert run() == finished

@@ -1,5 +1,7 @@
 """The recipe as a whole on a tiny model: what it makes of each kind of feedback, and how it survives a break."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +144,7 @@ def test_a_run_broken_off_in_any_stage_ends_the_same(model: Pretrained, tmp_path
 
 def test_a_job_folder_of_other_data_is_refused(model: Pretrained, tmp_path: Path) -> None:
     run(model, corrections(2), tmp_path)
-    with pytest.raises(InvalidInput, match="other data"):
+    with pytest.raises(InvalidInput, match=r"another data\. Start in another folder"):
         run(model, corrections(3), tmp_path)
 
 
@@ -150,6 +152,15 @@ def test_an_answer_longer_than_the_context_is_counted_not_cut(model: Pretrained,
     long = SftRow(prompt(0), Reply("far too long " * 40), origin("edit", 9))
     result, _ = run(model, [*corrections(2), long], tmp_path)
     assert result.notes[0] == "1 rows are longer than the model's context and were left out."
+
+
+def test_without_a_prompt_to_answer_nothing_is_scaled_back(model: Pretrained, tmp_path: Path) -> None:
+    """The corrections fit the context, but beside their prompts there is no room for the longest answer."""
+    config = replace(CONFIG, max_tokens=250)
+    result = run_recipe(model, corrections(4), [], config, tmp_path)
+    assert result.notes[-1].startswith("No prompt leaves room for an answer")
+    assert "scale" not in result.metrics
+    assert all(math.isfinite(value) for value in result.metrics.values())
 
 
 def test_unknown_and_impossible_settings_are_refused_by_name() -> None:

@@ -377,22 +377,29 @@ def check_groups(groups: Sequence[Group], param: str = "training_file") -> None:
     """Refuse data that cannot teach anything, before the first step and by name.
 
     Raises:
-        InvalidInput: no groups; an example without a counted token; a preference between two answers that are the same
-            tokens.
+        InvalidInput: no groups, or one that `check_group` refuses.
     """
     if not groups:
         raise InvalidInput("There is nothing to train on: the data has no rows.", param=param, code="empty_dataset")
     for i, group in enumerate(groups):
-        if any(example.counted == 0 for example in group.examples):
-            raise InvalidInput(
-                f"Row {i + 1} has no token to learn from: every assistant token is masked out.",
-                param=param,
-                code="all_masked",
-            )
-        if group.ranks is None:
-            continue
-        for (a, place_a), (b, place_b) in combinations(zip(group.examples, group.ranks, strict=True), 2):
-            if place_a != place_b and a.tokens == b.tokens:
-                raise InvalidInput(
-                    f"Row {i + 1}: chosen and rejected are the same.", param=param, code="identical_pair"
-                )
+        check_group(group, f"row {i + 1}", param)
+
+
+def check_group(group: Group, where: str, param: str) -> None:
+    """Refuse a group that cannot teach anything.
+
+    Args:
+        where: what a person calls it.
+
+    Raises:
+        InvalidInput: an example without a counted token; a preference between two answers that are the same tokens.
+    """
+    if any(example.counted == 0 for example in group.examples):
+        message = f"{where}: there is no token to learn from, every assistant token is masked out."
+        raise InvalidInput(message, param=param, code="all_masked")
+    if group.ranks is None:
+        return
+    for (a, place_a), (b, place_b) in combinations(zip(group.examples, group.ranks, strict=True), 2):
+        if place_a != place_b and a.tokens == b.tokens:
+            message = f"{where}: chosen and rejected are the same."
+            raise InvalidInput(message, param=param, code="identical_pair")

@@ -30,7 +30,7 @@ from torch.nn.functional import logsigmoid
 from tutee.data.openai_format import Preference
 from tutee.model.pretrained import Pretrained
 from tutee.train.batch import Batch, Group, Loss, Totals, told
-from tutee.train.encode import Encoded, encode_answer, encode_rows
+from tutee.train.encode import Encoded, encode_answer, encode_rows, functions_of
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
 
@@ -73,7 +73,8 @@ def dpo_groups(model: Pretrained, rows: Sequence[Preference]) -> Encoded:
     """One pair a row (raises like `encode_rows`); references are still missing, see `with_references`."""
 
     def groups_of(row: Preference) -> list[Group] | None:
-        chosen, rejected = (encode_answer(model, row.prompt, answer) for answer in (row.preferred, row.non_preferred))
+        offered, answers = functions_of(row.tools), (row.preferred, row.non_preferred)
+        chosen, rejected = (encode_answer(model, row.prompt, answer, offered) for answer in answers)
         return None if chosen is None or rejected is None else [Group.pair(chosen, rejected)]
 
     return encode_rows(model, rows, groups_of)

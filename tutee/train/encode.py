@@ -8,15 +8,15 @@ each after the prompt that the model would have seen. Knows no loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from tutee.conversation import Message
+from tutee.conversation import Function, Message
 from tutee.data.rows import Reply
 from tutee.errors import InvalidInput
 from tutee.model.pretrained import Pretrained
-from tutee.train.batch import Example, Group, check_groups
+from tutee.train.batch import Example, Group, check_group
 
 
 class Line(Protocol):
@@ -76,16 +76,16 @@ def encode_rows(
     groups: list[Group] = []
     too_long, split = [], []
     for row in rows:
+        where = f"line {row.line}"
         try:
             found = groups_of(row)
-            if found is not None:
-                check_groups(found)
         except InvalidInput as error:
-            message = error.message.replace("Row 1", f"line {row.line}")
-            raise InvalidInput(message, param=param, code=error.code) from None
+            raise InvalidInput(f"{where}: {error.message}", param=param, code=error.code) from None
         if found is None:
             too_long.append(row.line)
             continue
+        for group in found:
+            check_group(group, where, param)
         if len(found) > 1:
             split.append(row.line)
         groups += found
@@ -96,26 +96,47 @@ def encode_rows(
     return Encoded(tuple(groups), tuple(too_long), tuple(split))
 
 
-def encode_messages(model: Pretrained, messages: Sequence[Message]) -> Example | None:
+def functions_of(tools: Sequence[Mapping[str, Any]]) -> list[Function]:
+    """A row's `tools` as its prompt offers them, as they would be when the same request is served.
+
+    Raises:
+        InvalidInput: one that is no function with a name.
+    """
+    out = []
+    for i, tool in enumerate(tools):
+        function = tool.get("function")
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            message = f"tools[{i}] must be a function with a name."
+            raise InvalidInput(message, param=f"tools[{i}].function.name", code="invalid_type")
+        told = {key: function[key] for key in ("description", "parameters") if function.get(key) is not None}
+        out.append(Function(function["name"], **told))
+    return out
+
+
+def encode_messages(
+    model: Pretrained, messages: Sequence[Message], functions: Sequence[Function] = ()
+) -> Example | None:
     """A conversation in which every assistant turn of weight ≠ 0 is learned; None if it does not fit the context.
 
     Raises:
         InvalidInput: the template drops or rewrites earlier turns (`invalid_template`).
     """
-    ids, mask = model.chat_format.render_training(messages)
+    ids, mask = model.chat_format.render_training(messages, functions)
     return _fitting(model, ids, mask)
 
 
-def encode_turns(model: Pretrained, messages: Sequence[Message]) -> list[Example] | None:
+def encode_turns(
+    model: Pretrained, messages: Sequence[Message], functions: Sequence[Function] = ()
+) -> list[Example] | None:
     """`encode_messages`, or where the template forbids that, one example for each assistant turn of weight ≠ 0."""
     try:
-        whole = encode_messages(model, messages)
+        whole = encode_messages(model, messages, functions)
         return None if whole is None else [whole]
     except InvalidInput as error:
         if error.code != "invalid_template":
             raise
     learned = [i for i, message in enumerate(messages) if message.role == "assistant" and message.weight != 0]
-    examples = [encode_answer(model, messages[:i], messages[i]) for i in learned]
+    examples = [encode_answer(model, messages[:i], messages[i], functions) for i in learned]
     return None if any(e is None for e in examples) else [e for e in examples if e is not None]
 
 
@@ -134,9 +155,11 @@ def encode_reply(model: Pretrained, prompt: Sequence[Message], reply: Reply) -> 
     return encode_answer(model, prompt, Message("assistant", reply.text))
 
 
-def encode_answer(model: Pretrained, prompt: Sequence[Message], answer: Message) -> Example | None:
+def encode_answer(
+    model: Pretrained, prompt: Sequence[Message], answer: Message, functions: Sequence[Function] = ()
+) -> Example | None:
     """`answer` as a written turn after `prompt`, exactly as that was served; earlier turns are context only."""
-    prompt_ids, answer_ids = model.chat_format.render_answer(prompt, answer)
+    prompt_ids, answer_ids = model.chat_format.render_answer(prompt, answer, functions)
     return encode_tokens(model, prompt_ids, answer_ids)
 
 

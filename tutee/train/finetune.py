@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tutee.errors import InvalidInput
 from tutee.model.pretrained import Pretrained
 from tutee.train.batch import Group, Loss, check_groups
 from tutee.train.checkpoint import write_json
@@ -32,6 +33,17 @@ Accuracy = Callable[[Trainer, Sequence[Group], int], float]
 Measure = Callable[[Sequence[Group], Loss], Tensor]
 LOOKED_AT = 64
 """Groups of the training data on which an accuracy is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a person should know of the data: `too_long` are 1-based lines that were left out."""
+
+    too_long: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+NOTHING_SAID = Read()
 
 
 class LossConfig(Protocol):
@@ -51,7 +63,7 @@ class FixedData:
         before_step: (settings, measure) -> what makes a step's groups and loss (`loop.BeforeStep`), if anything does;
             `measure(groups, loss)` is a loss of the policy as it then is.
         trainer: makes the trainer; a reward model's has a head.
-        after_save: (trainer, all groups, folder) adds to a saved version.
+        after_save: (trainer, all groups, folder) adds to a saved version; called on every rank.
         accuracy: (trainer, groups, token budget) -> a share of right guesses, reported after each epoch.
     """
 
@@ -73,15 +85,28 @@ class FixedData:
             return read_result(task.folder)
         trainer, config = self.trainer(task), task.chosen[self.config]
         encoded = self.groups(task.base, task.examples, config)
-        groups = list(encoded.groups)
-        valid = list(self.groups(task.base, task.validation, config).groups) if task.validation else []
+        held_out = self._validation(task, config)
+        groups, valid = list(encoded.groups), list(held_out.groups)
         check_groups(groups)
         if self.reference:
             scored = _references(task.folder, [*groups, *valid], trainer)
             groups, valid = scored[: len(groups)], scored[len(groups) :]
         look = partial(measure, trainer, token_budget=task.chosen[LoopConfig].token_budget)
         before_step, finish = self.before_step(config, look), partial(self.after_save, trainer, groups)
-        return learn_and_save(task, trainer, groups, valid, config.loss(), encoded, before_step, finish, self.accuracy)
+        context = task.base.config.max_position_embeddings
+        notes = encoded.sentences(context) + [f"Of the validation file: {s}" for s in held_out.sentences(context)]
+        data = Read(encoded.too_long, tuple(notes))
+        return learn_and_save(task, trainer, groups, valid, config.loss(), data, before_step, finish, self.accuracy)
+
+    def _validation(self, task: Task, config: Any) -> Encoded:
+        """The validation rows, whose errors are not the training file's."""
+        if not task.validation:
+            return Encoded(())
+        try:
+            return self.groups(task.base, task.validation, config)
+        except InvalidInput as error:
+            param = "validation_file" if error.param == "training_file" else error.param
+            raise InvalidInput(error.message, param=param, code=error.code) from None
 
 
 def learn_and_save(
@@ -90,7 +115,7 @@ def learn_and_save(
     groups: Sequence[Group],
     valid: Sequence[Group],
     loss: Loss,
-    encoded: Encoded | None = None,
+    data: Read = NOTHING_SAID,
     before_step: BeforeStep | None = None,
     after_save: Callable[[Path], None] = lambda folder: None,
     accuracy: Accuracy | None = None,
@@ -98,7 +123,7 @@ def learn_and_save(
     """The loop, and after each epoch a version in `versions/step-…` with the loss on `valid` among its numbers.
 
     Args:
-        encoded: what a person should know of the data comes from here.
+        data: what a person should know of it.
         after_save: called with each version's folder, to add to it.
         accuracy: see `FixedData`; measured on `valid`, and on the first `LOOKED_AT` groups that are trained on.
     """
@@ -110,8 +135,7 @@ def learn_and_save(
         if trainer.ranks.first:
             shutil.rmtree(version, ignore_errors=True)
         trainer.save(version)
-        if trainer.ranks.first:
-            after_save(version)
+        after_save(version)
         looked_at, own_loss = (valid, loss) if before_step is None or not valid else before_step(valid)
         measured = evaluate_loss(trainer, looked_at, own_loss, loop.token_budget) if valid else {}
         measured = {f"valid_{name}": value for name, value in measured.items() if name != "entropy"}
@@ -134,9 +158,7 @@ def learn_and_save(
         per_epoch = done.steps // loop.epochs
         epochs = {str(step): done.history[step - 1] for step in range(per_epoch, done.steps + 1, per_epoch)}
         said = {"steps": done.steps, "trained_tokens": done.trained_tokens, "skipped_steps": done.skipped}
-        notes = [] if encoded is None else encoded.sentences(trainer.model.config.max_position_embeddings)
-        read = {"too_long": () if encoded is None else encoded.too_long, "notes": notes}
-        write_json(task.folder / "result.json", {**said, **read, "versions": epochs})
+        write_json(task.folder / "result.json", {**said, **asdict(data), "versions": epochs})
         shutil.rmtree(task.folder / "checkpoints", ignore_errors=True)
     trainer.ranks.wait()
     return read_result(task.folder)

@@ -22,6 +22,7 @@ from torch import Tensor
 from tutee.errors import Diverged
 from tutee.train.batch import Group, Loss, check_groups, pack_groups, totals
 from tutee.train.checkpoint import RunCheckpoints
+from tutee.train.claim import UNDECIDING
 from tutee.train.health import supervised_health
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
@@ -132,6 +133,7 @@ def train(
 
     Args:
         folder: holds the checkpoints `step-000010` …; a folder of another run (other groups or config) is refused.
+            The loss must be the same.
         before_step: see there; it makes each step's loss, in the place of `loss`.
         after_epoch: called with (epoch, step), both from 1, after each epoch; what it returns joins the step's metrics.
 
@@ -225,9 +227,11 @@ def _refuse_runaway(loss: float, first: float) -> None:
 
 
 def _fingerprint(groups: Sequence[Group], config: LoopConfig, trainer: Trainer) -> str:
-    """Hash of all that decides the run's numbers, so that a resumed run is the same run."""
+    """Hash of all that decides the run's numbers but the loss, which is the caller's (`claim.py`)."""
     digest = hashlib.sha256(trainer.model.weights_sha256.encode())
-    digest.update(json.dumps([asdict(config), asdict(trainer.config)], sort_keys=True).encode())
+    settings = {name: value for name, value in asdict(config).items() if name not in UNDECIDING}
+    digest.update(json.dumps([settings, asdict(trainer.config)], sort_keys=True).encode())
     for group in groups:
-        digest.update(repr((group.weight, [(example.tokens, example.mask) for example in group.examples])).encode())
+        said = group.weight, group.ranks, group.margin, group.label, [(e.tokens, e.mask) for e in group.examples]
+        digest.update(repr(said).encode())
     return digest.hexdigest()

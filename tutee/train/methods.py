@@ -21,6 +21,7 @@ from tutee.model.value_head import ValueHead
 from tutee.train import parallel
 from tutee.train.batch import Group
 from tutee.train.best_of_n import BestOfNConfig
+from tutee.train.claim import UNDECIDING, claim, hash_of
 from tutee.train.distillation import DistillationConfig
 from tutee.train.dpo import DpoConfig, dpo_groups
 from tutee.train.finetune import FixedData
@@ -109,8 +110,10 @@ def reward_trainer(task: Task) -> Trainer:
 def keep_evidence(trainer: Trainer, groups: list[Group], folder: Path) -> None:
     """Add to a reward model's folder how sure it is of what."""
     assert trainer.head is not None
-    evidence = gather_evidence(trainer.model, trainer.lora, trainer.head, groups)
-    RewardModel(trainer.model, trainer.lora, trainer.head, evidence).save(folder)
+    model = trainer.answering()  # every rank must ask: cut weights are put together by all of them
+    if trainer.ranks.first:
+        evidence = gather_evidence(model, trainer.lora, trainer.head, groups)
+        RewardModel(model, trainer.lora, trainer.head, evidence).save(folder)
 
 
 def pretrain(task: Task) -> Trained:
@@ -331,6 +334,7 @@ def run(
     """
     chosen = choose(method, settings, len(examples), seed)
     task = Task(model, examples, chosen, folder, validation, seed, terms=terms, start=start)
+    claim(folder, _decides(method, task), free=("steps",), writes=parallel.current().first)
     if not parallel.current().first:
         return method.run(task)
     recorder = Recorder(folder, report)
@@ -338,6 +342,20 @@ def run(
         return method.run(replace(task, report=recorder))
     finally:
         recorder.close()
+
+
+def _decides(method: Method, task: Task) -> dict[str, Any]:
+    """All that a run comes of, but for `terms`, which have no names for what they are. How many `steps` it has is
+    decided when it ends; where the schedule depends on them, `reinforce` sees to it."""
+    return {
+        **{name: value for name, value in task.chosen.flat().items() if name not in UNDECIDING},
+        "method": method.name,
+        "seed": task.seed,
+        "base model": None if task.model is None else task.model.weights_sha256,
+        "adapter": None if task.start is None else parallel.digest(task.start.state_dict()),
+        "data": hash_of(task.examples),
+        "validation data": hash_of(task.validation),
+    }
 
 
 def train(

@@ -6,7 +6,7 @@ teacher's distribution at a place, cut to its k likeliest tokens and made to sum
 a forward KL a token: the student covers all that the teacher may say. A handful of numbers a token carries most of what
 the teacher knows, and they are computed once, before training. The answers come from a file; where the student's own
 answers shall be judged, see `distillation.py` (on-policy). A teacher with another tokenizer has no log-probs of our
-tokens: imitate its texts instead (`best_of_n.py` with one answer, or SFT on a file).
+tokens: imitate its texts instead (SFT on a file of them).
 
 The teacher's distribution becomes a stream of soft targets: counted tokens of weight m p, with log p as reference.
 """
@@ -24,7 +24,7 @@ from tutee.errors import InvalidInput
 from tutee.model.logprobs import log_softmax
 from tutee.model.pretrained import Pretrained
 from tutee.model.value_head import hidden_states
-from tutee.train.batch import Batch, Example, Group, Loss, SoftTarget, Totals
+from tutee.train.batch import Batch, Example, Group, Loss, SoftTarget, Totals, told
 from tutee.train.encode import Encoded
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
@@ -68,10 +68,8 @@ def distillation_groups(
             code="wrong_teacher",
         )
     encoded = sft_groups(model, rows)
-    if any(
-        e.tokens and len(e.tokens) > teacher.config.max_position_embeddings for g in encoded.groups for e in g.examples
-    ):
-        length = teacher.config.max_position_embeddings
+    length = teacher.config.max_position_embeddings
+    if any(len(example.tokens) > length for group in encoded.groups for example in group.examples):
         message = f"A row does not fit the teacher's context of {length} tokens."
         raise InvalidInput(message, param="teacher", code="context_length_exceeded")
     return replace(encoded, groups=tuple(with_soft_targets(encoded.groups, teacher, config)))
@@ -110,7 +108,7 @@ def distillation_loss(logprob_N: Tensor, batch: Batch, totals: Totals) -> tuple[
     Raises:
         ValueError: a token has no teacher.
     """
-    if torch.isnan(batch.reference_N).any():
+    if told(torch.isnan(batch.reference_N)):
         raise ValueError("distillation needs the teacher's log-probs of every counted token")
     weight_N = batch.mask_N * batch.weight_E[batch.example_N]
     loss = (weight_N * (batch.reference_N - logprob_N)).sum() / totals.tokens

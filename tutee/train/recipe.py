@@ -38,6 +38,7 @@ from tutee.model.pretrained import Pretrained
 from tutee.train.batch import Batch, Group, Totals
 from tutee.train.candidates import CHUNK, Candidate, SamplingPlan, sample_candidates, training_prompts
 from tutee.train.checkpoint import write_json
+from tutee.train.claim import claim
 from tutee.train.dpo import DpoConfig, dpo_loss, with_references
 from tutee.train.features import NAMES, feature_matrix
 from tutee.train.guard import TRIES, Drift, Limits, complaints, drift, next_scale
@@ -150,7 +151,9 @@ def run_recipe(
         InvalidInput: code `not_enough_feedback`, saying how many more labels of which kind are needed.
         Diverged: training ran away; the last good checkpoint stays in `folder`.
     """
-    _claim(folder, model, rows, prompts, config)
+    asked = [[message.to_dict() for message in messages] for messages in prompts]
+    data = sha256_of([[to_payload(row) for row in rows], asked])
+    claim(folder, {**asdict(config), "base model": model.weights_sha256, "data": data})
     if (folder / "result.json").exists():
         return _read_result(folder)
     lessons = read_lessons(model, rows)
@@ -227,26 +230,6 @@ class _Run:
     @property
     def trusts_head(self) -> bool:
         return self.head is not None and self.head.trusted
-
-
-def _claim(
-    folder: Path, model: Pretrained, rows: Sequence[Row], prompts: Sequence[tuple[Message, ...]], config: RecipeConfig
-) -> None:
-    """Make the job folder this run's own: what is in it must come from the same data, settings and base."""
-    said = [[message.to_dict() for message in messages] for messages in prompts]
-    own = {
-        "settings": asdict(config),
-        "base": model.weights_sha256,
-        "data": sha256_of([[to_payload(row) for row in rows], said]),
-    }
-    path = folder / "recipe.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != own:
-        raise InvalidInput(
-            f"The job folder {folder.name} belongs to a run with other data, settings or base model.",
-            code="wrong_checkpoint",
-        )
-    write_json(path, own)
 
 
 def _judge_head(run: _Run) -> None:
@@ -353,6 +336,10 @@ def _guard(run: _Run, engine: Engine, trainer: Trainer) -> Lora:
     """The adapter, scaled back until its answers are not too far from the base's and from what people chose."""
     assert trainer.lora is not None
     prompts = run.prompts[:GUARD_PROMPTS]
+    if not prompts:
+        run.notes.append("No prompt leaves room for an answer, so how far the model moved was not measured.")
+        run.report(Progress("guard", 1, 1, dict(run.metrics), 0.0, run.notes[-1]))
+        return trainer.lora
     base_answers = _candidates(run, engine, None, "guard-base", GUARD_SAMPLES, prompts, "guard")
     base = _drift([answer for group in base_answers for answer in group], None)
     limits = Limits(run.config.max_kl)

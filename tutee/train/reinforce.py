@@ -26,6 +26,7 @@ from torch import Tensor
 
 from tutee.train.batch import Group, Loss
 from tutee.train.checkpoint import RunCheckpoints, write_json
+from tutee.train.claim import UNDECIDING
 from tutee.train.health import Limits, Tripped, alarms, reinforcement_health
 from tutee.train.loop import LoopConfig, learning_rate_at, take_step
 from tutee.train.options import require
@@ -238,9 +239,7 @@ def _write_transcripts(folder: Path, step: int, rollouts: Sequence[Rollout]) -> 
 
 def _fingerprint(learner: Learner, source: Source, config: ReinforceConfig) -> str:
     """Hash of all that decides the run's numbers. How long it is, and how often it saves, do not."""
-    settings = asdict(config)
-    for name in ("checkpoint_every", "transcripts_every"):
-        settings.pop(name)
+    settings = {name: value for name, value in asdict(config).items() if name not in UNDECIDING}
     if config.schedule == "constant" and not config.warmup:
         settings.pop("steps")
     parts = [settings, asdict(source.config), asdict(learner.trainer.config), learner.settings()]

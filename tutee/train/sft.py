@@ -23,7 +23,7 @@ from tutee.model.layout import Layout
 from tutee.model.logprobs import CHUNK
 from tutee.model.pretrained import Pretrained
 from tutee.train.batch import Batch, Group, Loss, Totals, pack_groups, split_groups
-from tutee.train.encode import Encoded, encode_rows, encode_turns
+from tutee.train.encode import Encoded, encode_rows, encode_turns, functions_of
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
 from tutee.train.trainer import Trainer
@@ -47,7 +47,7 @@ def sft_groups(model: Pretrained, rows: Sequence[Supervised]) -> Encoded:
     """One group a row: every assistant message of weight ≠ 0 is learned (raises like `encode_rows`)."""
 
     def groups_of(row: Supervised) -> list[Group] | None:
-        examples = encode_turns(model, row.messages)
+        examples = encode_turns(model, row.messages, functions_of(row.tools))
         return None if examples is None else [Group((example,)) for example in examples]
 
     return encode_rows(model, rows, groups_of)
@@ -58,8 +58,9 @@ def token_accuracy(trainer: Trainer, groups: Sequence[Group], token_budget: int)
     """The share of the tokens to imitate that the policy finds likeliest at their places."""
     decoder, right, counted = trainer.model.decoder, 0.0, 0.0
     for part in split_groups(groups, token_budget):
-        batch = pack_groups(part)
-        hidden_TD = decoder(batch.tokens_T, batch.positions_T, Layout.packed(batch.lengths, trainer.lora))
+        batch = pack_groups(part).to(trainer.device)
+        layout = Layout.packed(batch.lengths, trainer.lora, trainer.device)
+        hidden_TD = decoder(batch.tokens_T, batch.positions_T, layout)
         for start in range(0, len(batch.targets_N), CHUNK):
             rows = slice(start, start + CHUNK)
             # Not `decoder.logits`: its packed copy of the head would be of weights that still learn.
