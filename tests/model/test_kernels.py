@@ -125,8 +125,9 @@ def test_a_rows_bits_do_not_depend_on_company_pieces_or_threads(family: str) -> 
 
 
 @needs_unit
-def test_an_adapter_that_is_not_finite_spoils_its_own_rows_only() -> None:
-    decoder = decoder_of("llama")
+@pytest.mark.parametrize("width", [40, 48])  # 40: rows end within a vector
+def test_an_adapter_that_is_not_finite_spoils_its_own_rows_only(width: int) -> None:
+    decoder = tiny_decoder(torch.bfloat16, hidden_size=width)
     bad = adapter_of(decoder.config, 1)
     for b in bad.B.values():
         b.fill_(float("nan"))
@@ -134,6 +135,8 @@ def test_an_adapter_that_is_not_finite_spoils_its_own_rows_only() -> None:
     mixed = feed(decoder, TiledCache(decoder.config, BLOCKS), [0, 1], whole([0, 1]), {0: bad})
     assert not mixed[0].isfinite().any()
     assert torch.equal(mixed[1], clean[1])
+    after = feed(decoder, TiledCache(decoder.config, BLOCKS), [0, 1], whole([0, 1]))
+    assert torch.equal(after[0], clean[0])
 
 
 @needs_unit

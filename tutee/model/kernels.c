@@ -20,8 +20,9 @@ static void norm_tile(const Forward *f, i64 layer, int which, i64 t, float *c) {
         if (layer == 0 && which == QKV) memcpy(x, m->embedding + f->step->ids[row] * m->width, m->width * 4);
         __m512 by = _mm512_set1_ps(inverse_rms(x, m->width, m->eps));
         for (i64 d = 0; d < m->width; d += 16) {
-            __m512 w = _mm512_maskz_loadu_ps(first(m->width - d), weight + d);
-            store_half(f->normed + row * f->normed_stride + d, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + d), by), w));
+            __mmask16 here = first(m->width - d); /* behind the end may be NaN of an earlier step */
+            __m512 v = _mm512_maskz_loadu_ps(here, x + d), w = _mm512_maskz_loadu_ps(here, weight + d);
+            store_half(f->normed + row * f->normed_stride + d, _mm512_mul_ps(_mm512_mul_ps(v, by), w));
         }
     }
     lower(f, layer, which, t, c);
