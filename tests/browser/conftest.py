@@ -31,6 +31,15 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+NOTICES = """
+window.notices = [];
+new MutationObserver(changes => {
+  const added = changes.flatMap(change => [...change.addedNodes]).filter(node => node instanceof Element);
+  const found = added.flatMap(one => one.matches("[data-toast]") ? one : [...one.querySelectorAll("[data-toast]")]);
+  notices.push(...found.map(one => one.textContent));
+}).observe(document, { childList: true, subtree: true });
+"""
+"""Remembers what the page's notices said: they go by themselves."""
 PATIENCE_MS = 60_000
 READY_S = 300
 """A machine that does other work too is slow, not broken."""
@@ -172,6 +181,7 @@ def make_page(chromium: object, served: Served) -> Iterator[Callable[..., object
         allowed = (f"{origin}/", f"blob:{origin}/", "data:")
         page.on("request", lambda request: request.url.startswith(allowed) or window.foreign.append(request.url))
         page.on("pageerror", lambda error: window.errors.append(str(error)))
+        page.add_init_script(NOTICES)
         if max_tokens is not None:
             page.add_init_script(
                 f"""localStorage.getItem("tutee.sampling")

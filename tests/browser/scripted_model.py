@@ -55,7 +55,7 @@ The sum is **four**.
 
 
 def write_scripted_model(
-    folder: Path, context: int = 8192, texts: Sequence[str] = (LONG, SHORT), ends: bool = False
+    folder: Path, context: int = 32_768, texts: Sequence[str] = (LONG, SHORT), ends: bool = False
 ) -> None:
     """Write a Hugging Face Llama folder that answers one of `texts`, again and again; with `ends`, once."""
     folder.mkdir(parents=True)

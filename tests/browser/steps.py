@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from playwright.sync_api import expect
+
+from tests.browser.conftest import PATIENCE_MS
+
 COMPOSER = "[data-composer]"
 DONE = "[data-role=assistant]:not([data-state=streaming])"
+STREAMING = "[data-role=assistant][data-state=streaming]"
+ENDLESS = 25_000
+"""Tokens that no machine writes before it is told to stop."""
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def open_chat(page: Any) -> None:
@@ -25,19 +34,46 @@ def ask(page: Any, text: str, wait: bool = True) -> None:
         page.wait_for_selector(f"{DONE} >> nth={before}")
 
 
+def stop(page: Any) -> None:
+    """End an answer that would go on for ever."""
+    page.click("[data-action=stop]")
+    page.wait_for_selector("[data-role=assistant][data-state=stopped]")
+
+
 def last(page: Any, selector: str) -> Any:
     """The last element that matches."""
     return page.locator(selector).last
 
 
 def answer_text(page: Any) -> str:
-    """What the last answer says."""
-    return last(page, "[data-role=assistant] .prose").inner_text()
+    """What the last answer says. It has to be whole: words that are still coming are another text a moment later."""
+    return last(page, f"{DONE} .prose").inner_text()
+
+
+def copied(page: Any, button: Any) -> str:
+    """Press a button that copies, and read what it put into the clipboard once it says that it did."""
+    button.click()
+    page.wait_for_selector("[data-action=copy][aria-label=Copied], .code-copy:text-is('Copied')")
+    text: str = page.evaluate("navigator.clipboard.readText()")
+    page.wait_for_selector("[data-action=copy][aria-label=Copied], .code-copy:text-is('Copied')", state="detached")
+    return text
+
+
+def escape(page: Any, closes: str, focus: str | None = None) -> None:
+    """Press Escape and wait until `closes` is gone; `focus` must have the focus first, where the key depends on it."""
+    if focus is not None:
+        page.wait_for_selector(f"{focus}:focus")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(closes, state="detached")
 
 
 def toast(page: Any, text: str) -> None:
-    """Wait until a notice says `text`."""
-    page.wait_for_selector(f"[data-toast]:has-text({text!r})")
+    """Wait until a notice says, or has said, `text`: it goes by itself, however late one looks. Each counts once."""
+    page.wait_for_function(
+        """text => { const at = window.notices.findIndex(notice => notice.includes(text));
+                     return at >= 0 && window.notices.splice(0, at + 1).length > 0; }""",
+        arg=text,
+    )
 
 
 def confirm(page: Any, reason: str | None = None) -> None:
@@ -46,3 +82,9 @@ def confirm(page: Any, reason: str | None = None) -> None:
         page.fill("[data-dialog=confirm] textarea", reason)
     page.click("[data-dialog=confirm] [data-action=confirm]")
     page.wait_for_selector("[data-dialog=confirm]", state="detached")
+
+
+def open_menu(page: Any, button: Any, item: str) -> None:
+    """Open a menu and choose from it."""
+    button.click()
+    page.click(f"[popover]:popover-open [data-item={item}]")

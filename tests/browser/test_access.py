@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.steps import COMPOSER, DONE, ask, open_chat
+from tests.browser.steps import COMPOSER, DONE, ask, escape, open_chat
 
 AXE = Path(__file__).resolve().parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
-ROOMS = ["/#/", "/#/improve", "/#/versions", "/#/feedback", "/#/keys"]
+ROOMS = {
+    "/#/": ".welcome",
+    "/#/improve": "[data-collected]",
+    "/#/versions": "[data-versions]",
+    "/#/feedback": "[data-feedback-list]:not([data-feedback-list=loading])",
+    "/#/keys": "[data-keys]:not([data-keys=loading])",
+}
+"""Address → what is there when the room has read all that it shows."""
 
 
 def violations(page) -> list[str]:
@@ -31,26 +38,27 @@ def test_axe_finds_nothing_serious(make_page, scheme):
         pytest.skip("needs axe-core (npm ci in web/)")
     page = make_page(color_scheme=scheme, reduced_motion="reduce", max_tokens=120)
     found = {}
-    for room in ROOMS:
+    for room, furnished in ROOMS.items():
         page.goto(room)
-        page.wait_for_selector("[data-page-title]")
+        page.wait_for_selector(furnished)
         page.wait_for_selector("[data-history=ready]")
         found[room] = violations(page)
     page.goto("/#/")
     ask(page, "Say something")
     found["chat"] = violations(page)
     page.click("[data-action=correct]")
+    page.wait_for_selector("[data-editor=edit]")
     found["correcting"] = violations(page)
-    page.keyboard.press("Escape")
+    escape(page, "[data-editor=edit]", focus="[data-editor=edit] textarea")
     page.click("[data-action=thumb-up]")
     page.wait_for_selector("[data-dialog=thumb]")
     found["thumb"] = violations(page)
-    page.keyboard.press("Escape")
+    escape(page, "[data-dialog=thumb]")
     page.click("[data-action=compare]")
     page.wait_for_selector("[data-comparison=open]")
     found["compare"] = violations(page)
     page.keyboard.press("1")
-    page.wait_for_selector("[data-comparison=judged]")
+    page.wait_for_selector("[data-comparison=judged] .chosen")
     found["judged"] = violations(page)
     page.click("[data-action=settings]")
     page.wait_for_selector("[data-dialog=settings]")
@@ -58,7 +66,7 @@ def test_axe_finds_nothing_serious(make_page, scheme):
     assert {place: list_ for place, list_ in found.items() if list_} == {}
 
 
-def tab_to(page, selector: str, key: str = "Tab", most: int = 60) -> None:
+def tab_to(page, selector: str, key: str = "Tab", most: int = 400) -> None:
     """Press Tab until `selector` has the focus, and check that the focus can be seen."""
     for _ in range(most):
         page.keyboard.press(key)
@@ -74,6 +82,8 @@ def tab_to(page, selector: str, key: str = "Tab", most: int = 60) -> None:
 def test_the_whole_journey_by_keyboard(page):
     page.goto("/")
     page.wait_for_selector(COMPOSER)
+    page.wait_for_selector(f"{COMPOSER}:focus")
+    page.wait_for_selector("[data-history=ready]")
     tab_to(page, ".skip-link", key="Shift+Tab")
     page.keyboard.press("Enter")
     page.wait_for_selector("#main:focus")
@@ -86,13 +96,15 @@ def test_the_whole_journey_by_keyboard(page):
     page.wait_for_selector("[data-dialog=thumb]")
     tab_to(page, "[data-reason=correct]")
     page.keyboard.press("Space")
+    page.wait_for_selector("[data-reason=correct][aria-pressed=true]")
+    page.wait_for_selector("[data-action=explain]:enabled")
     tab_to(page, "[data-action=explain]")
     page.keyboard.press("Enter")
     page.wait_for_selector("[data-dialog=thumb]", state="detached")
     page.wait_for_selector("[data-action=thumb-up]:focus")  # it goes back to where it came from
     tab_to(page, "[data-action=compare]")
     page.keyboard.press("Enter")
-    page.wait_for_selector("[data-comparison=open]")
+    page.wait_for_selector("[data-comparison=open] [role=group]:focus")
     page.keyboard.press("3")
     page.wait_for_selector("[data-comparison=judged]")
     tab_to(page, "[data-menu=answer]")
@@ -114,6 +126,7 @@ def test_a_reply_is_announced_once(page):
         }"""
     )
     ask(page, "Say it once")
+    page.wait_for_function("() => window.said.length > 0")
     said = page.evaluate("window.said")
     assert len(said) == 1
     assert said[0].startswith("tutee says: ")
@@ -123,15 +136,15 @@ def test_a_reply_is_announced_once(page):
 def test_a_narrow_screen_needs_no_sideways_scrolling(make_page, shoot, room):
     page = make_page(viewport={"width": 320, "height": 640}, max_tokens=120)
     page.goto("/#/" if room == "chat" else room)
-    page.wait_for_selector("[data-page-title]")
+    page.wait_for_selector(ROOMS["/#/" if room == "chat" else room])
     if room == "chat":
         ask(page, "A table please")
+    page.wait_for_selector("[data-history=ready]", state="attached")
     wide = page.locator("body, main, .scroller").evaluate_all(
         "all => all.filter(x => x.scrollWidth > x.clientWidth + 1).map(x => x.className || x.tagName)"
     )
     assert wide == []
     page.click("[data-action=menu]")
     page.wait_for_selector("[data-sidebar].open")
-    page.keyboard.press("Escape")
-    page.wait_for_selector("[data-sidebar]:not(.open)", state="attached")
+    escape(page, "[data-sidebar].open")
     shoot(page, room.strip("/#") or "welcome")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.browser.steps import ask, confirm, open_chat, toast
+from tests.browser.steps import ask, confirm, expect, open_chat, toast
 
 JOB_MS = 240_000
 LABELS = 8
@@ -42,12 +42,11 @@ def test_from_feedback_to_a_version_and_back(make_page, taught, shoot):
     page = make_page(taught)
     page.goto("/#/improve")
     page.wait_for_selector("[data-collected][data-ready=true]")
-    assert page.locator("[data-count=compare] strong").inner_text() == str(LABELS)
-    assert page.locator("[data-count=edit] strong").inner_text() == str(LABELS // 2)
+    expect(page.locator("[data-count=compare] strong")).to_have_text(str(LABELS))
+    expect(page.locator("[data-count=edit] strong")).to_have_text(str(LABELS // 2))
     shoot(page, "collected")
     page.click("[data-action=improve]")
     page.wait_for_selector("[data-job]")
-    page.wait_for_selector("[data-job] [data-stage]")
     page.wait_for_selector("[data-curve]", timeout=JOB_MS)
     shoot(page, "training")
     page.wait_for_selector("[data-status=succeeded], [data-status=failed]", timeout=JOB_MS)
@@ -56,11 +55,10 @@ def test_from_feedback_to_a_version_and_back(make_page, taught, shoot):
 
     page.click("[data-action=open-version]")
     page.wait_for_selector("[data-version-detail='1'] [data-check]")
-    assert page.locator("[data-version-detail] [data-score]").count() > 0
+    page.wait_for_selector("[data-version-detail] [data-score]")
     page.wait_for_selector("[data-feedback]")
     shoot(page, "verdict")
-    verdict = page.get_attribute(".gate", "data-verdict")
-    if verdict == "pass":
+    if page.get_attribute(".gate", "data-verdict") == "pass":
         page.click("[data-action=promote]")
         confirm(page)
     else:
@@ -91,4 +89,4 @@ def test_nothing_taught_means_nothing_to_press(make_page, make_served):
     page = make_page(make_served())
     page.goto("/#/improve")
     page.wait_for_selector("[data-collected][data-ready=false]")
-    assert page.locator("[data-action=improve]").is_disabled()
+    expect(page.locator("[data-action=improve]")).to_be_disabled()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from tests.browser.steps import ask, open_chat
+from tests.browser.steps import ask, expect, open_chat
 
 ELSEWHERE = "https://elsewhere.test"
 HOSTILE = [
@@ -56,7 +56,7 @@ def test_a_hostile_answer_is_only_text(page, served):
     page.goto(f"/#/c/{conversation['id']}")
     page.wait_for_selector(f"[data-message='{parent}'] .block", state="attached")
     page.wait_for_selector("math", state="attached")
-    assert page.locator("[data-role=assistant]").count() == len(HOSTILE)
+    expect(page.locator("[data-role=assistant]")).to_have_count(len(HOSTILE))
     assert page.evaluate("window.pwned") is None
     inside = page.locator(".prose").evaluate_all(
         "(all, bad) => all.flatMap(one => [...one.querySelectorAll(bad)].map(x => x.outerHTML))", FORBIDDEN

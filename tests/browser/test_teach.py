@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.browser.steps import COMPOSER, DONE, answer_text, ask, last, open_chat, toast
+from tests.browser.steps import COMPOSER, DONE, answer_text, ask, escape, expect, last, open_chat, open_menu, toast
 
 
 def feedback(served, kind: str) -> list[dict]:
@@ -27,6 +27,7 @@ def test_a_thumb_is_given_explained_turned_and_taken_back(page, served, shoot):
     page.wait_for_selector("[data-action=thumb-up][aria-pressed=true]")
     page.wait_for_selector("[data-action=thumb-down][aria-pressed=false]")
     page.click("[data-action=undo-thumb]")
+    page.wait_for_selector("[data-dialog=thumb]", state="detached")
     page.wait_for_selector("[data-action=thumb-up][aria-pressed=false]")
     assert len(feedback(served, "thumb")) == before + 4, "four events: nothing is overwritten"
     page.reload()
@@ -39,21 +40,22 @@ def test_two_blind_answers_are_compared_with_the_keyboard(page, served, shoot):
     ask(page, "Which is better?", wait=False)
     page.wait_for_selector("[data-comparison=open]")
     shoot(page, "open")
-    assert page.locator("[data-comparison] [data-version]").count() == 0, "versions are hidden until the choice"
-    assert page.locator("[data-action=send]").is_disabled()
+    expect(page.locator("[data-comparison] [data-version]")).to_have_count(0)  # versions are hidden until the choice
+    expect(page.locator("[data-action=send]")).to_be_disabled()
+    page.wait_for_selector("[data-comparison] [role=group]:focus")
     page.keyboard.press("2")
     page.wait_for_selector("[data-comparison=judged]")
-    assert page.locator("[data-outcome] [data-version]").count() == 2
-    assert page.locator("[data-candidate=B].chosen").count() == 1
+    expect(page.locator("[data-outcome] [data-version]")).to_have_count(2)
+    page.wait_for_selector("[data-candidate=B].chosen")
     shoot(page, "judged")
     vote = feedback(served, "compare")[0]
     assert vote["payload"]["winner"] == "b"
     assert vote["payload"]["dwell_ms"] >= 0
-    page.click("[data-action=ask-for-two]")
-    ask_after = "It goes on from B"
-    page.fill(COMPOSER, ask_after)
+    page.click("[data-action=ask-for-two][aria-pressed=true]")
+    page.wait_for_selector("[data-action=ask-for-two][aria-pressed=false]")
+    page.fill(COMPOSER, "It goes on from B")
     page.press(COMPOSER, "Enter")
-    page.wait_for_selector(f"text={ask_after}")
+    page.wait_for_selector("[data-role=user]:has-text('It goes on from B')")
     page.wait_for_selector(DONE)
     page.reload()
     page.wait_for_selector("[data-role=assistant] [data-siblings='2/2']")
@@ -66,7 +68,7 @@ def test_a_blind_pair_stays_blind_over_a_reload_and_can_be_a_tie(page, served):
     page.wait_for_selector("[data-comparison=open]")
     page.reload()
     page.wait_for_selector("[data-comparison=open]")
-    assert page.locator("[data-comparison] [data-version]").count() == 0
+    expect(page.locator("[data-comparison] [data-version]")).to_have_count(0)
     page.click("[data-choice=tie]")
     page.wait_for_selector("[data-comparison=judged]")
     assert feedback(served, "compare")[0]["payload"]["winner"] == "tie"
@@ -84,12 +86,13 @@ def test_a_correction_keeps_the_original_and_shows_what_changed(page, served, sh
     shoot(page, "editing")
     page.click("[data-editor=edit] [data-action=save]")
     page.wait_for_selector("[data-diff] ins:has-text('Corrected')")
-    assert page.locator("[data-diff] del").first.inner_text() == words[0]
+    expect(page.locator("[data-diff] del").first).to_have_text(words[0])
     shoot(page, "diff")
     page.click("[data-view=original]")
     page.wait_for_selector("[data-corrected=original]")
     assert answer_text(page).startswith(words[0])
     page.click("[data-view=corrected]")
+    page.wait_for_selector("[data-corrected=corrected]")
     assert answer_text(page).startswith("Corrected")
     newest = feedback(served, "edit")[0]
     assert newest["payload"]["content"] == corrected
@@ -101,13 +104,12 @@ def test_a_correction_keeps_the_original_and_shows_what_changed(page, served, sh
 def test_a_demonstration_becomes_a_sibling(page, served):
     open_chat(page)
     ask(page, "What would you say?")
-    page.click("[data-menu=answer]")
-    page.click("[popover]:popover-open [data-item=demo]")
+    open_menu(page, page.locator("[data-menu=answer]"), "demo")
     page.fill("[data-editor=demo] textarea", "This is how *I* would answer.")
     page.click("[data-editor=demo] [data-action=save]")
     page.wait_for_selector("[data-role=assistant] [data-siblings='2/2']")
     assert answer_text(page) == "This is how I would answer."
-    assert "written by" in last(page, "[data-role=assistant] .person").inner_text()
+    expect(last(page, "[data-role=assistant] .person")).to_contain_text("written by")
     assert feedback(served, "demo")[0]["usable"] is True
     page.click("[data-role=assistant] [aria-label='Previous branch']")
     page.wait_for_selector("[data-role=assistant] [data-version]")
@@ -120,8 +122,7 @@ def test_consent_is_off_for_everybody_but_the_owner_and_said_so(make_page, serve
     ask(page, "Learn nothing from this")
     page.click("[data-action=thumb-up]")
     page.wait_for_selector("[data-dialog=thumb]:has-text('Not used for training')")
-    page.keyboard.press("Escape")
-    page.wait_for_selector("[data-dialog=thumb]", state="detached")
+    escape(page, "[data-dialog=thumb]")
     page.click("[data-action=settings]")
     page.wait_for_selector("[data-consent=false]")
     page.click("[data-consent]")

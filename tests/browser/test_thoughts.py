@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 import pytest
 
 from tests.browser.scripted_model import THOUGHTFUL
-from tests.browser.steps import ask, last, open_chat
+from tests.browser.steps import DONE, STREAMING, ask, copied, escape, expect, last, open_chat
 from tests.browser.test_access import AXE, tab_to, violations
+
+ANSWER = "[data-role=assistant] > .prose"
+"""The answer without what is folded away."""
 
 
 @pytest.fixture(scope="module")
@@ -14,27 +20,47 @@ def thoughtful(make_served):
     return make_served(texts=(THOUGHTFUL,), ends=True)
 
 
+def heard_so_far(page, text: str) -> Callable[[], None]:
+    """Let the page hear `text` of the next answer and no more, until what this returns is called."""
+    news = "data: " + json.dumps({"type": "delta", "offset": 0, "text": text}) + "\n\n"
+    headers = {"Content-Type": "text/event-stream"}
+    waiting: list = []
+    released: list = []
+
+    def release() -> None:
+        released.append(True)
+        for route in waiting:
+            route.continue_()
+
+    page.route("**/messages/*/stream?*", lambda route: route.fulfill(body=news, headers=headers))
+    page.route("**/v1/tutee/messages/*", lambda route: route.continue_() if released else waiting.append(route))
+    return release
+
+
+def test_thoughts_are_shown_while_they_grow(make_page, thoughtful):
+    page = make_page(thoughtful, max_tokens=200)
+    open_chat(page)
+    go_on = heard_so_far(page, "<think>\nThey ask for a sum</thi")
+    ask(page, "What is two and two?", wait=False)
+    page.wait_for_selector(f"{STREAMING} [data-thoughts=growing]")
+    expect(last(page, "[data-thoughts] summary")).to_have_text("Thinking…")
+    growing = page.locator("[data-role=assistant]").text_content()
+    assert "They ask for a sum" in growing
+    assert "<" not in growing, "a tag that has only begun is not shown"
+    go_on()
+    page.wait_for_selector(f"{DONE} [data-thoughts=whole]")
+    expect(last(page, ANSWER)).to_have_text("The sum is four.")
+
+
 def test_thoughts_are_folded_and_the_answer_is_read(make_page, thoughtful, shoot):
     page = make_page(thoughtful, max_tokens=200)
     open_chat(page)
-    page.evaluate(
-        """() => {
-          window.heard = new Set();
-          const look = () => {
-            const place = document.querySelector("[data-role=assistant]");
-            if (place) window.heard.add(place.textContent.includes("<think") || place.textContent.includes("</think"));
-            for (const one of document.querySelectorAll("[data-thoughts]")) window.heard.add(one.dataset.thoughts);
-          };
-          const all = { childList: true, subtree: true, characterData: true, attributes: true };
-          new MutationObserver(look).observe(document.body, all);
-        }"""
-    )
     ask(page, "What is two and two?")
-    assert page.evaluate("[...window.heard].map(String).sort()") == ["false", "growing", "whole"]
-    summary = last(page, "[data-thoughts] summary")
-    assert summary.inner_text() == "Thought for a moment"
-    assert answer_text_of_words(page) == "The sum is four."
-    assert not page.locator("[data-thoughts] .prose").is_visible()
+    summary = last(page, "[data-thoughts=whole] summary")
+    expect(summary).to_have_text("Thought for a moment")
+    expect(last(page, ANSWER)).to_have_text("The sum is four.")
+    expect(page.locator("[data-thoughts] .prose")).to_be_hidden()
+    assert "think>" not in page.locator("[data-role=assistant]").text_content()
     shoot(page, "folded")
 
     tab_to(page, "[data-thoughts] summary", key="Shift+Tab")
@@ -44,19 +70,14 @@ def test_thoughts_are_folded_and_the_answer_is_read(make_page, thoughtful, shoot
     if AXE.is_file():
         assert violations(page) == []
 
-    page.click("[data-role=assistant] [data-action=copy]")
-    assert page.evaluate("navigator.clipboard.readText()").strip() == "The sum is **four**."
+    said = copied(page, page.locator("[data-role=assistant] [data-action=copy]"))
+    assert said.strip() == "The sum is **four**."
     page.click("[data-action=correct]")
     assert page.input_value("[data-editor=edit] textarea").strip() == "The sum is **four**."
-    page.keyboard.press("Escape")
+    escape(page, "[data-editor=edit]", focus="[data-editor=edit] textarea")
     page.reload()
     page.wait_for_selector("[data-thoughts=whole]")
-    assert answer_text_of_words(page) == "The sum is four."
-
-
-def answer_text_of_words(page) -> str:
-    """The answer without what is folded away."""
-    return last(page, "[data-role=assistant] > .prose").inner_text().strip()
+    expect(last(page, ANSWER)).to_have_text("The sum is four.")
 
 
 def test_the_reader_of_screens_hears_the_answer_only(make_page, thoughtful):
