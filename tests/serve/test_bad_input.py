@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.serve.belongings import Belongings, belongings_of
-from tests.serve.conftest import Running
+from tests.serve.conftest import Running, serving
 from tutee.serve.access.auth import RULE
 from tutee.serve.api_schemas import BODIES, FORMS, Schema
 from tutee.serve.app import routes
+from tutee.settings import Settings
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 FUNCTION = {"name": "look", "description": "Look", "parameters": {"type": "object"}, "strict": False}
@@ -223,6 +224,18 @@ def test_each_field_is_checked(http: httpx.Client, things: Belongings, key: str)
             if not any(option.get("type") == "null" for option in options(field)):
                 ask("null", param, changed(good, keys, None))
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_strict_server_takes_no_field_that_it_does_not_know(make_home: Callable[..., Settings]) -> None:
+    with serving(make_home(strict=True)) as running, running.http() as http:
+        things = belongings_of(http, running.sdk())
+        for key in TAKES:
+            if "/tutee/" not in key:  # our own page's
+                method, url = place(key, things)
+                error = complaint(http.request(method, url, json={**good_body(key, things), "foo": 1}))
+                assert (error["param"], error["code"]) == ("foo", "unknown_parameter"), key
+        form = {"data": {"purpose": "user_data", "foo": "1"}, "files": {"file": ("a", b"x")}}
+        assert complaint(http.post("/v1/files", **form))["param"] == "foo"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("key", TAKES)

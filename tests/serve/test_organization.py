@@ -87,6 +87,21 @@ def test_a_key_of_one_project_is_not_found_in_another(admin: openai.OpenAI) -> N
             call(account.id, project_id=second.id)
 
 
+def test_people_s_keys_are_no_service_accounts(public: Running, admin: openai.OpenAI) -> None:
+    projects, store = admin.admin.organization.projects, public.services.store
+    project = projects.create(name="Mixed")
+    person = store.actors.get_or_create("ada", project_id=project.id)
+    made = []
+    for i in range(2):  # in turns, so that each page of keys holds one of a person's
+        _, own = store.keys.add(person.id, f"own {i}")
+        made.append(projects.service_accounts.create(project.id, name=f"service {i}").id)
+    assert [row.id for row in projects.service_accounts.list(project.id, limit=1)] == made
+    for call in (projects.service_accounts.retrieve, projects.service_accounts.delete):
+        with pytest.raises(openai.NotFoundError):
+            call(own.id, project_id=project.id)
+    assert own.id in [row.id for row in projects.api_keys.list(project.id)]
+
+
 def test_only_the_operator_administers(public: Running, admin: openai.OpenAI) -> None:
     account = admin.admin.organization.projects.service_accounts.create("proj_default", name="x")
     with pytest.raises(openai.PermissionDeniedError):

@@ -116,9 +116,13 @@ class Keys:
         with self._database.read() as session:
             return list(session.scalars(select(ApiKey).where(ApiKey.actor_id == actor_id).order_by(ApiKey.created_at)))
 
-    def of_project(self, project_id: str, limit: int = 20, after: str | None = None) -> Page[ApiKey]:
-        """The project's keys that were not revoked, oldest first."""
+    def of_project(
+        self, project_id: str, limit: int = 20, after: str | None = None, *, actor_id: str | None = None
+    ) -> Page[ApiKey]:
+        """The project's keys that were not revoked, oldest first; with `actor_id`, those of one actor."""
         statement = select(ApiKey).where(ApiKey.project_id == project_id, ApiKey.revoked_at.is_(None))
+        if actor_id is not None:
+            statement = statement.where(ApiKey.actor_id == actor_id)
         with self._database.read() as session:
             return paginate(session, statement, ApiKey.created_at, ApiKey.id, limit=limit, after=after, order="asc")
 

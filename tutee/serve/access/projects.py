@@ -44,6 +44,7 @@ def create_project(services: ServicesDep, body: Body) -> Response:
     """A new project."""
     name = body.need_string("name", most=LONGEST_NAME)
     body.unsupported({"external_key_id": (), "geography": (), "residency": ()})
+    body.close()
     return reply(project_view(services.store.projects.add(name)))
 
 
@@ -58,6 +59,7 @@ def rename_project(project_id: str, services: ServicesDep, body: Body) -> Respon
     """Give it another name."""
     body.unsupported({"external_key_id": (), "geography": ()})
     name = body.string("name", most=LONGEST_NAME, least=1)
+    body.close()
     if name is None:
         return get_project(project_id, services)
     return reply(project_view(services.store.projects.rename(project_id, name)))
@@ -75,11 +77,12 @@ def archive_project(project_id: str, services: ServicesDep) -> Response:
 @router.post("/{project_id}/service_accounts", openapi_extra=OPERATOR)
 def create_service_account(project_id: str, services: ServicesDep, body: Body) -> Response:
     """A new key of the project; its value is in this reply and nowhere else."""
-    project = services.store.projects.get(project_id)
+    actor = _service_actor(services, project_id)
     name = body.need_string("name", most=LONGEST_NAME)
     body.unsupported({"create_service_account_only": (False,)})
-    actor = services.store.actors.get_or_create(SERVICE, SERVICE, project.id)
-    text, row = services.store.keys.add(actor.id, name, expires_at=_end(body))
+    expires_at = _end(body)
+    body.close()
+    text, row = services.store.keys.add(actor.id, name, expires_at=expires_at)
     shown = {
         "id": row.id,
         "object": "organization.project.service_account.api_key",
@@ -96,21 +99,21 @@ def list_service_accounts(
     project_id: str, services: ServicesDep, limit: Limit = 20, after: str | None = None
 ) -> Response:
     """The project's keys that name nobody."""
-    page = services.store.keys.of_project(services.store.projects.get(project_id).id, limit, after)
-    actor = services.store.actors.get_or_create(SERVICE, SERVICE, project_id)
-    return page_of([account_view(row) for row in page if row.actor_id == actor.id], page.has_more)
+    actor = _service_actor(services, project_id)
+    page = services.store.keys.of_project(actor.project_id, limit, after, actor_id=actor.id)
+    return page_of([account_view(row) for row in page], page.has_more)
 
 
 @router.get("/{project_id}/service_accounts/{account_id}", openapi_extra=OPERATOR)
 def get_service_account(project_id: str, account_id: str, services: ServicesDep) -> Response:
     """One of them."""
-    return reply(account_view(_key(services, project_id, account_id)))
+    return reply(account_view(_account(services, project_id, account_id)))
 
 
 @router.delete("/{project_id}/service_accounts/{account_id}", openapi_extra=OPERATOR)
 def delete_service_account(project_id: str, account_id: str, services: ServicesDep) -> Response:
     """Revoke its key."""
-    services.store.keys.revoke(_key(services, project_id, account_id).id)
+    services.store.keys.revoke(_account(services, project_id, account_id).id)
     return reply({"id": account_id, "object": "organization.project.service_account.deleted", "deleted": True})
 
 
@@ -133,6 +136,7 @@ def update_key(project_id: str, key_id: str, services: ServicesDep, body: Body) 
     row = _key(services, project_id, key_id)
     scopes = body.strings("scopes", most=len(SCOPES), longest=100)
     given = {"scopes": scopes, "expires_at": _end(body)}
+    body.close()
     changes = {name: value for name, value in given.items() if value is not None}
     return reply(key_view(services.store.keys.update(row.id, **changes), services))
 
@@ -163,6 +167,7 @@ def set_rate_limit(project_id: str, limit_id: str, services: ServicesDep, body: 
     body.unsupported(dict.fromkeys((*others, "max_requests_per_1_day"), ()))
     requests = body.integer("max_requests_per_1_minute", 1, MOST) or project.requests_per_minute
     tokens = body.integer("max_tokens_per_1_minute", 1, MOST) or project.tokens_per_minute
+    body.close()
     changed = services.store.projects.set_limits(
         project.id, requests_per_minute=_limit(requests), tokens_per_minute=_limit(tokens)
     )
@@ -237,6 +242,19 @@ def _key(services: Services, project_id: str, key_id: str) -> ApiKey:
     if row.revoked_at is not None:
         raise NotFound(f"There is no key {key_id!r}.", param="id")
     return row
+
+
+def _account(services: Services, project_id: str, account_id: str) -> ApiKey:
+    """A key that names nobody; a person's is no service account."""
+    row = _key(services, project_id, account_id)
+    if row.actor_id != _service_actor(services, project_id).id:
+        raise NotFound(f"There is no service account {account_id!r}.", param="id")
+    return row
+
+
+def _service_actor(services: Services, project_id: str) -> Actor:
+    """Whom all keys of a project that name nobody act as."""
+    return services.store.actors.get_or_create(SERVICE, SERVICE, services.store.projects.get(project_id).id)
 
 
 def _end(body: Fields) -> float | None:

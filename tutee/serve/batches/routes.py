@@ -39,6 +39,7 @@ def create(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     body.choice("completion_window", ("24h",))
     metadata = body.metadata()
     lifetime = read_lifetime(body, "output_expires_after")
+    body.close()
     try:
         file = services.store.files.get(input_file_id, caller.id)
     except NotFound as error:

@@ -59,6 +59,7 @@ def set_gate_eval(name: str, caller: CallerDep, services: ServicesDep, body: Bod
     role = body.choice("role", ROLES) or "block"
     margin = body.number("margin", 0, 1)
     margin = MARGIN if margin is None else margin
+    body.close()
     row = services.store.gate_evals.set(name, caller.id, source, data_sha(source), role, margin)
     services.evals.wake()
     return reply(_view(row, definition))

@@ -62,12 +62,14 @@ def read_eval_request(body: Fields) -> EvalRequest:
     body.need("data_source_config")
     config = body.object("data_source_config")
     assert config is not None
-    return EvalRequest(
+    asked = EvalRequest(
         name=body.string("name", most=NAME) or "",
         data_source_config=_config(config),
         criteria=read_criteria(body.take("testing_criteria")),
         metadata=body.metadata(),
     )
+    body.close()
+    return asked
 
 
 def _config(config: Fields) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def retrieve(id: str, caller: CallerDep, services: ServicesDep) -> Response:
 def update(id: str, caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     """Change the name or the metadata."""
     name, metadata = body.string("name", most=NAME), body.metadata()
+    body.close()
     return reply(eval_view(services.store.evals.update(id, caller.id, name=name, metadata=metadata)))
 
 
@@ -86,17 +87,19 @@ def create_run(id: str, request: Request, caller: CallerDep, services: ServicesD
     """Queue a run."""
     definition = services.store.evals.get(id, caller.id)
     source = read_run_source(body, definition.data_source_config)
+    name, metadata = body.string("name", most=NAME) or "", body.metadata()
+    body.close()
     check_run(source, definition, caller, services)
     raw = body.raw["data_source"]
     row = services.store.eval_runs.add(
         id,
         caller.id,
-        body.string("name", most=NAME) or "",
+        name,
         raw,
         data_sha(raw),
         model=source.model,
         version_id=None if source.model is None else services.live.find(source.model).id,
-        metadata=body.metadata(),
+        metadata=metadata,
     )
     services.evals.wake()
     return reply(run_view(row, origin(request)), 201)

@@ -37,9 +37,11 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep) -> 
     async with request.form(max_files=1, max_fields=16) as form:
         upload = file_part(form, "file")
         fields = Fields(nested(form, "file"))
+        fields.strict = services.settings.strict
         request.state.fields = fields
         purpose = read_purpose(fields)
         lifetime = read_lifetime(fields)
+        fields.close()
         row = await run_in_threadpool(
             services.store.files.add,
             upload.file,

@@ -33,7 +33,9 @@ def create(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     body.need("bytes")
     size = body.integer("bytes", 1, UPLOAD_BYTES)
     assert size is not None
-    row = services.store.uploads.add(caller.id, filename, purpose, mime_type, size, read_lifetime(body))
+    lifetime = read_lifetime(body)
+    body.close()
+    row = services.store.uploads.add(caller.id, filename, purpose, mime_type, size, lifetime)
     return reply(upload_view(row))
 
 
@@ -57,6 +59,7 @@ def complete(id: str, caller: CallerDep, services: ServicesDep, body: Body) -> R
     body.need("part_ids")
     part_ids = body.strings("part_ids", most=MOST_PARTS, longest=LONGEST_NAME) or []
     md5 = body.string("md5")
+    body.close()
     return reply(upload_view(*services.store.uploads.complete(id, caller.id, part_ids, md5)))
 
 

@@ -64,7 +64,7 @@ def read_fine_tuning_request(body: Fields) -> FineTuningRequest:
     integrations = _integrations(body)
     if integrations:
         config["integrations"] = integrations
-    return FineTuningRequest(
+    asked = FineTuningRequest(
         model=model,
         method=method,
         training_file=training_file,
@@ -75,6 +75,8 @@ def read_fine_tuning_request(body: Fields) -> FineTuningRequest:
         config=config,
         grader=grader,
     )
+    body.close()
+    return asked
 
 
 def read_suffix(body: Fields) -> str | None:

@@ -22,7 +22,9 @@ router = APIRouter(prefix="/v1/fine_tuning/alpha/graders")
 @router.post("/validate", openapi_extra=MEMBER)
 def validate(body: Body) -> Response:
     """The definition as it will be used, defaults filled in; a 400 names the field that is wrong."""
-    return reply({"grader": dict(parse_grader(body.take("grader")).definition)})
+    raw = body.take("grader")
+    body.close()
+    return reply({"grader": dict(parse_grader(raw).definition)})
 
 
 @router.post("/run", openapi_extra=MEMBER)
@@ -33,11 +35,12 @@ def run(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     body.need("model_sample")
     text = body.string("model_sample") or ""
     item = body.object("item")
+    names = {} if item is None else _whole(item)
+    body.close()
     try:
         grader = parse_grader(raw)
     except InvalidInput as error:
         return reply(_of_wrong_definition(error, raw).to_dict())
-    names = {} if item is None else _whole(item)
     return reply(grader.grade(names, Sample(text), services.judges.tools(caller)).to_dict())
 
 

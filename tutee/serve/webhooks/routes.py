@@ -40,6 +40,7 @@ def create(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     body.need("url")
     body.need("event_types")
     url, types = _url(body, services), _event_types(body)
+    body.close()
     assert url is not None
     assert types is not None
     return reply(endpoint_view(services.store.webhooks.add(caller.id, name, url, types), secret=True))
@@ -69,6 +70,7 @@ def update(id: str, caller: CallerDep, services: ServicesDep, body: Body) -> Res
     services.store.webhooks.get(id, caller.id)
     name = body.string("name", most=LONGEST_NAME, least=1)
     given = {"name": name, "url": _url(body, services), "event_types": _event_types(body)}
+    body.close()
     changes = {key: value for key, value in given.items() if value is not None}
     return reply(endpoint_view(services.store.webhooks.update(id, caller.id, **changes)))
 
@@ -85,6 +87,7 @@ def rotate(id: str, caller: CallerDep, services: ServicesDep, body: Body) -> Res
     """A new secret; the old one can stay valid beside it for a day."""
     services.store.webhooks.get(id, caller.id)
     keep = body.boolean("keep_old_secret_active_for_24_hours") or False
+    body.close()
     return reply(endpoint_view(services.store.webhooks.rotate(id, caller.id, keep), secret=True))
 
 
@@ -94,6 +97,7 @@ def test(id: str, caller: CallerDep, services: ServicesDep, body: Body) -> Respo
     row = services.store.webhooks.get(id, caller.id)
     body.need("event_type")
     event_type = body.choice("event_type", EVENT_TYPES)
+    body.close()
     assert event_type is not None
     event_id = new_id("evt").replace("-", "_", 1)
     event = event_body(event_id, event_type, now(), {"id": "test"})
