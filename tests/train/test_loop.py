@@ -77,6 +77,13 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path).name == "step-000009"
 
 
+def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    left = tmp_path / ".step-000003.99999.tmp"
+    left.mkdir()
+    ten_steps(tmp_path)
+    assert not left.exists()
+
+
 @pytest.mark.row(16)
 def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path, model: Pretrained) -> None:
     calls = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tutee.errors import InvalidInput
+from tutee.model.value_head import ValueHead
 from tutee.train import methods, train
 from tutee.train.methods import METHODS, choose, describe, find, read_rows
 from tutee.train.progress import Progress
@@ -101,6 +103,110 @@ def test_settings_that_change_nothing_or_are_out_of_range_are_refused(settings: 
     with pytest.raises(InvalidInput) as caught:
         choose(METHODS["sft"], settings, rows=10)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("grpo", {"group": 1}),
+        ("grpo", {"variant": "rloo", "group": 1}),
+        ("best_of_n", {"group": 1}),
+        ("ppo", {"resample": 1, "group": 1}),
+        ("grpo", {"recompute": False, "temperature": 0.7}),
+        ("grpo", {"clip_high": 0.3}),
+        ("ppo", {"value_clip": 0.1}),
+        ("grpo", {"kl_estimator": "k2"}),
+        ("distillation", {"corrected_kl": False}),
+        ("grpo", {"weights": "sequence"}),
+        ("ppo", {"kl_horizon": 10}),
+        ("ppo", {"ptx_rows": 2}),
+        ("ppo", {"format_weight": 1.0}),
+    ],
+)
+def test_what_would_change_nothing_beside_the_other_settings_is_refused(
+    method: str, settings: dict[str, object]
+) -> None:
+    with pytest.raises(InvalidInput, match="would change nothing") as caught:
+        choose(METHODS[method], settings, rows=10)
+    assert caught.value.param == f"settings.{next(name for name in settings if name not in ('variant', 'temperature'))}"
+    assert caught.value.code == "inapplicable_parameter"
+
+
+def test_what_does_something_beside_the_other_settings_is_taken() -> None:
+    choose(METHODS["grpo"], {"group": 1, "baseline": "none"}, rows=10)
+    choose(METHODS["ppo"], {"group": 1}, rows=10)
+    choose(METHODS["grpo"], {"minibatches": 2, "clip_high": 0.3}, rows=10)
+    choose(METHODS["grpo"], {"kl": 0.1, "kl_estimator": "k2"}, rows=10)
+    assert "most_kl" not in METHODS["distillation"].settings()  # whose distance from the start nobody measures
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "param"),
+    [
+        ("grpo", {"free_length": 4}, "settings.free_length"),
+        ("grpo", {"watched": "gold"}, "settings.watched"),
+        ("grpo", {"watched": "task"}, "settings.watched"),
+        ("best_of_n", {}, "validation_file"),
+    ],
+)
+def test_what_only_the_run_can_see_is_named_too(
+    method: str, settings: dict[str, object], param: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ASKED))
+    where = {"data": data, "folder": tmp_path / "out", "model": tiny_folder, "dtype": "float32"}
+    where |= {"validation": data} if param == "validation_file" else {}
+    with pytest.raises(InvalidInput) as caught:
+        train(method, **where, prompts=2, group=2, max_tokens=4, rank=2, **settings)
+    assert caught.value.param == param
+
+
+def test_a_watched_reward_is_reported_and_not_learned_from(
+    tiny_folder: Path, tmp_path: Path, files: dict[str, str]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ASKED))
+    shown: list[dict[str, float]] = []
+    train(
+        "grpo",
+        data=data,
+        folder=tmp_path / "out",
+        model=tiny_folder,
+        dtype="float32",
+        **{**ROLLOUTS, "steps": 1, "grader": files["GRADER"], "format": "(?s).*", "watched": "grader"},
+        report=lambda progress: shown.append(dict(progress.metrics)),
+    )
+    assert shown[0]["reward/grader"] > 0
+    assert shown[0]["reward"] == pytest.approx(0.2)  # the format's weight alone
+
+
+def test_a_judge_that_cannot_read_the_policys_tokens_is_refused(
+    tiny_folder: Path, tmp_path: Path, files: dict[str, str]
+) -> None:
+    judge, data = tmp_path / "judge", tmp_path / "data.jsonl"
+    shutil.copytree(tiny_folder, judge)
+    ValueHead(json.loads((judge / "config.json").read_text())["hidden_size"]).save(judge)
+    data.write_text("".join(json.dumps(row) + "\n" for row in ASKED))
+
+    def run(name: str) -> methods.Trained:
+        where = {"data": data, "folder": tmp_path / name, "model": tiny_folder, "dtype": "float32"}
+        return train("ppo", **where, **{**ROLLOUTS, "steps": 1, "reward_model": str(judge)})
+
+    assert run("same").steps == 1
+    for place in (judge / "tokenizer_config.json", judge / "chat_template.jinja"):
+        if place.exists():
+            place.write_text(place.read_text().replace("assistant", "helper"))
+    with pytest.raises(InvalidInput, match="another tokenizer or chat template") as caught:
+        run("other")
+    assert caught.value.param == "settings.reward_model"
+
+
+def test_a_shape_is_a_new_models(tiny_folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("One day.\n\nAnother day.")
+    with pytest.raises(InvalidInput, match="it is a new model's") as caught:
+        train("pretrain", data=text, folder=tmp_path / "out", model=tiny_folder, dtype="float32", layers=2)
+    assert caught.value.param == "settings.layers"
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

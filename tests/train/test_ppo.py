@@ -10,6 +10,8 @@ from torch import Tensor
 
 from tutee.conversation import Message
 from tutee.errors import InvalidInput
+from tutee.model.lora import Lora, LoraConfig
+from tutee.model.value_head import ValueHead
 from tutee.train.batch import Batch, Example, Group, Totals, pack_groups, totals
 from tutee.train.environments import Question
 from tutee.train.metrics import Metrics
@@ -26,6 +28,7 @@ from tutee.train.ppo import (
     value_loss,
 )
 from tutee.train.reinforce import ReinforceConfig, reinforce, update
+from tutee.train.reward_model import RewardModel
 from tutee.train.rewards import Answer
 from tutee.train.rollout import Reference, Rollout, RolloutConfig, together
 from tutee.train.trainer import Trainer, TrainerConfig
@@ -221,15 +224,12 @@ def test_a_critic_explains_the_returns_of_a_fixed_policy() -> None:
 
 @pytest.mark.row(25)
 def test_a_critic_begins_as_the_reward_model_and_has_its_own_rate() -> None:
-    from tutee.model.lora import Lora, LoraConfig
-    from tutee.model.value_head import ValueHead
-
     policy = Trainer(tiny_model(), TrainerConfig(rank=4))
     lora, head = Lora(policy.model.config, LoraConfig(rank=2), seed=3), ValueHead(32, seed=4)
     with torch.no_grad():
         for b in lora.B.values():
             b.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
-    critic = make_critic(policy, TrainerConfig(rank=2), lora, head)
+    critic = make_critic(policy, TrainerConfig(rank=2), RewardModel(policy.model, lora, head))
     assert critic.model.decoder is policy.model.decoder  # one base in memory
     rollouts = [rollout(1.0, (-1.0, -1.0)), rollout(0.0, (-1.0, -2.0, -3.0), index=1)]
     _, after = forecasts(critic, rollouts, token_budget=64)
@@ -244,6 +244,30 @@ def test_a_critic_begins_as_the_reward_model_and_has_its_own_rate() -> None:
     full = make_critic(Trainer(tiny_model(), TRAINER), TrainerConfig(rank=2))
     assert full.model.decoder is not policy.model.decoder
     assert forecasts(full, rollouts, 64)[1] == [0.0, 0.0]
+
+
+@pytest.mark.row(25)
+def test_a_critic_of_all_weights_begins_as_a_reward_model_of_all_weights() -> None:
+    network = tiny_model()
+    with torch.no_grad():
+        for parameter in network.decoder.parameters():
+            parameter.mul_(1.1)
+    judge = RewardModel(network, None, ValueHead(32, seed=4))
+    critic = make_critic(Trainer(tiny_model(), TRAINER), TRAINER, judge)
+    rollouts = [rollout(1.0, (-1.0, -1.0)), rollout(0.0, (-1.0, -2.0, -3.0), index=1)]
+    _, after = forecasts(critic, rollouts, token_budget=64)
+    assert after == pytest.approx(judge.score([r.tokens for r in rollouts]), abs=1e-5)
+    assert critic.model.decoder is not network.decoder  # a copy learns
+
+
+def test_the_price_of_kl_stays_while_the_policy_does_not_learn() -> None:
+    learner = ppo_learner(PpoConfig(kl_target=1.0, kl_horizon=10, critic_warmup=1))
+    collector = collector_for(learner.trainer)
+    prices = []
+    for step in range(3):
+        prices.append(learner.learn(collector.collect(step, 3 * step).rollouts, step, 1e-2, RUN)["kl_price"])
+    assert prices[1] == prices[0]
+    assert prices[2] != prices[1]
 
 
 @pytest.mark.row(12)

@@ -157,6 +157,16 @@ def test_a_few_failures_are_left_out_and_counted(tmp_path: Path) -> None:
     assert learner.learn(collected.rollouts, 0, 1e-3, RUN)["grad_norm"] > 0
 
 
+def test_a_step_without_a_single_reward_pauses_however_many_may_fail() -> None:
+    def breaks(sample, item):  # type: ignore[no-untyped-def]
+        raise RuntimeError("the judge is away")
+
+    trainer = grpo_learner().trainer
+    config = replace(ROLLOUT, most_failed=1.0)
+    with pytest.raises(RewardFailing, match="12 of 12 answers got no reward"):
+        collector_for(trainer, config, Rewards([(1.0, FunctionReward(breaks))])).collect(0, 0)
+
+
 @pytest.mark.row(27)
 def test_a_tripwire_stops_the_run_and_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     learner = grpo_learner(GrpoConfig(kl=1e-6))

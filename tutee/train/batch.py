@@ -374,11 +374,7 @@ def _pieces(group: Group, token_budget: int, share_prompts: bool) -> list[Group]
 
 
 def check_groups(groups: Sequence[Group], param: str = "training_file") -> None:
-    """Refuse data that cannot teach anything, before the first step and by name.
-
-    Raises:
-        InvalidInput: no groups, or one that `check_group` refuses.
-    """
+    """Refuse data that cannot teach anything, before the first step: no groups, or one that `check_group` refuses."""
     if not groups:
         raise InvalidInput("There is nothing to train on: the data has no rows.", param=param, code="empty_dataset")
     for i, group in enumerate(groups):
@@ -386,10 +382,7 @@ def check_groups(groups: Sequence[Group], param: str = "training_file") -> None:
 
 
 def check_group(group: Group, where: str, param: str) -> None:
-    """Refuse a group that cannot teach anything.
-
-    Args:
-        where: what a person calls it.
+    """Refuse a group that cannot teach anything, calling it `where`.
 
     Raises:
         InvalidInput: an example without a counted token; a preference between two answers that are the same tokens.

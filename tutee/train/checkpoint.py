@@ -47,6 +47,8 @@ class RunCheckpoints:
             InvalidInput: it belongs to another run. Diverged: the processes do not see the same one.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in self._folder.glob(".step-*.tmp") if self._ranks.first else ():
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed while it wrote
         newest = latest_checkpoint(self._folder)
         self._ranks.require_same(newest.name if newest else "", "checkpoint to go on from")
         if newest is None:

@@ -7,7 +7,7 @@ file of their own, and one entry here. Knows nothing of jobs, of the store or of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +22,11 @@ from tutee.train import parallel
 from tutee.train.batch import Group
 from tutee.train.best_of_n import BestOfNConfig
 from tutee.train.claim import UNDECIDING, claim, hash_of
+from tutee.train.defaults import few_pairs, few_rows, from_scratch, grpo_defaults, rollouts
 from tutee.train.distillation import DistillationConfig
 from tutee.train.dpo import DpoConfig, dpo_groups
 from tutee.train.finetune import FixedData
-from tutee.train.grpo import VARIANTS, GrpoConfig, effective_loss
+from tutee.train.grpo import GrpoConfig, effective_loss
 from tutee.train.kto import KtoConfig, kto_groups, with_kl
 from tutee.train.loop import LoopConfig
 from tutee.train.offline_distillation import OfflineDistillationConfig, distillation_groups
@@ -35,6 +36,7 @@ from tutee.train.progress import Report, silent
 from tutee.train.record import Recorder
 from tutee.train.reinforce import ReinforceConfig
 from tutee.train.reinforcement import (
+    DistanceSettings,
     MixSettings,
     Reinforced,
     RewardSettings,
@@ -53,42 +55,6 @@ from tutee.train.rollout import RolloutConfig
 from tutee.train.sft import SftConfig, sft_groups, token_accuracy
 from tutee.train.task import Chosen, Method, Task, Trained, choose, describe
 from tutee.train.trainer import Trainer, TrainerConfig
-
-
-def few_rows(lora_rate: float, full_rate: float, rows: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Few examples get small batches and several epochs, because a LoRA needs some tens of steps to move at all. A
-    LoRA wants about ten times the rate of all weights, whose checkpoints are also too large to write often."""
-    full = bool(given.get("full", False))
-    return {
-        "learning_rate": full_rate if full else lora_rate,
-        "epochs": 3 if rows < 500 else 2 if rows < 5000 else 1,
-        "batch_size": 4 if rows < 500 else 8 if rows < 5000 else 16,
-        "checkpoint_every": 100 if full else 10,
-    }
-
-
-def few_pairs(lora_rate: float, full_rate: float, rows: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Preferences are learned by heart quickly: at most two epochs."""
-    return {**few_rows(lora_rate, full_rate, rows, given), "epochs": 2 if rows < 100 else 1}
-
-
-def from_scratch(rows: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Random weights want large steps, and Muon."""
-    return {"full": True, "optimizer": "muon", "learning_rate": 3e-3, "schedule": "cosine", "batch_size": 8}
-
-
-def rollouts(rows: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Adam as in InstructGPT; a full fine-tune moves gently, for its gradient is noise for the most part."""
-    full = bool(given.get("full", False))
-    return {"learning_rate": 3e-6 if full else 1e-4, "eps": 1e-5, "checkpoint_every": 50 if full else 10}
-
-
-def grpo_defaults(rows: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Those of the published combination that is named, if one is."""
-    published = dict(VARIANTS.get(str(given.get("variant")), {}))
-    if {**published, **given}.get("denominator") == "constant":
-        published["constant"] = given.get("max_tokens", RolloutConfig().max_tokens)
-    return {**rollouts(rows, given), **published}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +85,13 @@ def keep_evidence(trainer: Trainer, groups: list[Group], folder: Path) -> None:
 def pretrain(task: Task) -> Trained:
     """A new model from the text, or further pretraining of the one that is given."""
     config = task.chosen[PretrainConfig]
+    shape = [f.name for f in fields(PretrainConfig) if getattr(config, f.name) != f.default]
+    if task.model is not None and shape:
+        raise InvalidInput(
+            f"'settings.{shape[0]}' would change nothing: it is a new model's, and {task.model.name} is trained on.",
+            param=f"settings.{shape[0]}",
+            code="inapplicable_parameter",
+        )
     ranks = parallel.current()
     if task.model is None and ranks.first:
         new_model(config, task.examples, task.folder / "new", task.seed)
@@ -256,7 +229,7 @@ METHODS: Mapping[str, Method] = {
             says="Learn from a reward: answers to one question are judged against each other.",
             loss=lambda chosen: effective_loss(chosen[GrpoConfig]),
             data=QUESTION,
-            parts=(*LOOPED, GrpoConfig, VariantSettings),
+            parts=(*LOOPED, DistanceSettings, GrpoConfig, VariantSettings),
             defaults=grpo_defaults,
             read=read_asked,
             run=Reinforced(grpo_learner),
@@ -268,7 +241,7 @@ METHODS: Mapping[str, Method] = {
             says="Learn from a reward with a critic and a price on moving away, as ChatGPT was made.",
             loss=_ppo_line,
             data=QUESTION,
-            parts=(*LOOPED, PpoConfig, MixSettings),
+            parts=(*LOOPED, DistanceSettings, PpoConfig, MixSettings),
             defaults=rollouts,
             read=read_asked,
             run=Reinforced(ppo_learner),

@@ -30,7 +30,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutee.model.lora import Lora
 from tutee.model.value_head import ValueHead
 from tutee.train.advantages import gae, whiten
 from tutee.train.batch import Batch, Group, Totals, pack_groups
@@ -38,6 +37,7 @@ from tutee.train.metrics import Metrics
 from tutee.train.options import require
 from tutee.train.policy_loss import PolicyLossConfig, policy_loss
 from tutee.train.reinforce import ReinforceConfig, update
+from tutee.train.reward_model import RewardModel
 from tutee.train.rollout import Reference, Rollout, answer_lengths, grouped, looked_at, sequence_kl, together
 from tutee.train.trainer import Trainer, TrainerConfig
 
@@ -179,22 +179,23 @@ class KlPrice:
             self.beta *= 1 + error * min(1.0, answers / self.horizon)
 
 
-def make_critic(
-    policy: Trainer, config: TrainerConfig, start: Lora | None = None, head: ValueHead | None = None
-) -> Trainer:
+def make_critic(policy: Trainer, config: TrainerConfig, judge: RewardModel | None = None) -> Trainer:
     """A critic for a policy: over its base, which then is in memory once, or of its own where one of them moves it.
 
     Args:
-        start, head: a reward model's, of which copies are trained; None: fresh ones that forecast 0.
+        judge: a reward model, an adapter on that base or a network of its own as `config.full` says, of which a copy
+            is trained; None: a fresh critic that forecasts 0.
     """
     model = policy.model
     if policy.lora is None or config.full:
-        model = replace(model, decoder=copy.deepcopy(policy.answering().decoder).requires_grad_(False))
-    if head is None:
-        head = ValueHead(model.config.hidden_size)
-        with torch.no_grad():
-            head.weight.zero_()
-    return Trainer(model, config, start, copy.deepcopy(head))
+        decoder = policy.answering().decoder if judge is None or judge.lora is not None else judge.model.decoder
+        model = replace(model, decoder=copy.deepcopy(decoder).requires_grad_(False))
+    if judge is not None:
+        return Trainer(model, config, judge.lora, copy.deepcopy(judge.head))
+    head = ValueHead(model.config.hidden_size)
+    with torch.no_grad():
+        head.weight.zero_()
+    return Trainer(model, config, head=head)
 
 
 def forecasts(critic: Trainer, rollouts: Sequence[Rollout], token_budget: int) -> tuple[list[Tensor], list[float]]:
@@ -259,6 +260,7 @@ class Ppo:
 
             mixed = [*groups, *self._ptx_rows(step, config.seed)]
             report |= update(self.trainer, mixed, policy, step, learning_rate, config)
+            self._price.observe(report["kl"], len(rollouts))
 
         if learned is None:
 
@@ -266,7 +268,6 @@ class Ppo:
                 return value_loss(value_T, batch, totals, clip=own.value_clip)
 
             learned = update(self.critic, groups, critic, step, rate, config)
-        self._price.observe(report["kl"], len(rollouts))
         return report | {"value_loss": learned["value_loss"], "critic_grad_norm": learned["grad_norm"]}
 
     def _forecast_and_learn(

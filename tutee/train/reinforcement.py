@@ -18,7 +18,6 @@ from pathlib import Path
 from tutee.data.openai_format import read_supervised
 from tutee.engine.engine import Engine
 from tutee.errors import InvalidInput
-from tutee.model.lora import Lora
 from tutee.model.pretrained import Pretrained, load_pretrained
 from tutee.train.best_of_n import BestOfNConfig, collect_best
 from tutee.train.checkpoint import latest_checkpoint, read_checkpoint, write_json
@@ -94,20 +93,27 @@ class ValidationSettings:
 class WatchSettings:
     """When a run is stopped before it spoils the policy (`health.py`)."""
 
-    most_kl: float | None = 15.0
-    """Nats an answer from the start at which a run stops."""
     watch_length: bool = False
     """Stop when answers get much longer or shorter; wrong for tasks that must change their length."""
     watched: str | None = None
-    """Name of a reward term that nothing is optimised against; stop when it falls while the reward rises."""
+    """A reward (task, grader, model, format, length, end) that counts nothing and is only looked at; stop when it
+    falls while the others rise."""
+
+    def limits(self, most_kl: float | None) -> Limits:
+        kl = None if most_kl is None else (most_kl / 2, most_kl)
+        whole = Limits(kl=kl, watched=self.watched)
+        return whole if self.watch_length else replace(whole, longer=None, shorter=None)
+
+
+@dataclass(frozen=True, slots=True)
+class DistanceSettings:
+    """How far a policy may go, where its distance from the start is measured."""
+
+    most_kl: float | None = 15.0
+    """Nats an answer from the start at which a run stops."""
 
     def __post_init__(self) -> None:
         require(self.most_kl is None or self.most_kl > 0, "most_kl", "'most_kl' must be above 0.")
-
-    def limits(self) -> Limits:
-        kl = None if self.most_kl is None else (self.most_kl / 2, self.most_kl)
-        whole = Limits(kl=kl, watched=self.watched)
-        return whole if self.watch_length else replace(whole, longer=None, shorter=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +126,7 @@ class TeacherSettings:
     def load(self, student: Pretrained) -> Pretrained:
         """Raises InvalidInput: none is named, or there is none."""
         require(bool(self.teacher), "settings.teacher", "Name the teacher's folder: teacher=PATH.")
-        dtype = "float32" if str(student.dtype) == "torch.float32" else "bfloat16"
-        return load_pretrained(Path(self.teacher), dtype)
+        return load_pretrained(Path(self.teacher), str(student.dtype).removeprefix("torch."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,8 @@ class Reinforced:
         folder, run, notes = task.folder / "checkpoints", task.chosen[ReinforceConfig], []
         with collecting(task, trainer) as (collector, judge):
             learner = self.learner(task, trainer, judge)
-            limits, report = task.chosen[WatchSettings].limits(), with_samples(task.report, folder)
+            most_kl = task.chosen[DistanceSettings].most_kl if task.chosen.has(DistanceSettings) else None
+            limits, report = task.chosen[WatchSettings].limits(most_kl), with_samples(task.report, folder)
             look = partial(validate, task, trainer, collector) if task.validation else None
             try:
                 done = reinforce(learner, collector, run, folder, limits=limits, report=report, after_step=look)
@@ -201,24 +207,8 @@ def collecting(task: Task, trainer: Trainer) -> Iterator[tuple[Collector, Reward
     settings, rollout = task.chosen[RewardSettings], task.chosen[RolloutConfig]
     with ExitStack() as open_parts:
         environment = environment_of(task)
-        judge = None
-        terms: list[tuple[float, Term]] = []
-        terms += [(1.0, term) for term in task.terms]
-        if settings.gym is not None or settings.judged_by != "none":
-            terms.append((1.0, TaskReward(environment)))
-        if settings.grader is not None:
-            function = FunctionReward(settings.grader, name="grader")
-            open_parts.callback(function.close)
-            terms.append((1.0, function))
-        if settings.reward_model is not None:
-            judge = RewardModel.load(Path(settings.reward_model), task.base)
-            terms.append((1.0, ModelReward(judge.score)))
-        if settings.format is not None:
-            terms.append((settings.format_weight, FormatTerm(settings.format)))
-        if settings.free_length is not None:
-            terms.append((1.0, LengthTerm(settings.free_length, rollout.max_tokens)))
-        if settings.end_penalty:
-            terms.append((settings.end_penalty, EndTerm()))
+        judge = None if settings.reward_model is None else judge_of(task, Path(settings.reward_model))
+        terms = terms_of(task, environment, judge, open_parts)
         most = min(MOST_AT_ONCE, rollout.prompts * rollout.group)
         room = task.base.config.max_position_embeddings
         cache = room + most * min(room, rollout.max_tokens + 256)
@@ -226,6 +216,63 @@ def collecting(task: Task, trainer: Trainer) -> Iterator[tuple[Collector, Reward
         engine = Engine(trainer.answering(), max_batch=most, cache_tokens=cache, autostart=False)
         open_parts.callback(engine.close)
         yield Collector(trainer, engine, environment, Rewards(terms), rollout), judge
+
+
+def terms_of(
+    task: Task, environment: Environment, judge: RewardModel | None, open_parts: ExitStack
+) -> list[tuple[float, Term]]:
+    """All that an answer is judged by, with its weight; what must be closed again goes to `open_parts`."""
+    settings, longest = task.chosen[RewardSettings], task.chosen[RolloutConfig].max_tokens
+    terms: list[tuple[float, Term]] = [(1.0, term) for term in task.terms]
+    if settings.gym is not None or settings.judged_by != "none":
+        terms.append((1.0, TaskReward(environment)))
+    if settings.grader is not None:
+        function = FunctionReward(settings.grader, name="grader")
+        open_parts.callback(function.close)
+        terms.append((1.0, function))
+    if judge is not None:
+        terms.append((1.0, ModelReward(judge.score)))
+    if settings.format is not None:
+        terms.append((settings.format_weight, FormatTerm(settings.format)))
+    if settings.free_length is not None:
+        fits = 0 <= settings.free_length < longest
+        require(fits, "settings.free_length", f"'free_length' must be from 0 to below 'max_tokens' ({longest}).")
+        terms.append((1.0, LengthTerm(settings.free_length, longest)))
+    if settings.end_penalty:
+        terms.append((settings.end_penalty, EndTerm()))
+    watched = task.chosen[WatchSettings].watched if task.chosen.has(WatchSettings) else None
+    return terms if watched is None else only_looked_at(watched, terms)
+
+
+def only_looked_at(watched: str, terms: list[tuple[float, Term]]) -> list[tuple[float, Term]]:
+    """The terms with the watched one at weight 0.
+
+    Raises:
+        InvalidInput: it is not there, or nothing else is.
+    """
+    names = [term.name for _, term in terms]
+    there = ", ".join(names)
+    require(watched in names, "settings.watched", f"'watched' is {watched!r}; this run's rewards are: {there}.")
+    require(len(names) > 1, "settings.watched", f"'watched' is the only reward, {watched}: there must be another one.")
+    return [(0.0 if term.name == watched else weight, term) for weight, term in terms]
+
+
+def judge_of(task: Task, folder: Path) -> RewardModel:
+    """The reward model in a folder. It is given the policy's tokens, so it must read them as the policy does.
+
+    Raises:
+        InvalidInput: see `RewardModel.load`; or another tokenizer or template (`wrong_tokenizer`).
+    """
+    judge = RewardModel.load(folder, task.base)
+    ours, theirs = ((m.tokenizer.sha256, m.chat_format.sha256) for m in (task.base, judge.model))
+    if ours != theirs:
+        raise InvalidInput(
+            f"The reward model in {folder} has another tokenizer or chat template than {task.base.name}: it could not "
+            "read its answers.",
+            param="settings.reward_model",
+            code="wrong_tokenizer",
+        )
+    return judge
 
 
 def token_budget_of(task: Task) -> int:
@@ -279,14 +326,8 @@ def grpo_learner(task: Task, trainer: Trainer, judge: RewardModel | None) -> Lea
 def ppo_learner(task: Task, trainer: Trainer, judge: RewardModel | None) -> Learner:
     """PPO whose critic begins as the reward model, where there is one of the same kind of training."""
     config, mix = task.chosen[PpoConfig], task.chosen[MixSettings]
-    start: Lora | None = None if judge is None else judge.lora
-    from_judge = judge is not None and (start is not None) != trainer.config.full
-    critic = make_critic(
-        trainer,
-        trainer.config,
-        start if from_judge else None,
-        judge.head if judge is not None and from_judge else None,
-    )
+    alike = judge is not None and (judge.lora is None) == trainer.config.full
+    critic = make_critic(trainer, trainer.config, judge if alike else None)
     require(config.ptx == 0 or mix.ptx_data is not None, "settings.ptx_data", "'ptx' needs rows: ptx_data=FILE.")
     rows = []
     if mix.ptx_data is not None:
@@ -303,6 +344,12 @@ def distillation_learner(task: Task, trainer: Trainer, judge: RewardModel | None
 
 def best_of_n(task: Task) -> Trained:
     """Sample, keep the best, imitate it."""
+    if task.validation:
+        raise InvalidInput(
+            "best_of_n looks at no validation file: what its answers earn is said for each round of drawing.",
+            param="validation_file",
+            code="inapplicable_parameter",
+        )
     if (task.folder / "result.json").exists():
         return read_result(task.folder)
     config, trainer = task.chosen[BestOfNConfig], Trainer(task.base, task.chosen[TrainerConfig], task.start)

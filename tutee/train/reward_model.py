@@ -132,7 +132,8 @@ class RewardModel:
         """The reward model in a version's folder.
 
         Args:
-            base: what its adapter belongs on; a fully trained one needs none.
+            base: what its adapter belongs on; a fully trained one needs none, and takes no more of it than its
+                precision.
 
         Raises:
             InvalidInput: no reward model there, no base for an adapter, another base, or another chat template.
@@ -142,7 +143,8 @@ class RewardModel:
             raise InvalidInput(
                 f"{folder} is an adapter; say which base model it belongs on.", param="model", code="missing_base"
             )
-        model = base if adapter and base is not None else load_pretrained(folder)
+        dtype = "bfloat16" if base is None else str(base.dtype).removeprefix("torch.")
+        model = base if adapter and base is not None else load_pretrained(folder, dtype)
         lora = Lora.load(folder, model.config, model.weights_sha256) if adapter else None
         head = ValueHead.load(folder, model.config.hidden_size)
         about = _about(folder)

@@ -147,7 +147,7 @@ class Collector:
             moving: several updates will be made from them, so that log-probs of the policy as it is now are needed.
 
         Raises:
-            RewardFailing: over `most_failed` of the answers got no reward.
+            RewardFailing: over `most_failed` of the answers got no reward, or none did.
             InvalidInput: no question fits the context.
         """
         kept: list[Rollout] = []
@@ -238,7 +238,7 @@ class Collector:
         )
 
     def _check_failures(self, failed: int, answers: int, last: str) -> None:
-        if failed > self.config.most_failed * answers:
+        if failed > self.config.most_failed * answers or failed == answers:
             raise RewardFailing(
                 f"{failed} of {answers} answers got no reward, so the run pauses after its last checkpoint. The last "
                 f"failure: {last}. Repair the reward and start the same command again.",
@@ -247,7 +247,7 @@ class Collector:
 
     def _needs_scores(self, moving: bool) -> bool:
         if self.config.recompute is not None:
-            return self.config.recompute or self.config.temperature != 1.0
+            return self.config.recompute
         rounds = self._trainer.model.decoder.dtype != torch.float32
         return self.config.temperature != 1.0 or (moving and rounds)
 

@@ -25,12 +25,36 @@ from tutee.train.rewards import Term
 
 Part = TypeVar("Part")
 
-NEEDS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], str], ...] = (
-    ("rank", lambda s: not s["full"], "full=true trains all weights, so there is no adapter"),
-    ("alpha", lambda s: not s["full"], "full=true trains all weights, so there is no adapter"),
-    ("momentum", lambda s: s["optimizer"] == "muon", "it is Muon's: add optimizer=muon"),
+Applies = Callable[[Mapping[str, Any]], bool]
+
+
+def _compares(s: Mapping[str, Any]) -> bool:
+    """Whether answers to one question are compared with each other: by GRPO's baselines and by best-of-n."""
+    return s.get("baseline", "none") != "none" or "keep" in s
+
+
+NEEDS: tuple[tuple[tuple[str, ...], Applies, str], ...] = (
+    (("rank", "alpha"), lambda s: not s["full"], "full=true trains all weights, so there is no adapter"),
+    (("momentum",), lambda s: s["optimizer"] == "muon", "it is Muon's: add optimizer=muon"),
+    (("group",), lambda s: s["group"] > 1 or not _compares(s), "an answer alone has no others to be compared with"),
+    (("resample",), lambda s: s["resample"] == 0 or s["group"] > 1, "an answer alone differs from no other"),
+    (
+        ("recompute",),
+        lambda s: s["recompute"] is not False or s["temperature"] == 1.0,
+        "at another temperature than 1 answers are always scored again",
+    ),
+    (
+        ("clip_low", "clip_high", "dual_clip", "value_clip"),
+        lambda s: s["epochs"] * s["minibatches"] > 1,
+        "with one update a step nothing has moved that could be clipped: add epochs or minibatches",
+    ),
+    (("kl_estimator", "corrected_kl"), lambda s: s["kl"] > 0, "there is no KL in the loss: add kl"),
+    (("weights",), lambda s: s["most_weight"] is not None, "there are no importance weights: add most_weight"),
+    (("kl_horizon",), lambda s: s["kl_target"] is not None, "the price of KL stays: add kl_target"),
+    (("ptx_rows",), lambda s: s["ptx"] > 0, "nothing is mixed in: add ptx and ptx_data"),
+    (("format_weight",), lambda s: s["format"] is not None, "no format is wanted: add format"),
 )
-"""Settings that do nothing under others: (name, whether it applies, why not)."""
+"""Settings that do nothing under others: (names, whether they apply, why not)."""
 
 
 class Chosen:
@@ -164,10 +188,11 @@ def choose(method: Method, raw: Mapping[str, Any], rows: int, seed: int = 0, par
         parts[part] = read_options(part, own, param)
     chosen = Chosen(parts)
     flat = chosen.flat()
-    for name, applies, why in NEEDS:
-        if name in raw and name in flat and not applies(flat):
+    for names, applies, why in NEEDS:
+        idle = next((name for name in names if name in raw and not applies(flat)), None)
+        if idle is not None:
             raise InvalidInput(
-                f"'{param}.{name}' would change nothing: {why}.", param=f"{param}.{name}", code="inapplicable_parameter"
+                f"'{param}.{idle}' would change nothing: {why}.", param=f"{param}.{idle}", code="inapplicable_parameter"
             )
     return chosen
 
