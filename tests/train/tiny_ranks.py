@@ -28,7 +28,7 @@ from tests.train.tiny_reinforcement import (
 from tests.train.tiny_training import singles, tiny_model
 from tutee.conversation import Message
 from tutee.data.openai_format import Preference, Supervised
-from tutee.data.training_files import Asked, Thumb
+from tutee.data.training_files import Asked, Ranking, Thumb
 from tutee.train import parallel
 from tutee.train.grpo import Grpo, GrpoConfig, variant
 from tutee.train.methods import METHODS, run
@@ -89,12 +89,19 @@ def fixed_data(folder: Path) -> None:
     thumbs = [
         Thumb(i + 1, (Message("user", f"Say {i}."),), Message("assistant", f"{i}!"), i % 2 == 0) for i in range(7)
     ]
+    rankings = [
+        Ranking(
+            i + 1, (Message("user", f"Say {i}."),), (Message("assistant", f"{i}"), Message("assistant", "No.")), (0, 1)
+        )
+        for i in range(7)
+    ]
     settings = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "token_budget": 60}
     data: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
         "lora": ("dpo", pairs, {"rank": 2}),
         "copies": ("sft", rows, {"full": True}),
         "cut": ("sft", rows, {"full": True, "shard": True}),
         "thumbs": ("kto", thumbs, {"rank": 2}),
+        "judge": ("reward", rankings, {"full": True, "shard": True}),
     }
     for name, (method, given, more) in data.items():
         run(METHODS[method], tiny_model(), given, settings | more, folder / name, validation=given[:3])
