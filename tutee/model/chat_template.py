@@ -24,6 +24,10 @@ from tutee.errors import InvalidInput
 MAX_STEPS = 200_000
 """Loop turns and calls in one rendering; a conversation of a thousand turns takes some ten thousand."""
 MAX_CHARACTERS = 8_000_000
+MAX_BITS = 4096
+"""Of a whole number."""
+MAX_PARTS = 1000
+"""Parts that a list is cut into, or digits that are rounded to."""
 FILTERS = frozenset(
     [
         "abs",
@@ -89,6 +93,7 @@ class Template:
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
+        del environment.globals["lipsum"]  # makes as much text as it is asked for
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now}
         environment.filters = {name: _checked(environment.filters[name]) for name in FILTERS}
         environment.filters |= {
@@ -98,7 +103,9 @@ class Template:
             "indent": _indent,
             "replace": _replace,
             "join": _join,
+            "sum": _sum_of_numbers(environment.filters["sum"]),
         }
+        environment.filters |= {name: _in_parts(environment.filters[name]) for name in ("batch", "slice", "round")}
         self._special_tokens = dict(special_tokens)
         try:
             self._template = environment.from_string(source)
@@ -182,7 +189,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 class _Budgeted(NodeTransformer):
-    """Counts the turns of every loop and the calls of every macro, and checks every text put together with `~`."""
+    """Counts the turns of every loop, what is compared, cut out or put together with `~`."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
         self.generic_visit(node)
@@ -192,6 +199,17 @@ class _Budgeted(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
         self.generic_visit(node)
         return _filtered(node, "sized")
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:  # noqa: N802
+        self.generic_visit(node)
+        node.expr = _filtered(node.expr, "sized")
+        for operand in node.ops:
+            operand.expr = _filtered(operand.expr, "sized")
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:  # noqa: N802
+        self.generic_visit(node)
+        return _filtered(node, "sized") if isinstance(node.arg, nodes.Slice) else node
 
 
 def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
@@ -238,6 +256,28 @@ def _checked(function: Any) -> Any:
     return checked
 
 
+def _in_parts(function: Any) -> Any:
+    """A filter whose work grows with a number that it is given."""
+
+    @wraps(function)
+    def bounded(value: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(_is_number(number) and abs(number) > MAX_PARTS for number in (*args, *kwargs.values())):
+            raise OverBudgetError("a large number of parts")
+        return function(value, *args, **kwargs)
+
+    return bounded
+
+
+def _sum_of_numbers(function: Any) -> Any:
+    """Lists added up one by one take the square of their number; a sum that begins at 0 has none."""
+
+    @wraps(function)
+    def from_zero(context: Any, values: Any, attribute: str | None = None) -> Any:
+        return function(context, values, attribute)
+
+    return from_zero
+
+
 def _replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
     text, old, new = str(text), str(old), str(new)
     times = text.count(old) if count is None or count < 0 else min(text.count(old), count)
@@ -260,8 +300,10 @@ def _join_with(between: str, values: Any) -> str:
 def _sized(value: Any) -> Any:
     if isinstance(value, str | bytes | list | tuple) and len(value) > MAX_CHARACTERS:
         raise OverBudgetError(f"more than {MAX_CHARACTERS} characters")
-    if isinstance(value, str):
+    if isinstance(value, str | bytes | list | tuple):
         _count(len(value) // 10_000)
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise OverBudgetError("a large number")
     return value
 
 
