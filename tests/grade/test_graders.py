@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,6 +132,7 @@ def test_a_reward_models_score_is_brought_into_the_range_in_order() -> None:
         ("", None),
         ("{" * 5000, None),
         ('{"a":' * 5000 + "}" * 5000, None),
+        ('{"result": ' + "9" * 400 + "}", math.inf),
     ],
 )
 def test_scores_are_read_only_where_there_is_one(said: str, score: float | None) -> None:

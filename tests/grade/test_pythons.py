@@ -91,6 +91,18 @@ def test_a_mistake_is_explained(pythons: Pythons, source: str, said: str) -> Non
     assert said in refused(pythons, source).message
 
 
+def test_what_is_said_can_be_kept_whatever_it_is(pythons: Pythons) -> None:
+    said = refused(pythons, grade("raise ValueError('\\ud800 and \\0')")).message
+    assert said.endswith("ValueError: ? and ?")
+
+
+@pytest.mark.parametrize("reward", ["1e999", "NaN", "1" + "0" * 400, '"1"', "null"])
+def test_an_answer_that_is_forged_is_a_number_or_none(pythons: Pythons, reward: str) -> None:
+    line = f'{{"call": 1, "reward": {reward}}}\n'.encode()
+    forge = ("import os", "for place in range(3, 16):", "    try:", f"        os.write(place, {line!r})")
+    refused(pythons, grade(*forge, "    except OSError:", "        pass", "return 0.5"))
+
+
 def test_the_traceback_shows_the_persons_own_lines(pythons: Pythons) -> None:
     message = refused(pythons, grade("x = 1", "return x / 0")).message
     assert 'File "grader.py", line 3' in message

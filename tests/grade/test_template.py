@@ -55,6 +55,8 @@ def test_output_json_is_there_when_the_sample_is_json() -> None:
     with pytest.raises(Failure) as caught:
         render("{{ sample.output_json.a }}", Sample("no json"))
     assert caught.value.flags == ("sample_parse_error",)
+    with pytest.raises(Failure):  # half of a surrogate pair: no text, so no JSON
+        render("{{ sample.output_json.a }}", Sample('{"a": "\\ud83d"}'))
     with pytest.raises(Failure) as caught:
         render("{{ sample.output_json.b }}", Sample('{"a": [3]}'))
     assert caught.value.flags == ("invalid_variable_error",)

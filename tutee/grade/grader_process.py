@@ -24,6 +24,8 @@ from tutee.grade.result import Failure
 LAUNCHER = Path(__file__).parent / "launch.py"
 MOST_ANSWER = 64 * 1024
 MOST_QUESTION = 64 << 20
+MOST_SAID = 4000
+"""Characters of a complaint."""
 OLD_AFTER_S = 300.0
 """Seconds in calls after which a process is replaced, so that what the grader leaves behind cannot pile up."""
 
@@ -70,13 +72,11 @@ class GraderProcess:
         finally:
             self._busy_s += time.monotonic() - began
         reward = answer.get("reward")
-        if isinstance(reward, int | float) and answer.get("call") == self._calls:
+        if isinstance(reward, int | float) and answer.get("call") == self._calls and abs(reward) <= sys.float_info.max:
             return float(reward)
         if answer.get("memory") or "error" not in answer:
             self.close()
-        raise Failure(
-            "python_grader_runtime_error", str(answer.get("error", "The grader's process gave no answer."))[:4000]
-        )
+        raise Failure("python_grader_runtime_error", _said(answer, "The grader's process gave no answer."))
 
     def close(self) -> None:
         """End the process and everything in it."""
@@ -104,7 +104,7 @@ class GraderProcess:
             raise NotIsolated(str(answer["error"]))
         if not answer.get("ready"):
             self.close()
-            raise Failure("python_grader_runtime_error", str(answer.get("error"))[:4000])
+            raise Failure("python_grader_runtime_error", _said(answer, "Its source cannot be loaded."))
 
     def _exchange(self, message: Mapping[str, Any], seconds: float, what: str) -> dict[str, Any]:
         try:
@@ -175,6 +175,12 @@ class GraderProcess:
             said = self._process.stderr.read(4000) or b""
         self.close()
         return _Ended(said.decode("utf-8", "replace").strip()[-500:])
+
+
+def _said(answer: Mapping[str, Any], instead: str) -> str:
+    """What it complains of, as text that can be sent on and kept: a person's code may raise any string."""
+    text = str(answer.get("error", instead))[:MOST_SAID]
+    return text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 class _Ended(Failure):

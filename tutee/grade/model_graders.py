@@ -142,7 +142,8 @@ def read_label(text: str, labels: Sequence[str]) -> str | None:
 def _in_json(text: str, keys: Sequence[str]) -> Any:
     start, end = text.find("{"), text.rfind("}")
     try:
-        value = json.loads(text[start : end + 1]) if 0 <= start < end else None
+        # no whole numbers: one of hundreds of digits is no float
+        value = json.loads(text[start : end + 1], parse_int=float) if 0 <= start < end else None
     except (ValueError, RecursionError):
         return None
     return next((value[key] for key in keys if key in value), None) if isinstance(value, dict) else None

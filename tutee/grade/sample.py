@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,8 @@ class Sample:
         }
         if self.model is not None:
             out["model"] = self.model
-        try:
-            out["output_json"] = json.loads(self.text)
-        except (ValueError, RecursionError):
+        try:  # strictly: half a surrogate pair, which models do write, is no text that could be sent on
+            out["output_json"] = msgspec.json.decode(self.text)
+        except (msgspec.MsgspecError, RecursionError):
             out.pop("output_json", None)
         return out
