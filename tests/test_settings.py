@@ -17,6 +17,12 @@ def test_flags_win_over_the_environment_which_wins_over_defaults(tmp_path: Path)
     [
         ({"TUTEE_PROT": "1"}, "TUTEE_PROT"),
         ({"TUTEE_PORT": "x"}, "TUTEE_PORT"),
+        ({"TUTEE_PORT": "65536"}, "TUTEE_PORT"),
+        ({"TUTEE_PORT": "9" * 5000}, "TUTEE_PORT"),
+        ({"TUTEE_THREADS": "-1"}, "TUTEE_THREADS"),
+        ({"TUTEE_MAX_BATCH": "0"}, "TUTEE_MAX_BATCH"),
+        ({"TUTEE_CACHE_TOKENS": "0"}, "TUTEE_CACHE_TOKENS"),
+        ({"TUTEE_STREAM_KEEPALIVE": "-1"}, "TUTEE_STREAM_KEEPALIVE"),
         ({"TUTEE_DTYPE": "int3"}, "TUTEE_DTYPE"),
         ({"TUTEE_PRECISION": "int3"}, "TUTEE_PRECISION"),
         ({"TUTEE_PRECISION": "int8", "TUTEE_DTYPE": "float32"}, "TUTEE_PRECISION"),
@@ -25,6 +31,10 @@ def test_flags_win_over_the_environment_which_wins_over_defaults(tmp_path: Path)
 def test_a_wrong_setting_is_named(environment: dict[str, str], names: str) -> None:
     with pytest.raises(InvalidInput, match=names):
         load_settings(environment)
+
+
+def test_the_switch_of_the_compiled_kernels_is_known() -> None:
+    assert load_settings({"TUTEE_KERNELS": "off"}) == load_settings({})
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,19 @@ from typing import Any
 
 from tutee.errors import InvalidInput
 
+ELSEWHERE = ("TUTEE_KERNELS",)
+"""Variables that are read where they matter: by `model/compiled.py`."""
+MOST = 2**31 - 1
+RANGES = {
+    "port": (0, 65535),
+    "threads": (0, 1024),
+    "max_batch": (1, 4096),
+    "cache_tokens": (1, MOST),
+    "max_waiting": (0, MOST),
+    "stream_keepalive": (0, MOST),
+    "max_body_bytes": (1, 2**40),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -71,12 +84,14 @@ class Settings:
                 f"TUTEE_PRECISION is {self.precision!r}; it must be int8 or int4, with TUTEE_DTYPE bfloat16, or empty."
             )
             raise InvalidInput(message, param="TUTEE_PRECISION")
+        for name, (least, most) in RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                variable = f"TUTEE_{name.upper()}"
+                message = f"{variable} is {getattr(self, name)}; it must be between {least} and {most}."
+                raise InvalidInput(message, param=variable)
         if self.python_graders not in ("isolated", "unisolated", "off"):
             message = f"TUTEE_PYTHON_GRADERS is {self.python_graders!r}; it must be isolated, unisolated or off."
             raise InvalidInput(message, param="TUTEE_PYTHON_GRADERS")
-        if self.stream_keepalive < 0:
-            message = f"TUTEE_STREAM_KEEPALIVE is {self.stream_keepalive}; it must be 0 or more seconds."
-            raise InvalidInput(message, param="TUTEE_STREAM_KEEPALIVE")
         for given, needed in (("upstream", "upstream_model"), ("upstream_model", "upstream")):
             if getattr(self, given) and not getattr(self, needed):
                 name = f"TUTEE_{needed.upper()}"
@@ -122,7 +137,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     kinds = {field.name: type(getattr(Settings(), field.name)) for field in fields(Settings)}
     values: dict[str, Any] = {}
     for key, text in environment.items():
-        if not key.startswith("TUTEE_"):
+        if not key.startswith("TUTEE_") or key in ELSEWHERE:
             continue
         name = key.removeprefix("TUTEE_").lower()
         if name not in kinds:

@@ -13,6 +13,7 @@ from tests.data.homes import Home, open_home
 from tutee.cli import app
 from tutee.data.from_feedback import collect
 from tutee.data.snapshot import freeze
+from tutee.errors import InvalidInput
 from tutee.store.schema import ModelVersion
 
 
@@ -58,6 +59,16 @@ def test_every_kind_of_feedback_is_traced_both_ways(home: Home) -> None:
     assert "[/rude]" in said
     back = json.loads(tutee("trace", "taught", "--json"))
     assert sorted(row["id"] for row in back["feedback"]) == sorted(usable.values())
+
+
+def test_a_version_whose_weights_are_gone_does_not_go_live(home: Home) -> None:
+    learned(home)
+    done = CliRunner().invoke(app, ["promote", "taught", "--override", "--reason", "a test"])
+    assert isinstance(done.exception, InvalidInput)
+    assert done.exception.code == "damaged_weights"
+    assert home.store.versions.live().id == home.version_id
+    tutee("reject", "taught", "--reason", "its weights are gone")
+    assert home.store.versions.get("taught").state == "rejected"
 
 
 def test_a_version_is_traced_after_its_feedback_was_erased(home: Home) -> None:

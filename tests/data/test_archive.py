@@ -153,15 +153,33 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("feedback.jsonl", {"payload": {"winner": "c"}}, "feedback.jsonl line 1: 'payload.winner' must be one of"),
     ("feedback.jsonl", {"kind": "magic"}, "feedback.jsonl line 1: kind is 'magic'"),
     ("feedback.jsonl", {"strength": 9}, "feedback.jsonl line 1: 'strength' must be"),
+    ("conversations.jsonl", {"title": 3}, "conversations.jsonl line 1: title is 3."),
+    ("conversations.jsonl", {"head_message_id": []}, "conversations.jsonl: head_message_id is [], which is no message"),
+    ("conversations.jsonl", {"head_message_id": "{conversation}"}, "conversations.jsonl: head_message_id is"),
+    ("messages.jsonl", {"conversation_id": "{conversation}"}, "messages.jsonl line 2: hangs on a message of another"),
+    ("messages.jsonl", {"sibling_index": 2**70}, "messages.jsonl line 1: sibling_index is"),
+    ("messages.jsonl", {"language": "\ud800"}, "messages.jsonl line 1: language is"),
+    ("messages.jsonl", {"created_at": float("nan")}, "messages.jsonl line 1: created_at is nan."),
+    ("generations.jsonl", {"token_ids": [-1], "logprobs": [0]}, "generations.jsonl line 1: has token ids or"),
+    ("generations.jsonl", {"message_id": "{message}"}, "generations.jsonl line 1: does not belong to an answer"),
+    ("feedback.jsonl", {"presentation_id": None}, "feedback.jsonl line 1: A compare needs 'presentation_id'."),
 ]
 
 
 @pytest.mark.parametrize(("name", "change", "message"), BROKEN)
 def test_a_broken_archive_is_refused_whole(home: Home, tmp_path: Path, name: str, change: Any, message: str) -> None:
     talk(home)
+    whole = exported(home)
+    with zipfile.ZipFile(whole) as zipped:  # the last conversation, and a question
+        places = {
+            "{conversation}": json.loads(zipped.read("conversations.jsonl").splitlines()[-1])["id"],
+            "{message}": json.loads(zipped.read("messages.jsonl").splitlines()[0])["id"],
+        }
+    if isinstance(change, dict):
+        change = {key: places.get(value, value) if isinstance(value, str) else value for key, value in change.items()}
     with open_home(tmp_path / "other") as other:
         with pytest.raises(InvalidInput) as error:
-            import_archive(other.store, rewritten(exported(home), name, change), other.person("ada"))
+            import_archive(other.store, rewritten(whole, name, change), other.person("ada"))
         assert error.value.message.startswith(message)
         assert error.value.param == "archive"
         assert len(other.store.conversations.list(other.person("ada"))) == 0
@@ -171,6 +189,26 @@ def test_a_broken_archive_is_refused_whole(home: Home, tmp_path: Path, name: str
 def test_what_is_no_zip_is_refused(home: Home, content: bytes) -> None:
     with pytest.raises(InvalidInput, match="not an archive"):
         import_archive(home.store, io.BytesIO(content), home.person())
+
+
+def test_an_archive_whose_bytes_were_damaged_is_refused(home: Home) -> None:
+    talk(home)
+    damaged = bytearray(exported(home).getvalue())
+    with zipfile.ZipFile(io.BytesIO(damaged)) as zipped:
+        entry = zipped.getinfo("messages.jsonl")
+    start = entry.header_offset + 30 + len(entry.filename)
+    damaged[start : start + 40] = b"\xff" * 40
+    with pytest.raises(InvalidInput, match="not an archive"):
+        import_archive(home.store, io.BytesIO(bytes(damaged)), home.person("eve"))
+
+
+def test_a_vote_on_answers_that_are_still_written_stays_behind_with_them(home: Home, tmp_path: Path) -> None:
+    question = home.ask("Name a river.", handle="ada")
+    done, writing = home.answer(question, "The Rhine."), home.answer(question, "The El", finish=None)
+    home.compare(done, writing, "a")
+    with open_home(tmp_path / "other") as other:
+        counts = import_archive(other.store, exported(home), other.person("ada"))
+    assert (counts["messages"], counts["presentations"], counts["feedback"]) == (2, 0, 0)
 
 
 def test_a_zip_that_swells_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import tarfile
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,41 @@ def test_a_home_that_holds_something_is_replaced_only_by_force_and_kept_aside(li
     else:
         assert list((home / "backups").glob("*.dump"))
     assert not [path for path in (home / "backups").iterdir() if path.name.startswith(".")]
+
+
+def test_the_copy_made_before_a_migration_brings_the_database_back_and_leaves_the_files(lived_in: Store) -> None:
+    before, files = everything(lived_in), contents(lived_in.home)
+    copy = migrate.save_copy(lived_in.database, lived_in.home, "schema-0001")
+    assert copy is not None
+    lived_in.actors.get_or_create("later")
+    url, home = lived_in.database.url, lived_in.home
+    lived_in.close()
+    with pytest.raises(InvalidInput, match="--force"):
+        restore(copy, home, url=url)
+    restore(copy, home, url=url, force=True)
+    assert contents(home) == files
+    with Store.open(url, home) as old:
+        assert everything(old) == before
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "newer", "foreign"])
+def test_a_damaged_copy_changes_nothing(lived_in: Store, tmp_path: Path, harm: str) -> None:
+    copy = tmp_path / "copy.db"
+    with closing(sqlite3.connect(copy)) as made:
+        made.execute("CREATE TABLE alembic_version (version_num TEXT)" if harm != "foreign" else "CREATE TABLE x (a)")
+        if harm != "foreign":
+            made.execute("INSERT INTO alembic_version VALUES (?)", ["9999" if harm == "newer" else "0001"])
+            made.execute("CREATE TABLE words AS SELECT randomblob(20000) AS word")
+        made.commit()
+    raw = copy.read_bytes()
+    if harm == "cut":
+        copy.write_bytes(raw[: len(raw) // 2])
+    elif harm == "flip":
+        copy.write_bytes(raw[:100] + b"\xff" * 200 + raw[300:])
+    before = everything(lived_in)
+    with pytest.raises(InvalidInput):
+        restore(copy, lived_in.home, url=lived_in.database.url, force=True)
+    assert everything(lived_in) == before
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "missing", "foreign", "newer"])

@@ -84,6 +84,13 @@ def test_each_harm_on_the_disk_is_found(healthy: Scene) -> None:
     ]
 
 
+def test_a_version_that_came_with_an_archive_has_no_weights_to_miss(healthy: Scene) -> None:
+    versions = healthy.store.versions
+    noted = versions.add("imported/x", "full", weights_sha256="9" * 64, folder="", card={"imported_name": "x"})
+    versions.set_state(noted.id, "archived")
+    assert bad(healthy.store) == []
+
+
 def test_stuck_jobs_are_found(healthy: Scene) -> None:
     for _ in range(2):
         healthy.store.jobs.add("improve", "chat", {})

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.store.conftest import SHA, Queries, Scene, everything
@@ -119,6 +121,26 @@ def test_what_is_live_rejected_or_revoked_is_not_promoted(store: Store, scene: S
         assert refused.value.code == code
     with pytest.raises(NotFound):
         store.promotions.promote("ver-none", scene.owner.id)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"folder": ""}, "without its weights"), ({"folder": "versions/r", "card": {"kind": "reward_model"}}, "judges")],
+)
+def test_what_cannot_answer_is_not_promoted(store: Store, scene: Scene, fields: dict[str, Any], said: str) -> None:
+    version = store.versions.add("mute", "full", weights_sha256=SHA, **fields)
+    with pytest.raises(InvalidInput, match=said) as refused:
+        store.promotions.promote(version.id, scene.owner.id, "why", override=True)
+    assert refused.value.code == "version_not_promotable"
+
+
+def test_only_a_candidate_is_rejected_and_the_reason_is_kept(store: Store, scene: Scene) -> None:
+    assert store.versions.reject(scene.candidate("a").id, scene.owner.id, "rude").state == "rejected"
+    assert store.audit.list()[0].detail["why"] == "rude"
+    for id in ("a", scene.base.id):
+        with pytest.raises(InvalidInput) as refused:
+            store.versions.reject(id, scene.owner.id, "rude")
+        assert refused.value.code == "not_a_candidate"
 
 
 def test_a_revoked_version_is_not_rolled_back_to(store: Store, scene: Scene) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from tutee.cli.output import out, show_json, show_table, when
 from tutee.cli.place import open_store, settings_of
+from tutee.errors import InvalidInput
 
 feedback = typer.Typer(help="What people said: list, import, export.", no_args_is_help=True)
 
@@ -53,8 +54,15 @@ def export(
     from tutee.data.openai_format import write
     from tutee.data.snapshot import scrubbed
 
-    with open_store(settings_of(context)) as store, path.open("xb") as stream:
-        count = write(scrubbed(collect(store).rows), stream, method)
+    if path.exists():
+        raise InvalidInput(f"{path} is there already; name another file.", param="path")
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        with open_store(settings_of(context)) as store, beside.open("wb") as stream:
+            count = write(scrubbed(collect(store).rows), stream, method)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
     out.print(f"{count} examples → {path}")
 
 

@@ -27,9 +27,12 @@ def backup(
 
 def restore(
     context: typer.Context,
-    archive: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    archive: Annotated[
+        Path,
+        typer.Argument(help="What `backup` wrote, or a copy that an upgrade made first.", exists=True, dir_okay=False),
+    ],
     force: Annotated[
-        bool, typer.Option("--force", help="Replace what the home holds now (it is backed up first).")
+        bool, typer.Option("--force", help="Replace what the home holds now (it is kept in its backups folder).")
     ] = False,
 ) -> None:
     """Bring a backup into this home."""

@@ -8,8 +8,10 @@ import typer
 
 from tutee.cli.output import out, plain, show_json, show_table, styled, when
 from tutee.cli.place import find_version, open_store, settings_of
+from tutee.errors import InvalidInput
+from tutee.settings import Settings
 from tutee.store import Store
-from tutee.store.schema import Feedback, Gate
+from tutee.store.schema import Feedback, Gate, ModelVersion
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 MARKS = {"pass": "[green]✓[/]", "fail": "[red]✗[/]", "warn": "[yellow]![/]", "insufficient": "[yellow]?[/]"}
@@ -81,12 +83,26 @@ def promote(
     ] = False,
 ) -> None:
     """Put a version live. A running server moves within a second; answers that stream now finish on the old one."""
-    with open_store(settings_of(context)) as store:
+    settings = settings_of(context)
+    with open_store(settings) as store:
         row = find_version(store, version)
+        check_weights(settings, row)
         gate = store.gates.latest(row.id)
         owner = store.actors.get_or_create("owner").id
         store.promotions.promote(row.id, owner, why=reason, override=override, gate_id=gate.id if gate else None)
     out.print(f"live: version {row.number}, {row.name}")
+
+
+def check_weights(settings: Settings, version: ModelVersion) -> None:
+    """Refuse a version whose weights are gone or damaged: the server could not answer with it."""
+    from tutee.model.weights import weights_sha256
+
+    if version.kind == "upstream" or not version.folder:
+        return
+    folder = settings.home / version.folder
+    if not folder.is_dir() or weights_sha256(folder) != version.weights_sha256:
+        said = f"The weights of {version.name} in {folder} are gone or damaged; `tutee doctor` says more."
+        raise InvalidInput(said, param="version", code="damaged_weights")
 
 
 def reject(
@@ -97,8 +113,7 @@ def reject(
     """Say no to a candidate."""
     with open_store(settings_of(context)) as store:
         row = find_version(store, version)
-        store.versions.set_state(row.id, "rejected")
-        store.audit.add("reject", row.id, store.actors.get_or_create("owner").id, {"reason": reason})
+        store.versions.reject(row.id, store.actors.get_or_create("owner").id, reason)
     out.print(f"rejected: version {row.number}, {row.name}")
 
 

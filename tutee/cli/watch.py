@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tutee.train import progress as training
 
 POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 30.0
 SHOWN = {
     "loss": ("loss", "{:.3f}"),
     "reward": ("reward", "{:.3f}"),
@@ -106,7 +107,11 @@ def worker_for(settings: Settings) -> Iterator[subprocess.Popen[bytes] | None]:
     finally:
         if own is not None and own.poll() is None:
             own.terminate()
-            own.wait(30)
+            try:
+                own.wait(PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:  # a long step; its checkpoint before is whole
+                own.kill()
+                own.wait()
 
 
 def follow(settings: Settings, store: Store, job_id: str) -> Job:
@@ -122,7 +127,9 @@ def follow(settings: Settings, store: Store, job_id: str) -> Job:
                 time.sleep(POLL_SECONDS)
         return job
     except KeyboardInterrupt:
-        err.print(f"Not waiting any longer; `tutee jobs cancel {job_id}` stops the job, a worker goes on with it.")
+        err.print(
+            f"Not waiting any longer; `tutee jobs cancel {job_id}` stops the job, the next worker goes on with it."
+        )
         raise
 
 

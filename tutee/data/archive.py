@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NoReturn
 
@@ -27,10 +28,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from tutee.data.archive_tables import CONSENT, CONVERSATION, FEEDBACK, GENERATION, MESSAGE, PRESENTATION, Table
-from tutee.errors import InvalidInput, TooLarge
+from tutee.errors import InvalidInput, NotFound, TooLarge
 from tutee.ids import new_id
 from tutee.store import Store, blobs
-from tutee.store.feedback import check
+from tutee.store.feedback import check, derive
 from tutee.store.schema import (
     Blob,
     Consent,
@@ -85,7 +86,7 @@ def import_archive(store: Store, stream: BinaryIO, actor_id: str) -> dict[str, i
             # rows go in a table at a time: everybody else waits to write meanwhile
             with store.database.write(lock="versions") as session, session.no_autoflush:
                 return _Reader(session, archive, actor_id).read()
-    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
         raise InvalidInput(f"This is not an archive of tutee: {error}", param="archive", code="bad_archive") from None
     except IntegrityError:
         raise InvalidInput("The archive does not fit together.", param="archive", code="bad_archive") from None
@@ -116,9 +117,11 @@ def _tables(session: Session, actor_id: str) -> Iterator[tuple[Table, Iterable[J
     finished = {row.id for row in generations}
     shown = _by_time(session.scalars(select(Presentation).where(Presentation.actor_id == actor_id)))
     presentations = [_presentation(session, row) for row in shown]
-    yield PRESENTATION, [row for row in presentations if finished.issuperset(row["generation_ids"])]
-    feedback = _by_time(session.scalars(select(Feedback).where(Feedback.actor_id == actor_id)))
-    yield FEEDBACK, [FEEDBACK.to_json(row) for row in feedback if row.message_id is None or row.message_id in inside]
+    whole = [row for row in presentations if finished.issuperset(row["generation_ids"])]
+    yield PRESENTATION, whole
+    there = {None, *inside, *(row["id"] for row in whole)}
+    given = _by_time(session.scalars(select(Feedback).where(Feedback.actor_id == actor_id)))
+    yield FEEDBACK, (FEEDBACK.to_json(row) for row in given if {row.message_id, row.presentation_id} <= there)
 
 
 def _conversation(session: Session, row: Conversation, inside: set[str]) -> Json:
@@ -194,6 +197,7 @@ class _Reader:
         self._actor_id = actor_id
         self._new: dict[str, str] = {}
         self._messages: dict[str, Message] = {}
+        self._heads: dict[str, Any] = {}
         self._versions: dict[tuple[str, str], str] = {}
 
     def read(self) -> dict[str, int]:
@@ -206,7 +210,7 @@ class _Reader:
             "feedback": self._each(FEEDBACK, self._feedback),
             "consents": 0 if decided else self._each(CONSENT, self._consent),
         }
-        self._heads()
+        self._set_heads()
         return counts
 
     def _each(self, table: Table, make: Any) -> int:
@@ -218,7 +222,7 @@ class _Reader:
                 make(table.from_json(raw, self._new), raw)
             except KeyError as error:
                 _refuse(f"{table.file} line {line}: {error.args[0]!r} is missing or unknown.")
-            except InvalidInput as error:
+            except (InvalidInput, NotFound) as error:
                 _refuse(f"{table.file} line {line}: {error.message}")
             except (AttributeError, TypeError, ValueError, OverflowError) as error:
                 _refuse(f"{table.file} line {line}: {error}.")
@@ -228,24 +232,31 @@ class _Reader:
 
     def _conversation(self, row: Conversation, raw: Json) -> None:
         row.actor_id = self._actor_id
+        self._heads[row.id] = raw.get("head_message_id")
         row.system_sha = None if raw["system"] is None else blobs.put_text(self._session, raw["system"])
         self._session.add(row)
 
     def _message(self, row: Message, raw: Json) -> None:
         row.blob_sha = blobs.put_text(self._session, raw["content"])
         row.author_actor_id = self._actor_id if raw["by_person"] else None
+        for other in {row.parent_id, row.edited_from} - {None}:
+            if self._messages[str(other)].conversation_id != row.conversation_id:
+                raise ValueError("hangs on a message of another conversation")
         self._session.add(row)
         self._messages[row.id] = row
 
     def _generation(self, row: Generation, raw: Json) -> None:
         row.version_id = self._version(raw["version"], row.weights_sha256)
-        row.prompt_sha = blobs.put(self._session, np.asarray(raw["prompt_ids"], "<i4").tobytes())
-        row.token_ids = np.asarray(raw["token_ids"], "<i4").tobytes()
-        row.logprobs = np.asarray(raw["logprobs"], "<f4").tobytes()
+        row.prompt_sha = blobs.put(self._session, _packed(raw["prompt_ids"], "<i4"))
+        row.token_ids = _packed(raw["token_ids"], "<i4")
+        row.logprobs = _packed(raw["logprobs"], "<f4")
         if len(row.token_ids) != len(row.logprobs):
             raise ValueError("does not have one log-probability a token")
+        answer = self._messages[row.message_id]
+        if answer.role != "assistant" or answer.generation_id is not None:
+            raise ValueError("does not belong to an answer of its own")
         self._session.add(row)
-        self._messages[row.message_id].generation_id = row.id
+        answer.generation_id = row.id
 
     def _presentation(self, row: Presentation, raw: Json) -> None:
         ids = [self._new[id] for id in raw["generation_ids"]]
@@ -260,18 +271,21 @@ class _Reader:
         row.actor_id = self._actor_id
         row.payload = _renamed(row.payload, self._new)
         check(row.kind, row.payload, row.message_id, row.presentation_id, row.strength, row.reasons)
+        derive(self._session, row)
         self._session.add(row)
 
     def _consent(self, row: Consent, raw: Json) -> None:
         row.actor_id = self._actor_id
         self._session.add(row)
 
-    def _heads(self) -> None:
+    def _set_heads(self) -> None:
         """A conversation's head is a message, which is read after it."""
-        for _, raw in _lines(self._archive, CONVERSATION.file):
-            if raw.get("head_message_id") is not None:
-                head = self._new[raw["head_message_id"]]
-                self._session.get_one(Conversation, self._new[raw["id"]]).head_message_id = head
+        for id, head in self._heads.items():
+            if head is not None:
+                message = self._messages.get(self._new.get(str(head), ""))
+                if message is None or message.conversation_id != id:
+                    _refuse(f"{CONVERSATION.file}: head_message_id is {head!r:.60}, which is no message of it.")
+                self._session.get_one(Conversation, id).head_message_id = message.id
 
     def _version(self, name: str, weights_sha256: str) -> str:
         """The version with these weights, or a note that there was one."""
@@ -298,6 +312,15 @@ class _Reader:
         self._session.add(version)
         self._session.flush()
         return version
+
+
+def _packed(numbers: Any, kind: str) -> bytes:
+    """A list of token ids or log-probabilities as it is stored."""
+    with np.errstate(over="ignore"):
+        packed = np.asarray(numbers, kind)
+    if packed.ndim != 1 or not np.isfinite(packed).all() or (kind == "<i4" and (packed < 0).any()):
+        raise ValueError("has token ids or log-probabilities that are none")
+    return packed.tobytes()
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:

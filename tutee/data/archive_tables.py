@@ -17,6 +17,7 @@ from tutee.store.feedback import KINDS
 from tutee.store.messages import ROLES
 from tutee.store.presentations import LAYOUTS
 from tutee.store.schema import Base, Consent, Conversation, Feedback, Generation, Message, Presentation
+from tutee.store.schema.base import FreeText
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,15 @@ class Table:
         column = inspect(self.row).columns[name]
         if value is None and column.nullable:
             return None
-        kind = column.type.python_type
+        free = isinstance(column.type, FreeText)
+        kind = str if free else column.type.python_type
         fits = isinstance(value, int | float if kind is float else kind) and (kind is bool) == isinstance(value, bool)
         if kind in (dict, list):
             fits = isinstance(value, list if name in LISTS else dict)
+        if isinstance(value, int | float) and not abs(value) < LARGEST:  # NaN neither
+            fits = False
+        if isinstance(value, str) and not free and not value.isprintable():  # a database may not hold it
+            fits = False
         if not fits:
             raise ValueError(f"{name} is {value!r:.60}")
         if name in self.words and value not in self.words[name]:
@@ -64,6 +70,7 @@ class Table:
         return value
 
 
+LARGEST = 2.0**63
 LISTS = ("reasons", "tool_calls", "retrieved_ids")
 MESSAGE_STATES = ("complete", "stopped", "interrupted", "error")
 

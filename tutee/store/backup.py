@@ -4,7 +4,7 @@ An archive is complete or absent, and says what must be in it: its last member l
 database is copied before the folders, whose files are there before their rows are, so nothing that a row names is
 missed. A restore unpacks and checks everything beside the home's contents and only then swaps; what was there is kept
 in `backups/replaced-…`. A restore that is killed in the swap leaves a mark, and the store will not open until it is
-redone.
+redone. The copy of the database that is made before a migration can be restored too: it replaces the database alone.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import sqlite3
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +32,8 @@ from tutee.store.store import UNFINISHED_RESTORE, Store
 
 FOLDERS = ("versions", "files", "jobs")
 CONTENTS = "contents.json"
+COPIES = {"sqlite": b"SQLite format 3\0", "postgresql": b"PGDMP"}
+"""How bare copies of a database (`migrate.save_copy`) begin."""
 FORMAT = 1
 
 
@@ -70,15 +72,15 @@ def backup(store: Store, path: Path | None = None) -> Path:
 
 
 def restore(path: Path, home: Path, *, url: str | None = None, force: bool = False) -> None:
-    """Bring an archive into a home.
+    """Bring an archive into a home, or the copy of a database that was made before a migration.
 
     Args:
         url: the database to restore into; None means SQLite in the home.
         force: replace what the home holds; it is moved to `backups/replaced-…` (Postgres: dumped there).
 
     Raises:
-        InvalidInput: no archive of ours, damaged, made on the other kind of database or by a newer tutee; a home that
-            holds something and no `force` (code home_not_empty).
+        InvalidInput: no archive or copy of ours, damaged, made on the other kind of database or by a newer tutee; a
+            home that holds something and no `force` (code home_not_empty).
         Unavailable: a server or worker runs on this home, or the disk is full. Nothing was changed.
     """
     home = Path(home).expanduser().resolve()
@@ -86,21 +88,24 @@ def restore(path: Path, home: Path, *, url: str | None = None, force: bool = Fal
     (home / "backups").mkdir(parents=True, exist_ok=True)
     staged = home / "backups" / f".restore-{secrets.token_hex(8)}"
     with _alone_in(home):
-        _restore(path, home, database, staged, force)
+        _restore(Path(path), home, database, staged, force)
 
 
 def _restore(path: Path, home: Path, database: Database, staged: Path, force: bool) -> None:
     try:
-        occupied = _occupied(database, home)
+        kind = _kind_of_copy(path)
+        folders = FOLDERS if kind is None else ()
+        occupied = _occupied(database, home, folders)
         if occupied and not force:
             raise InvalidInput(
-                f"{home} already holds {occupied}. Restore into an empty home, or force it to replace this one.",
+                f"{home} already holds {occupied}. Restore into an empty home, or replace this one with --force; what "
+                "it holds is kept in its backups folder.",
                 param="force",
                 code="home_not_empty",
             )
-        contents = _unpack(Path(path), staged)
+        contents = _unpack(path, staged) if kind is None else _take_copy(path, kind, staged)
         _check_kind(contents, database)
-        _swap(staged, home, database, occupied is not None)
+        _swap(staged, home, database, occupied is not None, folders)
     except (OSError, sqlite3.Error, subprocess.SubprocessError) as error:
         raise Unavailable(f"The backup could not be restored: {error}.", code="restore_failed") from error
     finally:
@@ -159,10 +164,10 @@ def _unpack(path: Path, staged: Path) -> dict[str, Any]:
         with tarfile.open(path, mode="r:") as archive:
             archive.extractall(staged, filter="data")
         contents: dict[str, Any] = json.loads((staged / CONTENTS).read_text(encoding="utf-8"))
-        expected: dict[str, str] = contents["files"]
-    except (tarfile.TarError, ValueError, KeyError, EOFError, FileNotFoundError) as error:
+        written, expected, *_ = (contents[key] for key in ("format", "files", "database", "schema"))
+    except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError, FileNotFoundError) as error:
         raise InvalidInput(f"{path} is no complete backup of tutee: {error}.", param="path") from error
-    if contents.get("format") != FORMAT:
+    if written != FORMAT:
         raise InvalidInput(f"{path} was written by a newer tutee.", param="path")
     (staged / CONTENTS).unlink()
     found = {file.relative_to(staged).as_posix(): file for file in staged.rglob("*") if file.is_file()}
@@ -175,6 +180,33 @@ def _unpack(path: Path, staged: Path) -> dict[str, Any]:
     return contents
 
 
+def _kind_of_copy(path: Path) -> str | None:
+    """Which database `path` is a bare copy of; None for what should be an archive."""
+    try:
+        with path.open("rb") as file:
+            begins = file.read(16)
+    except FileNotFoundError as error:
+        raise InvalidInput(f"{path} is not there.", param="path") from error
+    return next((kind for kind, magic in COPIES.items() if begins.startswith(magic)), None)
+
+
+def _take_copy(path: Path, kind: str, staged: Path) -> dict[str, Any]:
+    """Bring the copy of a database into `staged`; says what `_unpack` says of an archive's."""
+    staged.mkdir(parents=True)
+    shutil.copyfile(path, staged / "database")
+    schema = ""  # of a dump: only Postgres can tell, when it is there
+    if kind == "sqlite":
+        try:
+            with closing(sqlite3.connect(staged / "database")) as copy:
+                [(said,)] = copy.execute("PRAGMA integrity_check(1)").fetchall()
+                [(schema,)] = copy.execute(f"SELECT version_num FROM {migrate.VERSION_TABLE}").fetchall()
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise InvalidInput(f"{path} is no complete copy of a database of tutee: {error}.", param="path") from error
+        if said != "ok":
+            raise InvalidInput(f"{path} is damaged: {said}.", param="path")
+    return {"database": kind, "schema": schema}
+
+
 def _check_kind(contents: dict[str, Any], database: Database) -> None:
     kind = "sqlite" if database.is_sqlite else "postgresql"
     if contents["database"] != kind:
@@ -185,7 +217,7 @@ def _check_kind(contents: dict[str, Any], database: Database) -> None:
         )
 
 
-def _swap(staged: Path, home: Path, database: Database, occupied: bool) -> None:
+def _swap(staged: Path, home: Path, database: Database, occupied: bool, folders: Sequence[str]) -> None:
     mark = home / UNFINISHED_RESTORE
     mark.write_text("A restore was interrupted here: run `tutee restore --force` again.\n", encoding="utf-8")
     aside = home / "backups" / f"replaced-{_stamp()}"
@@ -200,7 +232,7 @@ def _swap(staged: Path, home: Path, database: Database, occupied: bool) -> None:
             if old.exists():
                 shutil.move(old, aside / old.name)
         shutil.move(staged / "database", database.path)
-    for folder in FOLDERS:
+    for folder in folders:
         if occupied and (home / folder).exists():
             os.replace(home / folder, aside / folder)
         elif (home / folder).exists():
@@ -221,8 +253,8 @@ def _swap_postgres(dump: Path, home: Path, database: Database, occupied: bool) -
     )
 
 
-def _occupied(database: Database, home: Path) -> str | None:
-    """What would be replaced, in words; None for an empty home."""
+def _occupied(database: Database, home: Path, folders: Sequence[str]) -> str | None:
+    """What would be replaced, in words; None when nothing would."""
     if database.path is not None and database.path.exists():
         return "a database"
     if database.path is None:
@@ -232,7 +264,7 @@ def _occupied(database: Database, home: Path) -> str | None:
                     return "a database"
         except TuteeError:
             return "a damaged database"
-    full = [folder for folder in FOLDERS if (home / folder).is_dir() and any((home / folder).iterdir())]
+    full = [folder for folder in folders if (home / folder).is_dir() and any((home / folder).iterdir())]
     return full[0] if full else None
 
 

@@ -222,7 +222,8 @@ def _explain(error: DBAPIError) -> Unavailable:
         return Unavailable("The database cannot be written to: check the permissions.", code="database_read_only")
     if "malformed" in said or "not a database" in said:
         return Unavailable(
-            "The database file is damaged: run `tutee doctor`, then restore the newest backup with `tutee restore`.",
+            "The database file is damaged: run `tutee doctor`, then restore the newest backup with "
+            "`tutee restore --force FILE`.",
             code="database_damaged",
         )
     return Unavailable(f"The database cannot serve this now: {said}", code="database_unavailable")

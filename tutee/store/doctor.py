@@ -1,6 +1,6 @@
 """`examine`: look at a home and its database without changing either, and say what is wrong and what to do.
 
-Reads everything, hashes every stored byte, so it may take a while. Works on homes that would not open.
+Hashes every stored text, weight and file, so it may take a while. Works on homes that would not open.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def examine(url: str, home: Path) -> list[Finding]:
 def _disk(home: Path) -> Finding:
     free = shutil.disk_usage(home).free
     level: Literal["ok", "error"] = "ok" if free >= LOW_DISK else "error"
-    return Finding("disk", level, f"{free / 1024**3:.1f} GiB free.")
+    advice = "" if level == "ok" else f" Free some: a version, its job and a backup take {LOW_DISK / 1024**3:.0f} GiB."
+    return Finding("disk", level, f"{free / 1024**3:.1f} GiB free.{advice}")
 
 
 def _restore(home: Path) -> Iterator[Finding]:
@@ -146,6 +147,8 @@ def _version(version: ModelVersion, folder: Path, live: bool) -> Finding:
 
     if version.kind == "upstream":
         return Finding("versions", "ok", f"{version.name}: another server's; its weights cannot be checked.")
+    if not version.folder:
+        return Finding("versions", "ok", f"{version.name}: came with somebody's archive, without its weights.")
     if not folder.is_dir():
         if version.kind == "base":
             return Finding(

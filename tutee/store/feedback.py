@@ -90,7 +90,7 @@ class FeedbackEvents:
                 client=client,
                 created_at=now(),
             )
-            _derive(session, row)
+            derive(session, row)
             row.supersedes = session.scalar(
                 select(Feedback.id).where(
                     Feedback.actor_id == actor_id,
@@ -210,7 +210,7 @@ def check(
         raise _bad("reasons", "must be a list of words")
 
 
-def _derive(session: Session, row: Feedback) -> None:
+def derive(session: Session, row: Feedback) -> None:
     """Fill in from the database what the target is and what hangs together with it; refuse what is not the actor's."""
     row.target_id = row.id
     if row.presentation_id is not None:

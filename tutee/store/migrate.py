@@ -82,7 +82,7 @@ def schema_version(connection: Connection, scripts: Path = MIGRATIONS) -> str | 
     if heads[0] not in known:
         raise Unavailable(
             f"The database has schema {heads[0]}, which is newer than this tutee knows ({head(scripts)}). Install the "
-            "newer tutee again, or restore the backup that it made before it migrated (`tutee restore`).",
+            "newer tutee again, or restore the backup that it made before it migrated (`tutee restore --force FILE`).",
             code="schema_newer",
         )
     if scripts == MIGRATIONS and heads[0] == head(scripts):
@@ -180,6 +180,6 @@ def _missing(connection: Connection) -> list[str]:
 def _broken(what: str) -> Unavailable:
     return Unavailable(
         f"The database is half migrated ({what}). Restore the newest backup in the home's backups folder with "
-        "`tutee restore`, then start again.",
+        "`tutee restore --force FILE`, then start again.",
         code="schema_broken",
     )

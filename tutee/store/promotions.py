@@ -42,8 +42,9 @@ class Promotions:
 
         Raises:
             NotFound: no such version.
-            InvalidInput: it is live already (already_live), was rejected or revoked (version_not_promotable), or its
-                gate did not pass and there is no override with a reason (gate_not_passed).
+            InvalidInput: it is live already (already_live), was rejected or revoked or cannot answer
+                (version_not_promotable), or its gate did not pass and there is no override with a reason
+                (gate_not_passed).
         """
         with self._database.write(lock="versions") as session:
             version = find_version(session, version_id)
@@ -110,10 +111,16 @@ class Promotions:
 def _check_promotable(version: ModelVersion, alias: Alias | None) -> None:
     if alias is not None and alias.version_id == version.id:
         raise InvalidInput(f"{version.name} is live already.", param="version", code="already_live")
+    why = None
     if version.state in ("rejected", "revoked"):
-        raise InvalidInput(
-            f"{version.name} was {version.state} and cannot go live.", param="version", code="version_not_promotable"
-        )
+        why = f"was {version.state}"
+    elif version.card.get("kind") == "reward_model":
+        why = "is a reward model, which judges answers and writes none,"
+    elif not version.folder:
+        why = "came with somebody's archive, without its weights,"
+    if why is not None:
+        message = f"{version.name} {why} and cannot go live."
+        raise InvalidInput(message, param="version", code="version_not_promotable")
 
 
 def _gate(session: Session, version: ModelVersion, gate_id: str | None) -> Gate | None:

@@ -158,6 +158,18 @@ class Versions:
             audit.append(session, "version.state", version.id, actor_id, detail)
             return version
 
+    def reject(self, id: str, actor_id: str | None, why: str) -> ModelVersion:
+        """Say no to a candidate, with an audit row that keeps the reason.
+
+        Raises:
+            NotFound: no such version. InvalidInput: it is no candidate (code not_a_candidate).
+        """
+        version = self.get(id)
+        if version.state != "candidate":
+            message = f"Version {version.name} is {version.state}, not a candidate."
+            raise InvalidInput(message, param="version", code="not_a_candidate")
+        return self.set_state(version.id, "rejected", actor_id, why)
+
     def set_card(self, id: str, card: Mapping[str, Any]) -> ModelVersion:
         """Replace the version's card (free facts for people: what changed, settings, warnings).
 

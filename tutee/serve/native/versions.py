@@ -65,9 +65,7 @@ def reject(name: str, caller: CallerDep, services: ServicesDep, body: Body) -> R
     """Say no to a candidate, and why."""
     version = named(services, name)
     reason = body.need_string("reason", most=LONGEST_REASON)
-    if version.state != "candidate":
-        raise InvalidInput(f"Version {version.name} is {version.state}, not a candidate.", code="not_a_candidate")
-    rejected = services.store.versions.set_state(version.id, "rejected", caller.id, reason)
+    rejected = services.store.versions.reject(version.id, caller.id, reason)
     return reply(version_views(services, [rejected])[0])
 
 
