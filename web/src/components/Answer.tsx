@@ -2,7 +2,7 @@
 import { useState } from "preact/hooks";
 import { Markdown } from "../markdown/Markdown";
 import { correct, teaching, thumb } from "../state/teaching";
-import { answer, conversation, said } from "../state/thread";
+import { answer, asked, conversation, said } from "../state/thread";
 import type { Message } from "../types";
 import { VersionBadge } from "./Badge";
 import { Button, IconButton } from "./Button";
@@ -12,7 +12,7 @@ import { Icon } from "./Icon";
 import { Menu } from "./Menu";
 import { TextEditor } from "./TextEditor";
 import { Thoughts } from "./Thoughts";
-import { Siblings } from "./Turn";
+import { OnItsWay, Siblings } from "./Turn";
 
 export function Answer({ message }: { message: Message }) {
   const task = teaching.value;
@@ -58,7 +58,7 @@ export function AnswerText({ message }: { message: Message }) {
     <>
       {thoughts && <Thoughts text={thoughts} thinking={thinking} />}
       {words ? <Markdown text={words} growing={growing} />
-        : growing && <p class="thinking" aria-label="The answer is on its way"><span /><span /><span /></p>}
+        : growing && <OnItsWay />}
     </>
   );
 }
@@ -97,7 +97,7 @@ function Ending({ message, corrected }: { message: Message; corrected: boolean }
       <Icon name="warning" />
       <span>{text}</span>
       {!cut && message.parent_id && (
-        <Button look="quiet" icon="retry" data-action="retry" onClick={() => void answer(message.parent_id!, false)}>Retry</Button>
+        <Button look="quiet" icon="retry" data-action="retry" disabled={asked.value.has(message.parent_id)} onClick={() => void answer(message.parent_id!, false)}>Retry</Button>
       )}
     </p>
   );
@@ -107,6 +107,7 @@ export function AnswerTools({ message, text }: { message: Message; text: string 
   const given = message.feedback?.thumb?.value ?? 0;
   const parent = message.parent_id;
   const teachable = !conversation.value?.temporary;
+  const busy = asked.value.has(parent ?? "");
   return (
     <div class="turn-tools" role="group" aria-label="What to do with this answer">
       <Siblings message={message} />
@@ -122,13 +123,11 @@ export function AnswerTools({ message, text }: { message: Message; text: string 
         </>
       )}
       {parent && (
-        <>
-          <IconButton icon="retry" label="Answer again" data-action="regenerate" onClick={() => void answer(parent, false)} />
-        </>
+        <IconButton icon="retry" label="Answer again" data-action="regenerate" disabled={busy} onClick={() => void answer(parent, false)} />
       )}
       {teachable && parent && (
         <>
-          <IconButton icon="two" label="Show me two answers" data-action="compare" onClick={() => void answer(parent, true)} />
+          <IconButton icon="two" label="Show me two answers" data-action="compare" disabled={busy} onClick={() => void answer(parent, true)} />
           <Menu label="More" name="answer" items={[
             { label: "I’d answer this myself", icon: "quill", name: "demo", run: () => (teaching.value = { kind: "demo", parent }) },
             ...(message.generation_id

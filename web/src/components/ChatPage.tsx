@@ -1,12 +1,14 @@
 /** The chat: its top bar, the thread, the composer. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import { route } from "../state/route";
-import { away, conversation, open, path, temporary, threadState, title } from "../state/thread";
+import { away, conversation, open, path, saying, temporary, threadState, title } from "../state/thread";
+import { Away } from "./Away";
 import { Chip } from "./Badge";
+import { Button } from "./Button";
 import { Composer } from "./Composer";
 import { Icon } from "./Icon";
 import { TopBar } from "./TopBar";
-import { Turn } from "./Turn";
+import { Pending, Turn } from "./Turn";
 import { Welcome } from "./Welcome";
 
 const NEAR_BOTTOM_PX = 60;
@@ -15,20 +17,32 @@ export function ChatPage() {
   const id = route.value.page === "chat" ? route.value.id : null;
   useEffect(() => void open(id), [id]);
   const isTemporary = conversation.value?.temporary ?? temporary.value;
-  const isNew = threadState.value === "empty" || (threadState.value === "ready" && !path.value.length);
+  const state = threadState.value;
+  const isEmpty = state === "empty" || (state === "ready" && !path.value.length);
+  const isHere = state !== "missing" && state !== "failed";
   return (
     <>
-      <TopBar title={threadState.value === "missing" ? "Not here" : conversation.value ? title.value : "New chat"}>
+      <TopBar title={conversation.value ? title.value : TITLES[state]}>
         {isTemporary && <Chip kind="temporary">Temporary</Chip>}
       </TopBar>
-      {away.value && (
-        <p class="banner" role="alert" data-away>
-          <Icon name="warning" /> The server is away. Trying again…
-        </p>
-      )}
-      {threadState.value === "missing" ? <Missing /> : isNew ? <Welcome /> : <Thread />}
-      {threadState.value !== "missing" && <Composer key={id ?? "new"} conversationId={id} />}
+      {away.value && <Away />}
+      {state === "missing" ? <Missing /> : state === "failed" ? <Failed id={id} /> : isEmpty && !saying.value ? <Welcome /> : <Thread />}
+      {isHere && <Composer conversationId={id} />}
     </>
+  );
+}
+
+const TITLES = { empty: "New chat", loading: "…", ready: "New chat", missing: "Not here", failed: "Not read" };
+
+function Failed({ id }: { id: string | null }) {
+  return (
+    <div class="scroller">
+      <div class="missing">
+        <h2>This chat could not be read</h2>
+        <p>The server did not answer, or not as it should. The chat itself is safe.</p>
+        <div class="actions"><Button icon="retry" data-action="reopen" onClick={() => void open(id)}>Try again</Button></div>
+      </div>
+    </div>
   );
 }
 
@@ -51,7 +65,11 @@ function Thread() {
   const lastTop = useRef(0);
   const [behind, setBehind] = useState(false);
 
-  const toEnd = () => scroller.current?.scrollTo({ top: scroller.current.scrollHeight });
+  const toEnd = () => {
+    const box = scroller.current;
+    box?.scrollTo({ top: box.scrollHeight });
+    lastTop.current = box?.scrollTop ?? 0;
+  };
   const onScroll = () => {
     const box = scroller.current;
     if (!box) return;
@@ -72,12 +90,13 @@ function Thread() {
   useEffect(() => {
     following.current = true;
     toEnd();
-  }, [lastSaid]);
+  }, [lastSaid, saying.value]);
 
   return (
     <div class="scroller" ref={scroller} onScroll={onScroll} data-thread={threadState.value} tabIndex={-1}>
       <div class="thread" ref={content}>
         {path.value.map((message) => <Turn key={message.id} message={message} />)}
+        <Pending />
       </div>
       {behind && (
         <button type="button" class="to-end" aria-label="Jump to the latest answer" data-action="to-end" onClick={() => {

@@ -1,7 +1,7 @@
 /** Two blind answers side by side: A, B, tie or both bad, by mouse or with the keys 1 to 4; then their versions are shown. */
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { choose } from "../state/teaching";
-import { path, said } from "../state/thread";
+import { openPair, path, said } from "../state/thread";
 import { isBlind } from "../tree";
 import type { Message, Winner } from "../types";
 import { AnswerText, AnswerTools } from "./Answer";
@@ -18,7 +18,6 @@ export function Comparison({ pair }: { pair: [Message, Message] }) {
   const [busy, setBusy] = useState(false);
 
   const pick = async (winner: Winner) => {
-    if (busy) return;
     setBusy(true);
     await choose(pair, winner, performance.now() - shownAt.current);
     setBusy(false);
@@ -31,7 +30,8 @@ export function Comparison({ pair }: { pair: [Message, Message] }) {
     const onKey = (event: KeyboardEvent) => {
       const choice = CHOICES[Number(event.key) - 1];
       const busyElsewhere = (event.target as HTMLElement).closest("input, textarea, select, dialog, [popover]");
-      if (choice && !busyElsewhere && !event.ctrlKey && !event.metaKey && !event.altKey) void pick(choice[0]);
+      const isAsked = openPair.value?.[0].id === pair[0].id;
+      if (choice && isAsked && !busyElsewhere && !event.repeat && !event.ctrlKey && !event.metaKey && !event.altKey) void pick(choice[0]);
     };
     addEventListener("keydown", onKey);
     return () => removeEventListener("keydown", onKey);

@@ -2,31 +2,40 @@
 import { signal } from "@preact/signals";
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { keepDraft, readDraft } from "../state/preferences";
-import { askForTwo, conversation, openPair, send, stop, streaming, temporary } from "../state/thread";
+import {
+  askForTwo, asked, conversation, openPair, path, saying, send, stop, streaming, temporary, threadState, wasBegunHere,
+} from "../state/thread";
 import { IconButton } from "./Button";
 import { Icon } from "./Icon";
 import { fit } from "./TextEditor";
 
 const text = signal("");
-const sending = signal(false);
+
+const focusComposer = (): void => document.querySelector<HTMLTextAreaElement>("[data-composer]")?.focus();
 
 export function fillComposer(words: string): void {
   text.value = words;
-  document.querySelector<HTMLTextAreaElement>("[data-composer]")?.focus();
+  focusComposer();
 }
 
 export function Composer({ conversationId }: { conversationId: string | null }) {
   const area = useRef<HTMLTextAreaElement>(null);
+  const shown = useRef<string | null | undefined>(undefined);
   const isTemporary = conversation.value?.temporary ?? temporary.value;
   const writing = streaming.value.length > 0;
   const waiting = openPair.value !== undefined && !writing;
-  const ready = text.value.trim() !== "" && !writing && !waiting && !sending.value;
+  const busy = writing || waiting || saying.value !== null || threadState.value === "loading" || asked.value.has(path.value.at(-1)?.id ?? "");
+  const ready = text.value.trim() !== "" && !busy;
 
   useLayoutEffect(() => {
+    const before = shown.current;
+    shown.current = conversationId;
+    // A new chat that gets its address stays the same chat: what was typed meanwhile stays too.
+    if (before === null && wasBegunHere(conversationId)) return write(text.value);
     text.value = readDraft(conversationId);
     // On a touch screen the focus would throw the keyboard over the page.
     if (matchMedia("(hover: hover)").matches) area.current!.focus();
-  }, []);
+  }, [conversationId]);
   useLayoutEffect(() => fit(area.current!), [text.value]);
 
   const write = (words: string) => {
@@ -36,10 +45,8 @@ export function Composer({ conversationId }: { conversationId: string | null }) 
   const submit = async () => {
     if (!ready) return;
     const words = text.value.trim();
-    sending.value = true;
     write("");
-    if (!(await send(words)) && !text.value) write(words);
-    sending.value = false;
+    if (!(await send(words))) giveBack(words, shown, conversationId);
   };
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
@@ -62,9 +69,7 @@ export function Composer({ conversationId }: { conversationId: string | null }) 
             <span>Show me two</span>
           </button>}
           <span class="spread" />
-          {writing ? (
-            <IconButton icon="stop" label="Stop" class="send stop" data-action="stop" onClick={() => void stop()} />
-          ) : (
+          {writing ? <StopButton /> : (
             <button type="submit" class="icon-button send" aria-label="Send" title="Send" disabled={!ready} data-action="send">
               <Icon name="send" />
             </button>
@@ -73,5 +78,29 @@ export function Composer({ conversationId }: { conversationId: string | null }) 
       </div>
       <p class="small-print">Answers can be wrong. All stays on this machine.</p>
     </form>
+  );
+}
+
+/** What could not be sent goes back to where it was written, before anything typed since. */
+function giveBack(words: string, shown: { current: string | null | undefined }, from: string | null): void {
+  const isSame = shown.current === from || (from === null && wasBegunHere(shown.current ?? null));
+  const place = isSame ? (shown.current ?? null) : from;
+  const since = isSame ? text.value : readDraft(place);
+  const all = [words, since].filter(Boolean).join("\n");
+  if (isSame) text.value = all;
+  if (!(conversation.value?.temporary ?? temporary.value)) keepDraft(place, all);
+}
+
+/** Goes when the answer ends: the focus that was on it goes to where one writes. */
+function StopButton() {
+  const place = useRef<HTMLSpanElement>(null);
+  useLayoutEffect(() => {
+    const shown = place.current!;
+    return () => shown.contains(document.activeElement) && focusComposer();
+  }, []);
+  return (
+    <span ref={place}>
+      <IconButton icon="stop" label="Stop" class="send stop" data-action="stop" onClick={() => void stop()} />
+    </span>
   );
 }

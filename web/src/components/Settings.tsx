@@ -3,6 +3,7 @@ import { signal } from "@preact/signals";
 import { useId, useState } from "preact/hooks";
 import { api } from "../api";
 import { type Theme, sampling, systemPrompt, theme } from "../state/preferences";
+import { once } from "../state/once";
 import { becomeActor, me, setConsent } from "../state/session";
 import { attempt, toast } from "../state/toast";
 import type { Sampling } from "../types";
@@ -45,7 +46,10 @@ function Consent() {
       <div class="switch-row">
         <h3 id={id}>Learn from my chats</h3>
         <input type="checkbox" role="switch" class="switch" checked={agreed} aria-labelledby={id} aria-describedby={`${id}-what`}
-          data-consent={String(agreed)} onChange={() => void flip()} />
+          data-consent={String(agreed)} onChange={(event) => {
+            event.currentTarget.checked = agreed; // it moves when the server has agreed
+            void once("consent", flip);
+          }} />
       </div>
       <p class="hint" id={`${id}-what`}>
         When this is on, answers that you rate, compare, correct or write, and the chat before them, may be used to train the next
@@ -128,7 +132,7 @@ function Person() {
 }
 
 async function download(): Promise<void> {
-  const archive = await attempt(() => api.export());
+  const archive = await once("export", () => attempt(() => api.export()));
   if (!archive) return;
   const address = URL.createObjectURL(archive);
   const anchor = document.createElement("a");

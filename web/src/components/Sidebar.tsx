@@ -21,14 +21,25 @@ function startChat(asTemporary: boolean): void {
 }
 
 export function Sidebar() {
+  const place = useRef<HTMLElement>(null);
+  // Over a narrow page it is like a dialog: the focus goes in, and back to the button that opened it.
+  useLayoutEffect(() => {
+    if (!sidebarOpen.value) return undefined;
+    const from = document.activeElement as HTMLElement | null;
+    place.current!.querySelector<HTMLElement>("[data-action=close-menu]")?.focus();
+    return () => void requestAnimationFrame(() => {
+      const at = document.activeElement;
+      if (at === document.body || place.current?.contains(at)) from?.focus();
+    });
+  }, [sidebarOpen.value]);
   return (
-    <aside class={`sidebar ${sidebarOpen.value ? "open" : ""}`} aria-label="Chats and tools" data-sidebar>
+    <aside ref={place} class={`sidebar ${sidebarOpen.value ? "open" : ""}`} aria-label="Chats and tools" data-sidebar>
       <div class="sidebar-head">
         <a class="brand" href={link.newChat} onClick={() => startChat(false)} aria-label="tutee, new chat">
           <img src="./icon.svg" alt="" width="26" height="26" />
           <span>tutee</span>
         </a>
-        <IconButton icon="close" label="Close the side bar" class="only-narrow" onClick={() => (sidebarOpen.value = false)} />
+        <IconButton icon="close" label="Close the side bar" class="only-narrow" data-action="close-menu" onClick={() => (sidebarOpen.value = false)} />
       </div>
       <div class="new-chats">
         <button type="button" class="button primary" data-action="new-chat" onClick={() => startChat(false)}>
@@ -92,12 +103,13 @@ function group(conversation: ConversationSummary): string {
 
 function History() {
   const end = useRef<HTMLDivElement>(null);
+  const all = conversations.value;
+  // Looked at anew after each page: on a high screen the end may still be in view.
   useEffect(() => {
     const seen = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && void loadMore());
     seen.observe(end.current!);
     return () => seen.disconnect();
-  }, []);
-  const all = conversations.value;
+  }, [all.length]);
   const groups = [...Map.groupBy(all, group)];
   return (
     <nav class="history" aria-label="Past chats" data-history={listState.value} tabIndex={-1}>
@@ -129,7 +141,10 @@ function HistoryRow({ conversation }: { conversation: ConversationSummary }) {
     if (sure !== null && (await remove(conversation.id)) && here) go(link.newChat);
   };
   if (naming) {
+    let over = false; // leaving the field, and its going away, ends it a second time
     const done = (text: string | null) => {
+      if (over) return;
+      over = true;
       setNaming(false);
       if (text?.trim() && text !== title) void rename(conversation.id, text.trim());
     };

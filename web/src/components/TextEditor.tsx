@@ -1,6 +1,7 @@
-/** A text area that grows with its text, for corrections, demonstrations and reworded turns: Ctrl+Enter saves, Escape leaves. */
+/** A text area that grows with its text, for corrections, demonstrations and reworded turns: Ctrl+Enter saves, Escape leaves, never with what was written. */
 import { useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { Button } from "./Button";
+import { ask } from "./Confirm";
 
 interface TextEditorProps {
   label: string;
@@ -22,6 +23,7 @@ export function TextEditor({ label, hint, start, action, name, onSave, onCancel 
   const [text, setText] = useState(start);
   const [busy, setBusy] = useState(false);
   const area = useRef<HTMLTextAreaElement>(null);
+  const place = useRef<HTMLDivElement>(null);
   const id = useId();
   const ready = text.trim() !== "" && text !== start && !busy;
 
@@ -30,6 +32,7 @@ export function TextEditor({ label, hint, start, action, name, onSave, onCancel 
     area.current!.setSelectionRange(start.length, start.length);
   }, []);
   useLayoutEffect(() => fit(area.current!), [text]);
+  useLayoutEffect(() => place.current!.scrollIntoView({ block: "nearest" }), []); // with the button that saves
 
   const save = async () => {
     if (!ready) return;
@@ -37,13 +40,18 @@ export function TextEditor({ label, hint, start, action, name, onSave, onCancel 
     await onSave(text);
     setBusy(false);
   };
+  const leave = async () => {
+    const written = text !== start && text.trim() !== "";
+    const question = { title: "Discard what you wrote?", body: "It is not saved yet.", action: "Discard", danger: true };
+    if (!written || (await ask(question)) !== null) onCancel();
+  };
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.isComposing) return;
-    if (event.key === "Escape") onCancel();
+    if (event.key === "Escape") void leave();
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) void save();
   };
   return (
-    <div class="editor" data-editor={name}>
+    <div ref={place} class="editor" data-editor={name}>
       <label for={id}>{label}</label>
       {hint && <p class="hint">{hint}</p>}
       <textarea id={id} ref={area} dir="auto" value={text} onKeyDown={onKeyDown}

@@ -1,7 +1,7 @@
 /** One turn of the thread: what a person said, one answer, or two answers side by side. */
 import { useState } from "preact/hooks";
 import { demonstrate, teaching } from "../state/teaching";
-import { answer, judged, path, reword, step, tree } from "../state/thread";
+import { answer, asked, conversation, judged, path, reword, saying, step, tree } from "../state/thread";
 import { isBlind, pairOf } from "../tree";
 import type { Message } from "../types";
 import { Answer } from "./Answer";
@@ -17,6 +17,23 @@ export function Turn({ message }: { message: Message }) {
   return <Answer message={message} />;
 }
 
+/** What was just sent, until the server has it. */
+export function Pending() {
+  const sent = saying.value;
+  if (!sent || sent.to !== (conversation.value?.id ?? null)) return null;
+  return (
+    <article class="turn question pending" aria-label="Being sent" aria-busy="true" data-pending>
+      <div class="bubble" dir="auto">{sent.content}</div>
+      <OnItsWay />
+    </article>
+  );
+}
+
+/** Three dots: something was asked and has not begun. */
+export function OnItsWay() {
+  return <p class="thinking" role="img" aria-label="The answer is on its way"><span /><span /><span /></p>;
+}
+
 function Question({ message }: { message: Message }) {
   const [editing, setEditing] = useState(false);
   const task = teaching.value;
@@ -25,10 +42,7 @@ function Question({ message }: { message: Message }) {
       {editing ? (
         <TextEditor label="Say it differently" hint="The old wording and its answers stay, one step to the left." name="reword"
           start={message.content ?? ""} action="Send" onCancel={() => setEditing(false)}
-          onSave={(text) => {
-            setEditing(false);
-            return reword(message, text.trim());
-          }} />
+          onSave={async (text) => (await reword(message, text.trim())) && setEditing(false)} />
       ) : (
         <>
           <div class="bubble" dir="auto">{message.content}</div>
@@ -37,7 +51,7 @@ function Question({ message }: { message: Message }) {
             <CopyButton text={message.content ?? ""} />
             <IconButton icon="pencil" label="Edit this message" data-action="edit-turn" onClick={() => setEditing(true)} />
           </div>
-          {path.value.at(-1)?.id === message.id && (
+          {path.value.at(-1)?.id === message.id && (asked.value.has(message.id) ? <OnItsWay /> :
             <Button look="quiet" icon="retry" data-action="answer" onClick={() => void answer(message.id, false)}>Answer this</Button>
           )}
         </>

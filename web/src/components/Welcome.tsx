@@ -1,4 +1,5 @@
 /** An empty chat: an invitation, a few openings, and what can be set before the first word. */
+import { useState } from "preact/hooks";
 import { me } from "../state/session";
 import { systemPrompt } from "../state/preferences";
 import { conversation, temporary } from "../state/thread";
@@ -12,6 +13,7 @@ const OPENINGS = [
 
 export function Welcome() {
   const version = me.value?.live.number;
+  const [customised] = useState(systemPrompt.value !== ""); // a prompt that is emptied while one types keeps its field
   return (
     <div class="scroller">
       <div class="welcome">
@@ -29,7 +31,7 @@ export function Welcome() {
           ))}
         </ul>
         {!conversation.value && (
-          <details class="customise" open={systemPrompt.value !== ""}>
+          <details class="customise" open={customised}>
             <summary>System prompt</summary>
             <label class="visually-hidden" for="system-prompt">System prompt for new chats</label>
             <textarea id="system-prompt" rows={3} placeholder="How should the assistant behave in this and later new chats?"

@@ -1,5 +1,5 @@
 /** Every piece of feedback, and for one of them: what it says and which versions it is in. */
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { api } from "../api";
 import { Chip, VersionBadge } from "../components/Badge";
 import { Button } from "../components/Button";
@@ -31,9 +31,11 @@ function FeedbackList() {
   const [items, setItems] = useState<Feedback[] | null>(null);
   const [cursor, setCursor] = useState<string | null>(null);
 
+  const asked = useRef(0);
   const load = async (after: string | null) => {
+    const question = ++asked.current; // a slower answer to an older question is dropped
     const page = await attempt(() => api.feedback({ limit: 50, after, kind }));
-    if (!page) return;
+    if (!page || question !== asked.current) return;
     setItems((before) => (after ? [...(before ?? []), ...page.data] : page.data));
     setCursor(page.has_more ? page.last_id : null);
   };
@@ -46,7 +48,8 @@ function FeedbackList() {
           <button key={name} type="button" aria-pressed={kind === name} onClick={() => setKind(name)}>{label}</button>
         ))}
       </div>
-      {items && (items.length ? <FeedbackRows feedback={items} /> : <p class="hint">Nothing here yet.</p>)}
+      {!items ? <p class="hint">Reading…</p>
+        : items.length ? <FeedbackRows feedback={items} /> : <p class="hint">Nothing here yet.</p>}
       {cursor && <Button onClick={() => void load(cursor)}>Show more</Button>}
     </section>
   );
@@ -82,13 +85,22 @@ function says(one: Feedback): string {
     const said = { a: "A is better", b: "B is better", tie: "as good", both_bad: "both bad" }[text(payload.winner)] ?? text(payload.winner);
     return [said, comment].filter(Boolean).join(", ");
   }
-  return text(payload.content) || text(payload.category) || comment;
+  if (one.kind === "demo") return text(payload.content) || "an answer written by a person";
+  return text(payload.content) || [text(payload.category), comment].filter(Boolean).join(", ");
 }
 
 function FeedbackDetail({ id }: { id: string }) {
-  const [trace, setTrace] = useState<FeedbackTrace | null>(null);
-  useEffect(() => void attempt(() => api.traceFeedback(id)).then((found) => found && setTrace(found)), [id]);
+  const [trace, setTrace] = useState<FeedbackTrace | "none" | null>(null);
+  useEffect(() => void attempt(() => api.traceFeedback(id)).then((found) => setTrace(found ?? "none")), [id]);
   if (!trace) return <p class="hint">Reading…</p>;
+  if (trace === "none") {
+    return (
+      <section class="card" data-feedback-missing>
+        <h2>This feedback is not here</h2>
+        <p>It was withdrawn, or belongs to somebody else. <a href={link.feedback}>All feedback</a></p>
+      </section>
+    );
+  }
   const { feedback, rows, versions } = trace;
   const author = feedback.actor === me.value?.actor.id ? me.value.actor.handle : feedback.actor;
   return (

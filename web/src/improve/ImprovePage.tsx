@@ -1,8 +1,9 @@
 /** Improve: what people taught since the last version, one button, and the job that turns it into a new one. */
 import { useEffect } from "preact/hooks";
+import { Away } from "../components/Away";
 import { TopBar } from "../components/TopBar";
 import { ago, words } from "../format";
-import { collected, isOver, jobs, loadLearning, unwatch, watch, watched } from "../state/learning";
+import { collected, isOver, jobs, loadLearning, unheard, unwatch, watch, watched } from "../state/learning";
 import { link } from "../state/route";
 import { Chip } from "../components/Badge";
 import { Circle } from "./Circle";
@@ -11,17 +12,23 @@ import { JobPanel } from "./JobPanel";
 
 export function ImprovePage({ id }: { id: string | null }) {
   useEffect(() => {
+    let gone = false;
     if (id) watch(id);
     void loadLearning().then(() => {
+      if (gone) return;
       const running = collected.value?.running_job ?? jobs.value.find((job) => !isOver(job))?.id;
       if (!id && running) watch(running);
     });
-    return unwatch;
+    return () => {
+      gone = true;
+      unwatch();
+    };
   }, [id]);
   const job = watched.value;
   return (
     <>
       <TopBar title="Improve" />
+      {unheard.value && <Away />}
       <div class="scroller">
         <div class="sheet">
           <Circle job={job} />

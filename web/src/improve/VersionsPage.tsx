@@ -14,7 +14,8 @@ import { FeedbackRows } from "./FeedbackPage";
 import { VersionCard } from "./VersionCard";
 
 export function VersionsPage({ id }: { id: string | null }) {
-  useEffect(() => void loadLearning(), []);
+  const [read, setRead] = useState(false);
+  useEffect(() => void loadLearning().then(() => setRead(true)), []);
   const all = versions.value;
   const chosen = id && all?.find((one) => one.id === id || one.name === id || String(one.number) === id);
   return (
@@ -22,7 +23,7 @@ export function VersionsPage({ id }: { id: string | null }) {
       <TopBar title={chosen ? `Version ${chosen.number}` : "Versions"} />
       <div class="scroller">
         <div class="sheet">
-          {!all ? <p class="hint">Reading…</p>
+          {!all || (id && !chosen && !read) ? <p class="hint">Reading…</p>
             : id ? (chosen ? <VersionDetail key={chosen.id} version={chosen} all={all} /> : <p>There is no version “{id}”.</p>)
             : <Timeline all={all} />}
         </div>

@@ -1,4 +1,6 @@
 /** What a rendered block gains after it is safe: code headers with a copy button, colours, typeset mathematics, table frames. */
+import { copyText } from "../clipboard";
+import { complain } from "../state/toast";
 import { sanitise } from "./sanitise";
 
 /** Code blocks get a header at once; colours come when the highlighter has loaded and the block is settled. */
@@ -28,7 +30,7 @@ function frameCode(code: HTMLElement, settled: boolean): void {
   const header = element("div", "code-header");
   const copy = element("button", "code-copy", "Copy") as HTMLButtonElement;
   copy.type = "button";
-  copy.addEventListener("click", () => void copyCode(copy, code.textContent ?? ""));
+  copy.addEventListener("click", () => void copyCode(copy, code.textContent ?? "").catch(complain));
   header.append(element("span", "code-language", language || "code"), copy);
   const pre = code.parentElement!;
   pre.tabIndex = 0;
@@ -38,7 +40,7 @@ function frameCode(code: HTMLElement, settled: boolean): void {
 }
 
 async function copyCode(button: HTMLButtonElement, text: string): Promise<void> {
-  await navigator.clipboard.writeText(text.replace(/\n$/, ""));
+  await copyText(text.replace(/\n$/, ""));
   button.textContent = "Copied";
   setTimeout(() => (button.textContent = "Copy"), 1600);
 }
@@ -52,5 +54,12 @@ function colour(code: HTMLElement, language: string): void {
 
 function typeset(code: HTMLElement): void {
   const display = code.classList.contains("language-math-block");
-  void import("./katex").then(({ mathml }) => code.replaceWith(sanitise(mathml(code.textContent ?? "", display))));
+  void import("./katex").then(({ mathml }) => {
+    const formula = sanitise(mathml(code.textContent ?? "", display));
+    if (!display) return code.replaceWith(formula);
+    const frame = element("span", "math-frame");
+    frame.append(formula);
+    code.replaceWith(frame);
+    if (frame.scrollWidth > frame.clientWidth) frame.tabIndex = 0; // keys can scroll what is wider than the page
+  });
 }

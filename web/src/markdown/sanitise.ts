@@ -12,8 +12,9 @@ const MATH = [
   "math", "semantics", "mrow", "mi", "mo", "mn", "ms", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msub", "msup",
   "msubsup", "munder", "mover", "munderover", "mtable", "mtr", "mtd", "mpadded", "mphantom", "menclose",
 ];
-const ATTRIBUTES = [
-  "href", "title", "align", "start", "colspan", "rowspan", "class",
+/** Attributes that are no addresses: their values need not look like one. */
+const PLAIN = [
+  "title", "align", "start", "colspan", "rowspan", "class",
   "display", "xmlns", "stretchy", "fence", "separator", "accent", "mathvariant", "columnalign", "linethickness", "width",
 ];
 
@@ -32,7 +33,8 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
 export function sanitise(html: string): DocumentFragment {
   return DOMPurify.sanitize(html, {
     ALLOWED_TAGS: [...TAGS, ...MATH],
-    ALLOWED_ATTR: ATTRIBUTES,
+    ALLOWED_ATTR: ["href", ...PLAIN],
+    ADD_URI_SAFE_ATTR: PLAIN,
     ALLOW_DATA_ATTR: false,
     ALLOW_ARIA_ATTR: false,
     ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,

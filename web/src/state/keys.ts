@@ -2,6 +2,7 @@
 import { signal } from "@preact/signals";
 import { api } from "../api";
 import type { ApiKey, Project } from "../types";
+import { once } from "./once";
 import { attempt, toast } from "./toast";
 
 export const projects = signal<Project[] | null>(null);
@@ -33,9 +34,10 @@ export async function choose(chosen: Project): Promise<void> {
 }
 
 export async function addProject(name: string): Promise<boolean> {
-  const made = await attempt(() => api.createProject(name));
+  const made = await once("project", () => attempt(() => api.createProject(name)));
   if (!made) return false;
   project.value = made;
+  keys.value = null;
   await loadProjects();
   toast(`Project “${made.name}” is ready.`);
   return true;

@@ -2,6 +2,7 @@
 import { signal } from "@preact/signals";
 import { ApiError, api } from "../api";
 import type { Collected, Job, Version } from "../types";
+import { once } from "./once";
 import { refreshMe } from "./session";
 import { attempt, complain, toast } from "./toast";
 
@@ -10,6 +11,8 @@ export const jobs = signal<Job[]>([]);
 /** The job that is watched: the running one, or the last one that ran while the page was open. */
 export const watched = signal<Job | null>(null);
 export const versions = signal<Version[] | null>(null);
+/** True while the server does not say how the watched job goes on. */
+export const unheard = signal(false);
 
 const TICK_MS = 1000;
 let round = 0;
@@ -33,23 +36,30 @@ export function watch(id: string): void {
   if (watched.value?.id !== id) watched.value = null;
   const look = async () => {
     const job = await api.job(id).catch((error: unknown) => {
-      if (!(error instanceof ApiError && error.status === 404)) return undefined; // it is away: look again
+      if (mine === round) unheard.value = !(error instanceof ApiError && error.status === 404);
+      if (unheard.value || mine !== round) return undefined; // it is away: look again
       complain(error);
       round++;
       return undefined;
     });
     if (mine !== round) return;
-    if (job) watched.value = job;
+    if (job) {
+      watched.value = job;
+      unheard.value = false;
+    }
     if (job && isOver(job)) await Promise.all([loadLearning(), refreshMe()]);
     else setTimeout(() => void look(), TICK_MS);
   };
   void look();
 }
 
-export const unwatch = (): void => void round++;
+export function unwatch(): void {
+  round++;
+  unheard.value = false;
+}
 
 export async function startImproving(): Promise<void> {
-  const job = await attempt(() => api.improve());
+  const job = await once("improve", () => attempt(() => api.improve()));
   if (!job) return;
   watched.value = job;
   watch(job.id);
@@ -64,7 +74,7 @@ export async function cancel(id: string): Promise<void> {
 
 /** Do something to the versions, then read what it changed. */
 export async function decide(work: () => Promise<unknown>, said: string): Promise<boolean> {
-  const done = await attempt(work);
+  const done = await once("decide", () => attempt(work));
   if (done === undefined) return false;
   await Promise.all([loadLearning(), refreshMe()]);
   toast(said);

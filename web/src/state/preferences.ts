@@ -24,7 +24,8 @@ systemDark.addEventListener("change", applyTheme);
 
 function readSampling(): Sampling {
   try {
-    return JSON.parse(recall("sampling") || "{}") as Sampling;
+    const kept: unknown = JSON.parse(recall("sampling"));
+    return typeof kept === "object" && kept ? kept : {};
   } catch {
     return {};
   }

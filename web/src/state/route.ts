@@ -11,8 +11,17 @@ export type Route =
 const hash = signal(location.hash);
 addEventListener("hashchange", () => (hash.value = location.hash));
 
+/** An address that somebody typed need not be well-formed. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 export function parse(address: string): Route {
-  const [page = "", id = ""] = address.replace(/^#?\/?/, "").split("/").map(decodeURIComponent);
+  const [page = "", id = ""] = address.replace(/^#?\/?/, "").split("/").map(decoded);
   if (page === "c" && id) return { page: "chat", id };
   if (page === "keys") return { page };
   if (page === "improve" || page === "versions" || page === "feedback") return { page, id: id || null };

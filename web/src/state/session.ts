@@ -1,7 +1,7 @@
 /** Who is here, what they agreed to, and which version answers. */
 import { signal } from "@preact/signals";
 import { ApiError, api, identity } from "../api";
-import { keep, recall } from "../storage";
+import { keep, passing, recall } from "../storage";
 import type { Me } from "../types";
 import { complain } from "./toast";
 
@@ -12,7 +12,7 @@ export const locked = signal(false);
 export const startError = signal("");
 
 identity.actor = recall("actor");
-identity.key = sessionStorage.getItem("tutee.key") ?? "";
+identity.key = recall("key", passing);
 
 export async function refreshMe(): Promise<void> {
   try {
@@ -26,11 +26,11 @@ export async function refreshMe(): Promise<void> {
   }
 }
 
-/** A key lives as long as the tab, never on disk. */
+/** Try a key. One that fits lives as long as the tab, never on disk. */
 export async function unlock(key: string): Promise<void> {
   identity.key = key;
-  sessionStorage.setItem("tutee.key", key);
   await refreshMe();
+  if (!locked.value) keep("key", key, passing);
 }
 
 /** Another person of this machine sits down; empty is the owner. */

@@ -2,7 +2,8 @@
 import { signal } from "@preact/signals";
 import { api } from "../api";
 import type { Feedback, FeedbackInput, Message, Winner } from "../types";
-import { conversation, judged, refresh, refreshMessage, visit } from "./thread";
+import { once } from "./once";
+import { conversation, judged, refresh, refreshMessage, tree, visit } from "./thread";
 import { attempt, toast } from "./toast";
 
 export type Teaching =
@@ -13,8 +14,15 @@ export type Teaching =
 /** What is being written right now: at most one thing at a time. */
 export const teaching = signal<Teaching | null>(null);
 
-async function give(input: FeedbackInput): Promise<Feedback | undefined> {
-  return attempt(() => api.give(input));
+let lastGiven: Promise<unknown> = Promise.resolve();
+
+/** Give feedback: the same only once, and one after the other, so that a change of mind is the later word on the server too. */
+function give(input: FeedbackInput): Promise<Feedback | undefined> {
+  return once(JSON.stringify(input), () => {
+    const given = lastGiven.then(() => attempt(() => api.give(input)));
+    lastGiven = given;
+    return given;
+  });
 }
 
 /** `text`, and why this piece will not be learned from, if so. */
@@ -32,7 +40,7 @@ export async function thumb(message: Message, value: 1 | -1 | 0): Promise<void> 
   if (value === 0) {
     teaching.value = null;
     toast("Your thumb is taken back.");
-  } else {
+  } else if (tree.value.has(message.id)) {
     teaching.value = { kind: "thumb", message, note: honest("Your thumb is kept.", given) };
   }
 }
@@ -51,8 +59,9 @@ export async function explainThumb(message: Message, value: 1 | -1, reasons: str
 export async function choose(pair: [Message, Message], winner: Winner, dwellMs: number): Promise<void> {
   const presentation = pair[0].presentation_id;
   if (!presentation) return;
-  const given = await give({ kind: "compare", presentation_id: presentation, winner, dwell_ms: Math.round(dwellMs) });
-  if (!given) return;
+  const vote = { kind: "compare", presentation_id: presentation, winner, dwell_ms: Math.round(dwellMs) } as const;
+  const given = await once(presentation, () => give(vote));
+  if (!given || !tree.value.has(pair[0].id)) return;
   judged.value = new Set([...judged.value, presentation]);
   await refresh();
   visit(winner === "b" ? pair[1].id : pair[0].id);
@@ -78,7 +87,7 @@ export async function demonstrate(parent: string, content: string): Promise<bool
   if (!given) return false;
   teaching.value = null;
   await refresh();
-  if (given.message_id) visit(given.message_id);
+  if (given.message_id && tree.value.has(given.message_id)) visit(given.message_id);
   thank("Your answer is kept as a demonstration.", given);
   return true;
 }

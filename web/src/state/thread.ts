@@ -1,20 +1,20 @@
 /** The open conversation: its tree, the path that is shown, and the answers being written right now. */
 import { type Signal, batch, computed, signal } from "@preact/signals";
-import { api } from "../api";
+import { ApiError, api } from "../api";
 import { follow } from "../stream";
 import { type Said, apart } from "../thoughts";
 import { type Tree, children, isBlind, leafBelow, pairOf, pathTo, withMessages } from "../tree";
 import type { Conversation, ConversationSummary, Message } from "../types";
 import { conversations, reloadConversations } from "./conversations";
 import { keepDraft, sampling, systemPrompt } from "./preferences";
-import { go, link } from "./route";
+import { go, link, route } from "./route";
 import { me, refreshMe } from "./session";
 import { announcement, attempt, complain } from "./toast";
 
 export const conversation = signal<ConversationSummary | null>(null);
 export const tree = signal<Tree>(new Map());
 export const head = signal<string | null>(null);
-export const threadState = signal<"empty" | "loading" | "ready" | "missing">("empty");
+export const threadState = signal<"empty" | "loading" | "ready" | "missing" | "failed">("empty");
 /** True while the server does not answer and we keep trying. */
 export const away = signal(false);
 /** The next chat leaves no trace in the database. */
@@ -23,6 +23,10 @@ export const temporary = signal(false);
 export const askForTwo = signal(false);
 /** Pairs judged since the conversation was opened: they stay side by side, with their versions shown. */
 export const judged = signal<ReadonlySet<string>>(new Set());
+/** What was sent to a conversation (null: a new one) and is not yet known to have arrived. */
+export const saying = signal<{ to: string | null; content: string } | null>(null);
+/** Turns for which an answer was asked that has not begun. */
+export const asked = signal<ReadonlySet<string>>(new Set());
 
 /** The name of the open chat; the list hears of a new one first. */
 export const title = computed(() => {
@@ -57,7 +61,11 @@ export function said(message: Message): Said {
   return apart(growing ? liveText(message).value : (message.content ?? ""), growing, inside);
 }
 
+/** Counts what was heard of single messages, so that an older picture of the whole does not wipe it out. */
+let heard = 0;
+
 function put(...messages: Message[]): void {
+  heard++;
   tree.value = withMessages(tree.value, messages);
 }
 
@@ -65,6 +73,9 @@ function show(id: string | null): void {
   head.value = id;
   for (const message of pathTo(tree.value, id)) if (message.parent_id) lastSeen.set(message.parent_id, message.id);
 }
+
+/** Whether a conversation is (still) the open one: people go elsewhere while a server thinks. */
+const isOpen = (id: string): boolean => conversation.value?.id === id;
 
 function reset(): void {
   for (const follower of followers.values()) follower.abort();
@@ -84,9 +95,11 @@ function reset(): void {
 /** Counts what was asked for, so that a slow answer to an older wish is dropped. */
 let opened = 0;
 
+const isGone = (error: unknown): boolean => error instanceof ApiError && error.status === 404;
+
 /** Show a conversation, or an empty page for null; answers still being written go on where they are. */
 export async function open(id: string | null): Promise<void> {
-  if (id !== null && conversation.value?.id === id) return;
+  if (id !== null && isOpen(id)) return;
   const mine = ++opened;
   reset();
   if (id === null) return;
@@ -96,7 +109,7 @@ export async function open(id: string | null): Promise<void> {
     if (mine === opened) adopt(found);
   } catch (error) {
     if (mine !== opened) return;
-    threadState.value = "missing";
+    threadState.value = isGone(error) ? "missing" : "failed";
     complain(error);
   }
 }
@@ -114,20 +127,29 @@ function adopt(found: Conversation): void {
   streaming.value.forEach(watch);
 }
 
-/** Read the open conversation again, for what feedback changed in it. */
+/** Read the open conversation again, for what feedback or another tab changed in it; what was said there goes on the path. */
 export async function refresh(): Promise<void> {
   const id = conversation.value?.id;
-  const found = id && (await attempt(() => api.conversation(id)));
-  if (found && conversation.value?.id === found.id) {
+  if (!id) return;
+  const before = heard;
+  const found = await api.conversation(id).catch((error: unknown) => {
+    if (isOpen(id) && isGone(error)) threadState.value = "missing";
+    complain(error);
+    return undefined;
+  });
+  if (!found || !isOpen(id)) return;
+  if (before !== heard) return refresh();
+  batch(() => {
     tree.value = withMessages(tree.value, found.messages.filter((message) => !followers.has(message.id)));
-    streaming.value.forEach(watch);
-  }
+    if (head.value) show(leafBelow(tree.value, head.value, lastSeen));
+  });
+  streaming.value.forEach(watch);
 }
 
 /** Read one message again. */
 export async function refreshMessage(id: string): Promise<void> {
   const message = await attempt(() => api.message(id));
-  if (message) put(message);
+  if (message && tree.value.has(id)) put(message);
 }
 
 function watch(message: Message): void {
@@ -142,7 +164,7 @@ function watch(message: Message): void {
   };
   follow(message.id, paint, (isAway) => (away.value = isAway), follower.signal)
     .then((finished) => {
-      if (!finished) return;
+      if (!finished || follower.signal.aborted) return;
       cancelAnimationFrame(painting);
       followers.delete(message.id);
       put(finished);
@@ -152,6 +174,7 @@ function watch(message: Message): void {
       void reloadConversations();
     })
     .catch((error: unknown) => {
+      if (follower.signal.aborted) return;
       followers.delete(message.id);
       put({ ...message, content: text.value, state: "error" });
       complain(error);
@@ -164,54 +187,93 @@ function announce(finished: Message): void {
   else if (pair.every((one) => one.state !== "streaming")) announcement.value = "Two answers are ready. Choose one with the keys 1 to 4.";
 }
 
-async function ensureConversation(): Promise<ConversationSummary> {
-  if (conversation.value) return conversation.value;
+/** Where a turn is said: in which conversation, and after what. */
+interface Place {
+  id: string;
+  parent: string | null;
+}
+
+/** After the shown path. A turn that was never answered is said anew beside it: only answers can be gone on from. */
+function here(): Place | undefined {
+  const last = path.value.at(-1);
+  const id = conversation.value?.id;
+  return id ? { id, parent: last?.role === "user" ? last.parent_id : head.value } : undefined;
+}
+
+/** The conversation that was begun last in this tab. */
+let begun: string | null = null;
+export const wasBegunHere = (id: string | null): boolean => id !== null && id === begun;
+
+/** Begin a conversation, and show it unless the reader has gone elsewhere meanwhile. */
+async function begin(): Promise<Place> {
+  const mine = opened;
   const made = await api.createConversation({
     ...(systemPrompt.value.trim() ? { system: systemPrompt.value.trim() } : {}),
     ...(temporary.value ? { temporary: true } : {}),
   });
-  keepDraft(null, "");
-  adopt({ ...made, messages: [] });
-  if (made.head_message_id) adopt(await api.conversation(made.id));
-  go(link.chat(made.id), true);
-  return made;
+  const found = made.head_message_id ? await api.conversation(made.id) : { ...made, messages: [] };
+  if (mine === opened && route.value.page === "chat") {
+    begun = made.id;
+    keepDraft(null, "");
+    batch(() => {
+      adopt(found);
+      if (saying.value) saying.value = { ...saying.value, to: made.id };
+      go(link.chat(made.id), true);
+    });
+  }
+  return { id: made.id, parent: made.head_message_id };
 }
 
 /** Say `content` after the shown path and ask for an answer. Returns whether it was sent. */
 export async function send(content: string): Promise<boolean> {
+  const compare = askForTwo.value && !(conversation.value?.temporary ?? temporary.value);
+  const place = here();
+  saying.value = { to: place?.id ?? null, content };
   const sent = await attempt(async () => {
-    const { id } = await ensureConversation();
-    // A turn that was never answered is said anew beside it: only answers can be gone on from.
-    const last = path.value.at(-1);
-    const said = await api.say(id, content, last?.role === "user" ? last.parent_id : head.value);
-    put(said);
-    show(said.id);
-    return said;
+    const { id, parent } = place ?? (await begin());
+    await remembered;
+    const said = await api.say(id, content, parent);
+    if (isOpen(id)) arrive(said);
+    return { id, said };
   });
-  if (sent) await answer(sent.id, askForTwo.value && !conversation.value?.temporary);
+  saying.value = null;
+  if (sent) void answer(sent.said.id, compare, sent.id);
   return sent !== undefined;
 }
 
-/** Say an earlier turn differently: a sibling, the old one stays. */
-export async function reword(turn: Message, content: string): Promise<void> {
-  const id = conversation.value?.id;
-  const said = id && (await attempt(() => api.say(id, content, turn.parent_id)));
-  if (!said) return;
-  put(said);
-  show(said.id);
-  await answer(said.id, false);
+function arrive(said: Message): void {
+  batch(() => {
+    put(said);
+    show(said.id);
+    saying.value = null;
+  });
 }
 
-/** Ask for one more answer to `parent`, or for two blind ones. */
-export async function answer(parent: string, compare: boolean): Promise<void> {
+/** Say an earlier turn differently: a sibling, the old one stays. Returns whether it was sent. */
+export async function reword(turn: Message, content: string): Promise<boolean> {
   const id = conversation.value?.id;
-  if (!id) return;
+  if (!id) return false;
+  await remembered;
+  const said = await attempt(() => api.say(id, content, turn.parent_id));
+  if (!said) return false;
+  if (isOpen(id)) arrive(said);
+  void answer(said.id, false, id);
+  return true;
+}
+
+/** Ask for one more answer to `parent`, or for two blind ones; once, however often one presses. */
+export async function answer(parent: string, compare: boolean, id = conversation.value?.id): Promise<void> {
+  if (!id || asked.value.has(parent)) return;
+  asked.value = new Set([...asked.value, parent]);
   const options = { ...(compare ? { compare } : {}), ...(Object.keys(sampling.value).length ? { sampling: sampling.value } : {}) };
-  const made = await attempt(() => api.generate(id, parent, options));
-  if (!made) return;
-  put(...made.messages);
-  show(made.messages[0]?.id ?? parent);
-  made.messages.forEach(watch);
+  const made = await attempt(() => remembered.then(() => api.generate(id, parent, options)));
+  batch(() => {
+    asked.value = new Set([...asked.value].filter((one) => one !== parent));
+    if (!made || !isOpen(id)) return;
+    put(...made.messages);
+    show(made.messages[0]?.id ?? parent);
+    made.messages.forEach(watch);
+  });
   void reloadConversations();
 }
 
@@ -226,10 +288,13 @@ export function step(message: Message, by: number): void {
   if (next) visit(next.id);
 }
 
+/** What the server was told last about where one reads. A turn that is said waits for it: it would come second, and win. */
+let remembered: Promise<unknown> = Promise.resolve();
+
 /** Show the branch that goes through `id`, and remember it on the server. */
 export function visit(id: string): void {
   show(leafBelow(tree.value, id, lastSeen));
   const open = conversation.value;
   const at = head.value;
-  if (open && at) void attempt(() => api.updateConversation(open.id, { head_message_id: at }));
+  if (open && at) remembered = remembered.then(() => attempt(() => api.updateConversation(open.id, { head_message_id: at })));
 }

@@ -21,8 +21,8 @@ export function dismiss(id: number): void {
 
 export function toast(text: string, options: Partial<Pick<Toast, "kind" | "action">> = {}): void {
   const made: Toast = { id: ++counter, text, kind: "note", ...options };
-  // A new note takes the place of the last one; errors stay until they are read.
-  toasts.value = [...toasts.value.filter((one) => one.kind === "error").slice(-2), made];
+  // A new note takes the place of the last one, an error that of the same words; other errors stay until they are read.
+  toasts.value = [...toasts.value.filter((one) => one.kind === "error" && one.text !== text).slice(-2), made];
   setTimeout(() => dismiss(made.id), made.kind === "error" ? 12000 : 6000);
 }
 
