@@ -86,7 +86,7 @@ def test_another_tokenizer_or_too_short_a_context_is_refused(model: Pretrained, 
     teacher.tokenizer.sha256 = "another"
     with pytest.raises(InvalidInput) as caught:
         distillation_groups(model, teacher, ROWS, OfflineDistillationConfig())
-    assert caught.value.code == "wrong_teacher"
+    assert caught.value.code == "wrong_tokenizer"
     teacher.tokenizer.sha256 = model.tokenizer.sha256
     teacher.config = replace(teacher.config, max_position_embeddings=8)
     with pytest.raises(InvalidInput) as caught:

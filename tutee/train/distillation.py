@@ -65,20 +65,22 @@ def make_groups(rollouts: Sequence[Rollout], teacher: Sequence[Tensor], config: 
     return grouped(rollouts, examples)
 
 
-class Teacher:
-    """A model that is asked how likely answers are.
+def require_same_tokenizer(teacher: Pretrained, student: Pretrained) -> None:
+    """Refuse a teacher that knows nothing of the student's tokens (`wrong_tokenizer`)."""
+    if teacher.tokenizer.sha256 != student.tokenizer.sha256:
+        raise InvalidInput(
+            f"The teacher {teacher.name} has another tokenizer than {student.name}, so it knows nothing of its tokens. "
+            "Train on the teacher's answers with sft instead.",
+            param="settings.teacher",
+            code="wrong_tokenizer",
+        )
 
-    Raises:
-        InvalidInput: its tokenizer is another than the student's.
-    """
+
+class Teacher:
+    """A model that is asked how likely answers are. Raises like `require_same_tokenizer`."""
 
     def __init__(self, model: Pretrained, student: Pretrained, lora: Lora | None = None) -> None:
-        if model.tokenizer.sha256 != student.tokenizer.sha256:
-            raise InvalidInput(
-                f"The teacher {model.name} has another tokenizer than {student.name}: their tokens cannot be compared.",
-                param="teacher",
-                code="wrong_tokenizer",
-            )
+        require_same_tokenizer(model, student)
         self.weights_sha256 = model.weights_sha256
         self._model = model
         self._student = student

@@ -4,7 +4,8 @@ Ethayarajh et al. 2024 (arXiv 2402.01306), equation 8. With the log-ratio of an 
     r = log π(y|x) - log π_ref(y|x)
     L = λ_D [1 - σ(β (r - z))]   for an answer that somebody liked
     L = λ_U [1 - σ(β (z - r))]   for one that somebody disliked
-z is how far the policy as a whole has moved, KL(π ‖ π_ref), estimated without a gradient on answers to *other* prompts:
+z is how far the policy as a whole has moved, KL(π ‖ π_ref), estimated without a gradient on answers to *other* prompts,
+in the order of the file:
     z = max(0, mean_i [log π(y_{i+1}|x_i) - log π_ref(y_{i+1}|x_i)])
 So each row carries, beside its own answer, the next row's answer to its prompt. `with_kl` measures those under the
 policy before a step and hands z to the loss as a number that never leaves the device; z is of the whole step, so that

@@ -25,6 +25,7 @@ from tutee.model.logprobs import log_softmax
 from tutee.model.pretrained import Pretrained
 from tutee.model.value_head import hidden_states
 from tutee.train.batch import Batch, Example, Group, Loss, SoftTarget, Totals, told
+from tutee.train.distillation import require_same_tokenizer
 from tutee.train.encode import Encoded
 from tutee.train.metrics import Metrics
 from tutee.train.options import require
@@ -58,20 +59,15 @@ def distillation_groups(
     """SFT's groups with the teacher's distribution as target of every learned token.
 
     Raises:
-        InvalidInput: the teacher's tokenizer is another (`wrong_teacher`); and as `encode_rows`.
+        InvalidInput: the teacher's tokenizer is another (`wrong_tokenizer`), or a row does not fit its context; and as
+            `encode_rows`.
     """
-    if teacher.tokenizer.sha256 != model.tokenizer.sha256:
-        raise InvalidInput(
-            f"The teacher {teacher.name} has another tokenizer than {model.name}, so it knows nothing of its tokens. "
-            "Train on the teacher's answers with sft instead.",
-            param="teacher",
-            code="wrong_teacher",
-        )
+    require_same_tokenizer(teacher, model)
     encoded = sft_groups(model, rows)
     length = teacher.config.max_position_embeddings
     if any(len(example.tokens) > length for group in encoded.groups for example in group.examples):
         message = f"A row does not fit the teacher's context of {length} tokens."
-        raise InvalidInput(message, param="teacher", code="context_length_exceeded")
+        raise InvalidInput(message, param="settings.teacher", code="context_length_exceeded")
     return replace(encoded, groups=tuple(with_soft_targets(encoded.groups, teacher, config)))
 
 

@@ -156,13 +156,10 @@ class Reinforced:
             look = partial(validate, task, trainer, collector) if task.validation else None
             try:
                 done = reinforce(learner, collector, run, folder, limits=limits, report=report, after_step=look)
-                steps = done.steps
+                steps, history = done.steps, done.history
             except Tripped as tripped:
-                steps = go_back(trainer, folder, tripped)
+                steps, history = go_back(trainer, folder, tripped)
                 notes.append(tripped.message)
-        newest = latest_checkpoint(folder)
-        state = {} if newest is None else read_checkpoint(newest)[1]
-        history = state.get("history", [])
         trainer.save(version_folder(task.folder, steps))
         if trainer.ranks.first:
             said = {"steps": steps, "trained_tokens": int(sum(values.get("tokens", 0) for values in history))}
@@ -191,14 +188,15 @@ def validate(task: Task, trainer: Trainer, collector: Collector, step: int) -> d
     return {f"valid_{name}": value for name, value in drawn.metrics.items() if name in ("reward", "length", "finished")}
 
 
-def go_back(trainer: Trainer, folder: Path, tripped: Tripped) -> int:
-    """Put the last good checkpoint's weights back; its step. Without one the run has no result: raises `tripped`."""
+def go_back(trainer: Trainer, folder: Path, tripped: Tripped) -> tuple[int, tuple[dict[str, float], ...]]:
+    """Put the last good checkpoint's weights back; its step and the history until there. Without one the run has no
+    result: raises `tripped`."""
     newest = latest_checkpoint(folder)
     if newest is None:
         raise tripped
     tensors, state = read_checkpoint(newest)
     trainer.load(tensors, state["trainer"])
-    return int(state["step"])
+    return int(state["step"]), tuple(state["history"])
 
 
 @contextmanager
