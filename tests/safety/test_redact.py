@@ -14,6 +14,12 @@ from tutee.safety.redact import ISSUERS, passes_luhn, redact
 TOKEN = "aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zA1bC2dE"
 
 GONE = {
+    "Authorization: Basic YWRhOmxvdmVsYWNl": "Authorization: Basic [KEY]",
+    "Mein Passwort ist Sommer2024!": "Mein Passwort ist [SECRET]!",
+    "Kennwort: geheim123": "Kennwort: [SECRET]",
+    "mot de passe : Azerty123": "mot de passe : [SECRET]",
+    "contraseña: Hola1234": "contraseña: [SECRET]",
+    "the pw is s3cret!x": "the pw is [SECRET]",
     "write to jane.doe+news@mail.example.co.uk today": "write to [EMAIL] today",
     "jörg@müller.de, o'neil@x.ie": "[EMAIL], [EMAIL]",
     "john (at) acme (dot) com": "[EMAIL]",
@@ -56,6 +62,10 @@ GONE = {
 }
 
 STAYS = """
+Basic authentication sends a name and a password.
+BASIC programs had line numbers.
+Das Passwort ist vergessen.
+500 pw of power
 The price rose from $1,234.56 to 1.299,00 EUR between 2024-01-15, 15/03/2024 and 01.02.2024.
 Version 1.2.3.4, v10.0.0.1, Chrome 120.0.6099.109, section 2.3.4.5, pkg==1.2.3.4, >=1.2.3.4
 http://127.0.0.1:8000, 0.0.0.0, 255.255.255.0, 8.8.8.8, 300.1.2.3, 1.2.3.4.5

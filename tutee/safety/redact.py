@@ -8,6 +8,7 @@ hashes, ISBNs, loopback addresses. Redacting twice changes nothing.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from collections import Counter
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 MARK = re.compile(r"\[[A-Z_]+\]")
-VERSION = "1"
+VERSION = "2"
 """Changes whenever the same text could be redacted otherwise; kept with every scrub record."""
 
 
@@ -216,6 +217,14 @@ def _is_key(match: re.Match[str]) -> bool:
     return _has_digits(match) or not str(match["it"]).startswith("sk-")
 
 
+def _is_name_and_password(match: re.Match[str]) -> bool:
+    """What stands behind `Basic` in a header is `name:password` in base64; `Basic authentication` is prose."""
+    try:
+        return b":" in base64.b64decode(f"{match['it'].rstrip('=')}===", altchars=b"-_", validate=False)
+    except ValueError:
+        return False
+
+
 def _has_digits(match: re.Match[str]) -> bool:
     return len(_digits(match)) >= 3
 
@@ -253,7 +262,8 @@ def _detector(
     return Detector(kind, hints, re.compile(pattern, re.VERBOSE | flags), _when(check) if check else _whole)
 
 
-NAMED = r"""(?:pass(?:word|wd|phrase|code)?|pwd|secret|credentials?|client[ _-]?secret|api[ _-]?key
+NAMED = r"""(?:pass(?:wor[dt]|wd|phrase|code)?|pwd?|kennwort|mot\ de\ passe|contrase[ñn]a|senha|wachtwoord
+    |secret|credentials?|client[ _-]?secret|api[ _-]?key
     |(?:secret|private|account|shared|access)[ _-]?(?:access[ _-]?)?key
     |(?:(?:access|auth|bearer|refresh|session|id|bot)[ _-]?)?token)"""
 SERVICE_KEYS = r"""(?:
@@ -270,7 +280,7 @@ ENDS = r"(?![\w-]|[.,][0-9])"
 """What follows a number that is whole: no letter, no further digits."""
 
 DIGIT = "0123456789"
-NAMES = ("pass", "pwd", "secret", "credential", "key", "token")
+NAMES = ("pass", "pw", "kennwort", "contrase", "senha", "wachtwoord", "secret", "credential", "key", "token")
 CLOSED_AT = ("at)", "at]", "at )", "at ]")
 
 DETECTORS = (
@@ -283,6 +293,7 @@ DETECTORS = (
     _detector("CREDENTIALS", ("://",), r"\b[a-z][a-z0-9+.-]{1,20}://(?P<it>[^\s/:@\[\]]{0,100}:[^\s/\[\]]{1,200})@"),
     _detector("KEY", DIGIT, rf"(?<![A-Za-z0-9_])(?P<it>{SERVICE_KEYS})(?![A-Za-z0-9_])", _is_key, flags=re.NOFLAG),
     _detector("KEY", ("bearer",), r"\bBearer\s+(?P<it>[A-Za-z0-9._~+/-]{20,2000}=*)", _has_digits),
+    _detector("KEY", ("basic",), r"\bBasic\s+(?P<it>[A-Za-z0-9+/_-]{6,2000}=*)", _is_name_and_password),
     _detector(
         "SECRET",
         NAMES,
@@ -292,7 +303,7 @@ DETECTORS = (
     _detector(
         "SECRET",
         NAMES,
-        rf"""(?<![A-Za-z]){NAMED}\s*(?::|=|\bis\b|\bwas\b)\s*
+        rf"""(?<![A-Za-z]){NAMED}\s*(?::|=|\b(?:is|was|ist|war|est|es|é)\b)\s*
         (?P<it>[^\s"'`,;(){{}}\[\]<>$]{{5,200}}[^\s"'`,;(){{}}\[\]<>$.!?:])(?![(\[])""",
         _is_password,
     ),
