@@ -25,6 +25,13 @@ LLAMA = FAMILIES["llama"].to_dict()
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "rope_scaling.low_freq_factor"),
+        ({"rope_parameters": "none"}, "rope_parameters"),
+        ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps"),
+        ({"eos_token_id": "</s>"}, "eos_token_id"),
+        ({"eos_token_id": [2, None]}, "eos_token_id"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding_window"),
+        ({"model_type": "mistral", "sliding_window": "all"}, "sliding_window"),
     ],
 )
 def test_a_config_that_is_not_computed_is_refused_by_field(change: dict[str, Any], param: str) -> None:

@@ -42,7 +42,7 @@ def write(path: Path, decoder: Decoder, quant: gguf.GGMLQuantizationType, **chan
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count(changes.get("heads", config.num_attention_heads))
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
@@ -104,6 +104,10 @@ def test_files_that_we_do_not_read_are_refused_and_leave_nothing(tmp_path: Path)
 
     path.write_bytes(b"not a model")
     assert code() == "damaged_weights"
+    write(path, tiny_decoder(), gguf.GGMLQuantizationType.F32, heads=10)
+    assert code() == "damaged_weights"
+    write(path, tiny_decoder(), gguf.GGMLQuantizationType.F32, heads=[6, 6])
+    assert code() == "invalid_config"
     write(path, tiny_decoder(), gguf.GGMLQuantizationType.F32, architecture="gemma")
     assert code() == "unsupported_model"
     write(path, tiny_decoder(), gguf.GGMLQuantizationType.F32, pre="some-new-rule")

@@ -29,7 +29,16 @@ def byte_level(folder: Path) -> Tokenizer:
 
 def sentencepiece(folder: Path) -> Tokenizer:
     """Byte fallback and ▁ for spaces, as Llama 2 and Mistral have it."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdeHlorw,!<|>nsi", "▁a", "He"]
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        *"▁abcdeHlorw,!<|>nsi",
+        "▁a",
+        "He",
+        "<0xZZ>",
+    ]
     vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     model = BPE(vocab=vocab, merges=[("▁", "a"), ("H", "e")], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     backend = Backend(model)

@@ -40,6 +40,15 @@ def test_an_index_cannot_point_outside_its_folder(tmp_path: Path) -> None:
         load_safetensors(tmp_path / "model")
 
 
+@pytest.mark.parametrize(
+    "index", ["", "[]", "7", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1, "b": [2]}}', "\xff"]
+)
+def test_an_index_that_is_none_is_refused(tmp_path: Path, index: str) -> None:
+    (tmp_path / INDEX).write_text(index, encoding="latin-1")
+    with pytest.raises(InvalidInput, match="not a safetensors index"):
+        load_safetensors(tmp_path)
+
+
 @pytest.mark.parametrize("keep", [0, 4, 40, -3])
 def test_a_file_cut_short_is_refused(tmp_path: Path, keep: int) -> None:
     save_file(TENSORS, tmp_path / SINGLE)

@@ -6,6 +6,7 @@ by name, instead of computing something else. Knows nothing of tensors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -71,7 +72,6 @@ class DecoderConfig:
         heads = _positive(raw, "num_attention_heads")
         hidden = _positive(raw, "hidden_size")
         rope_theta, rope_scaling = _rope(raw)
-        eos = raw.get("eos_token_id")
         config = cls(
             model_type=model_type,
             vocab_size=_positive(raw, "vocab_size"),
@@ -81,7 +81,7 @@ class DecoderConfig:
             num_attention_heads=heads,
             num_key_value_heads=_positive(raw, "num_key_value_heads", heads),
             head_dim=_positive(raw, "head_dim", hidden // heads),
-            rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+            rms_norm_eps=_number(raw, "rms_norm_eps", 1e-6),
             rope_theta=rope_theta,
             rope_scaling=rope_scaling,
             max_position_embeddings=_positive(raw, "max_position_embeddings", 2048),
@@ -90,7 +90,7 @@ class DecoderConfig:
             qk_norm=model_type == "qwen3",
             sliding_window=_sliding_window(raw),
             bos_token_id=raw.get("bos_token_id"),
-            eos_token_ids=() if eos is None else (eos,) if isinstance(eos, int) else tuple(eos),
+            eos_token_ids=eos_ids(raw),
         )
         if heads % config.num_key_value_heads or config.head_dim % 2:
             raise InvalidInput(
@@ -126,10 +126,29 @@ def _positive(raw: Mapping[str, Any], key: str, default: int | None = None) -> i
     value = raw.get(key)
     value = default if value is None else value
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise InvalidInput(
-            f"config.json: {key} is {value!r}; it must be a positive whole number.", param=key, code="invalid_config"
-        )
+        raise _wrong(key, value, "a positive whole number")
     return value
+
+
+def _number(raw: Mapping[str, Any], key: str, default: float) -> float:
+    value = raw.get(key)
+    value = default if value is None else value
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise _wrong(key, value, "a positive number")
+    return float(value)
+
+
+def eos_ids(raw: Mapping[str, Any]) -> tuple[int, ...]:
+    """The end tokens that a `config.json` or `generation_config.json` names. Raises `InvalidInput`."""
+    value = raw.get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(id, int) for id in ids):
+        raise _wrong("eos_token_id", value, "a token id or a list of them")
+    return tuple(dict.fromkeys(ids))
+
+
+def _wrong(key: str, value: object, wanted: str) -> InvalidInput:
+    return InvalidInput(f"config.json: {key} is {value!r}; it must be {wanted}.", param=key, code="invalid_config")
 
 
 def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
@@ -145,8 +164,14 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
 
 def _rope(raw: Mapping[str, Any]) -> tuple[float, Mapping[str, Any] | None]:
     # transformers 5 writes one dict `rope_parameters`; everybody before it wrote rope_theta and rope_scaling.
-    merged = dict(raw.get("rope_scaling") or {}) | dict(raw.get("rope_parameters") or {})
-    theta = float(merged.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0)
+    merged: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        value = raw.get(key) or {}
+        if not isinstance(value, Mapping):
+            raise _wrong(key, value, "an object")
+        merged |= value
+    theta = _number(merged, "rope_theta", _number(raw, "rope_theta", 10000.0))
+    merged.pop("rope_theta", None)
     kind = merged.pop("rope_type", None) or merged.pop("type", None) or "default"
     merged.pop("type", None)
     if kind not in ROPE_TYPES:
@@ -168,9 +193,9 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float, Mapping[str, Any] | None]:
 
 
 def _sliding_window(raw: Mapping[str, Any]) -> int | None:
-    window = raw.get("sliding_window")
     if raw["model_type"] == "llama" or (raw["model_type"] != "mistral" and not raw.get("use_sliding_window")):
         return None
+    window = None if raw.get("sliding_window") is None else _positive(raw, "sliding_window")
     if raw["model_type"] == "mistral" or window is None:
         return window
     kinds = set(raw.get("layer_types") or ())
@@ -178,7 +203,7 @@ def _sliding_window(raw: Mapping[str, Any]) -> int | None:
     if kinds == {"full_attention"} or (not kinds and full_layers >= raw["num_hidden_layers"]):
         return None
     if kinds == {"sliding_attention"} or (not kinds and full_layers == 0):
-        return int(window)
+        return window
     raise _unsupported("layer_types", "mixed", "layers that differ in their attention window are not computed")
 
 

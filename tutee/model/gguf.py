@@ -103,9 +103,9 @@ def _tensors(
 
 def _unpermute(tensor: Tensor, heads: int) -> Tensor:
     """llama.cpp rotates neighbouring pairs, transformers the two halves of a head: put the rows back."""
-    return (
-        tensor.reshape(heads, tensor.shape[0] // heads // 2, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
-    )
+    if tensor.shape[0] % (2 * heads):
+        raise _bad(f"{tensor.shape[0]} rows of a matrix are not {heads} heads.")
+    return tensor.reshape(heads, -1, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
 
 
 def _hf_name(name: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tutee.errors import InvalidInput
 from tutee.model.chat_format import ChatFormat
-from tutee.model.config import DecoderConfig
+from tutee.model.config import DecoderConfig, eos_ids
 from tutee.model.decoder import Decoder
 from tutee.model.lora import Lora, merge
 from tutee.model.tokenizer import Tokenizer
@@ -93,10 +93,7 @@ def read_config(folder: Path) -> DecoderConfig:
             f"{folder} is not a model folder: it has no readable config.json.", param="model", code="not_a_model"
         )
     generation = _read_json(folder / "generation_config.json") or {}
-    both: list[int] = []
-    for ids in (raw.get("eos_token_id"), generation.get("eos_token_id")):
-        both += [ids] if isinstance(ids, int) else ids or []
-    return DecoderConfig.from_hf(raw | {"eos_token_id": list(dict.fromkeys(both))})
+    return DecoderConfig.from_hf(raw | {"eos_token_id": [*eos_ids(raw), *eos_ids(generation)]})
 
 
 def fill(decoder: Decoder, tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from tutee.errors import InvalidInput
+
+BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class Tokenizer:
@@ -81,8 +84,8 @@ class Tokenizer:
             return token.encode()
         if self._byte_level:
             return b"".join(BYTE_OF_CHARACTER.get(character, character.encode()) for character in token)
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            return bytes([int(token[3:5], 16)])
+        if BYTE_TOKEN.fullmatch(token):
+            return bytes.fromhex(token[3:5])
         return token.replace("▁", " ").encode()
 
 

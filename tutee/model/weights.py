@@ -32,8 +32,9 @@ def weight_files(folder: Path) -> list[Path]:
     """
     if (folder / INDEX).is_file():
         try:
-            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, UnicodeDecodeError):
+            listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+            names = sorted({os.fspath(name) for name in listed})
+        except (ValueError, KeyError, AttributeError, TypeError):
             raise _bad(f"{folder / INDEX} is not a safetensors index. Copy the folder again.") from None
         for name in names:
             if Path(name).name != name or not (folder / name).is_file():
