@@ -88,6 +88,13 @@ def test_bad_bodies(http: httpx.Client, body: bytes, headers: dict[str, str], st
         assert (reply.status_code, error["code"]) == (status, code)
 
 
+@pytest.mark.parametrize("headers", [{"host": "[::1"}, {"origin": "http://[::1"}], ids=str)
+def test_addresses_that_cannot_be_read_are_strangers(http: httpx.Client, headers: dict[str, str]) -> None:
+    reply = http.post(CHAT, json={}, headers=headers)
+    check_shape(reply)
+    assert reply.status_code == 403
+
+
 def test_a_body_without_a_length_is_counted_as_it_comes(http: httpx.Client) -> None:
     def endless() -> Any:
         for _ in range(40):

@@ -39,6 +39,16 @@ def test_the_way_of_a_conversation(sdk: openai.OpenAI) -> None:
         sdk.conversations.retrieve(conversation.id)
 
 
+def test_what_is_played_back_is_another_item(sdk: openai.OpenAI) -> None:
+    told: Any = [{"id": "msg_told", "type": "message", "role": "user", "content": text} for text in ("one", "two")]
+    conversation = sdk.conversations.create(items=told[:1]).id
+    [again] = sdk.conversations.items.create(conversation, items=told[1:]).data
+    assert again.id != "msg_told"
+    assert texts(sdk, conversation, limit=1, order="asc") == ["one", "two"]
+    sdk.conversations.items.delete("msg_told", conversation_id=conversation)
+    assert texts(sdk, conversation) == ["two"]
+
+
 def test_an_empty_one_has_a_page(sdk: openai.OpenAI) -> None:
     assert texts(sdk, sdk.conversations.create().id) == []
 

@@ -203,6 +203,8 @@ def test_what_was_checked_is_what_is_connected_to() -> None:
         "hook.example:8443",
         "hook.example",
     )
+    local = pinned("http://[::1]:8080/", private=True, resolve=lambda name, port: ["::1"])
+    assert (local.url, local.host) == ("http://[::1]:8080/", "[::1]:8080")
     with pytest.raises(InvalidInput, match="https"):
         check_url("http://hook.example/", private=False)
 
@@ -211,6 +213,13 @@ def test_what_was_checked_is_what_is_connected_to() -> None:
 
     with pytest.raises(InvalidInput, match="cannot be found"):
         pinned("https://nowhere.example/", private=False, resolve=nowhere)
+
+
+def test_names_in_any_script_are_asked_for_in_ascii() -> None:
+    found = pinned("https://bücher.example/", private=False, resolve=lambda name, port: ["93.184.216.34"])
+    assert found.host == found.name == "xn--bcher-kva.example"
+    with pytest.raises(InvalidInput, match="cannot be found"):
+        pinned(f"https://{'ü' * 70}.example/", private=False, resolve=lambda name, port: ["93.184.216.34"])
 
 
 def test_after_three_days_it_is_given_up() -> None:

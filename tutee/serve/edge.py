@@ -124,7 +124,7 @@ class Edge:
         if scope["method"] not in READING_METHODS:
             site = headers.get("sec-fetch-site")
             origin = headers.get("origin")
-            if site not in (None, "same-origin", "none") or (origin is not None and urlsplit(origin).netloc != host):
+            if site not in (None, "same-origin", "none") or (origin is not None and not _is_of(origin, host)):
                 raise Forbidden("Requests started by another web site are refused.", code="cross_site_request")
         if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # not every database can hold one
             raise InvalidInput("The URL holds a NUL character, which text may not contain.", code="invalid_url")
@@ -158,12 +158,17 @@ def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"The body is over the limit of {limit:,} bytes.")
 
 
+def _is_of(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:  # a bracket that is never closed
+        return False
+
+
 @lru_cache(maxsize=256)
 def _names_loopback(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
     try:
-        return ipaddress.ip_address(name).is_loopback
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or name.endswith(".localhost") or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False

@@ -64,11 +64,11 @@ class OpenAIConversations:
             _require(session, id, actor_id)
             session.execute(delete(OpenAIConversation).where(OpenAIConversation.id == id))
 
-    def add_items(self, id: str, actor_id: str | None, items: Sequence[Mapping[str, Any]]) -> None:
-        """Items at the end. Raises as `get`."""
+    def add_items(self, id: str, actor_id: str | None, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Items at the end; returns them as they are kept. Raises as `get`."""
         with self._database.write(lock=LOCK) as session:
             _require(session, id, actor_id)
-            append(session, id, items)
+            return append(session, id, items)
 
     def items(
         self, id: str, actor_id: str | None, limit: int = 20, after: str | None = None, order: Order = "desc"
@@ -114,17 +114,29 @@ class OpenAIConversations:
             return None if found is None else found.item
 
 
-def append(session: Session, conversation_id: str, items: Sequence[Mapping[str, Any]]) -> None:
-    """Items at the end of a conversation; none where it was deleted. The caller holds `LOCK`."""
+def append(session: Session, conversation_id: str, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Items at the end of a conversation; none where it was deleted. The caller holds `LOCK`.
+
+    One that comes again, from a client that plays back what was said, gets an id of its own: pages go by ids.
+    """
     if session.get(OpenAIConversation, conversation_id) is None:
-        return
+        return []
     mine = OpenAIConversationItem.conversation_id == conversation_id
     last = session.scalar(select(func.max(OpenAIConversationItem.place)).where(mine))
     first = 0 if last is None else last + 1
+    ids = [item["id"] for item in items]
+    taken = set(session.scalars(select(OpenAIConversationItem.id).where(mine, OpenAIConversationItem.id.in_(ids))))
+    kept = [dict(item) | ({"id": fresh_id(item["id"])} if item["id"] in taken else {}) for item in items]
     session.add_all(
-        OpenAIConversationItem(conversation_id=conversation_id, place=first + i, id=item["id"], item=dict(item))
-        for i, item in enumerate(items)
+        OpenAIConversationItem(conversation_id=conversation_id, place=first + i, id=item["id"], item=item)
+        for i, item in enumerate(kept)
     )
+    return kept
+
+
+def fresh_id(taken: str) -> str:
+    """Another id for an item of the same kind."""
+    return new_id(taken.partition("_")[0] + "_")
 
 
 def _items(conversation_id: str) -> Any:

@@ -60,8 +60,7 @@ def create_items(id: str, caller: CallerDep, services: ServicesDep, body: Body) 
     services.store.openai_conversations.get(id, caller.id)
     body.need("items")
     items = _items(body, caller, services)
-    services.store.openai_conversations.add_items(id, caller.id, items)
-    return item_page(items, False)
+    return item_page(services.store.openai_conversations.add_items(id, caller.id, items), False)
 
 
 @router.get("/{id}/items", openapi_extra=owned("openai_conversation"))

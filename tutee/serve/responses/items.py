@@ -17,6 +17,7 @@ from tutee.errors import InvalidInput
 from tutee.ids import new_id
 from tutee.serve.body import Fields
 from tutee.serve.replies import reply
+from tutee.store.openai_conversations import fresh_id
 
 Item = dict[str, Any]
 Lookup = Callable[[str], Item | None]
@@ -50,7 +51,7 @@ def read_items(body: Fields, find: Lookup, name: str = "items", most: int = MOST
     seen: set[str] = set()
     for item in out:
         if item["id"] in seen:  # a client that plays back what it was told twice
-            item["id"] = new_id(item["id"].partition("_")[0] + "_")
+            item["id"] = fresh_id(item["id"])
         seen.add(item["id"])
     return out
 

@@ -65,13 +65,19 @@ def pinned(url: str, private: bool, resolve: Resolve | None = None) -> Pinned:
     parts = urlsplit(url)
     name, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     try:
+        name = name.encode("idna").decode("ascii")
         addresses = (resolve or _resolve)(name, port)
     except (OSError, UnicodeError):
         raise _refused("url", f"names a host that cannot be found ({name})") from None
     if not private and not all(_public(address) for address in addresses):
         raise _refused("url", f"names a host with an address that is not public ({name})")
-    address = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
-    return Pinned(urlunsplit((parts.scheme, f"{address}:{port}", parts.path, parts.query, "")), parts.netloc, name)
+    host = _bracketed(name) + ("" if parts.port is None else f":{port}")
+    place = f"{_bracketed(addresses[0])}:{port}"
+    return Pinned(urlunsplit((parts.scheme, place, parts.path, parts.query, "")), host, name)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _resolve(name: str, port: int) -> list[str]:
