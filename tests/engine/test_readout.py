@@ -168,3 +168,13 @@ def test_the_last_hidden_state_may_follow_a_cached_prompt(make_engine: MakeEngin
         finish(engine)
         assert torch.allclose(readout.hidden, hidden(tiny, prompt)[-1], atol=1e-6)
     assert engine.stats.cached_tokens_total >= 36
+
+
+def test_the_last_hidden_state_comes_with_the_last_piece(make_engine: MakeEngine, tiny: Pretrained) -> None:
+    engine, prompt = make_engine(max_step_tokens=8), list(range(30, 71))
+    neighbour = engine.submit([1, 2, 3], SamplingParams(max_tokens=30, seed=1, ignore_eos=True))
+    readout = LastHidden(len(prompt))
+    engine.submit(prompt, ONE, readout=readout)
+    finish(engine)
+    assert torch.allclose(readout.hidden, hidden(tiny, prompt)[-1], atol=1e-6)
+    assert neighbour.result(timeout=0).finish_reason == "length"

@@ -105,12 +105,14 @@ def read(served: Served, parts: Sequence[Rows]) -> None:
     asked: list[tuple[PromptLogprobs, int]] = []
     for rows in parts:
         readout, unread = rows.readout, rows.unread
+        if not len(unread):  # a piece of a prompt before what is wanted
+            continue
         if not isinstance(readout, PromptLogprobs):
             readout.add(unread)
             continue
         following = [*rows.prompt[readout.position + 1 : readout.position + 1 + len(unread)]]
         readout.position += len(unread)
-        if readout.then is not None and readout.position == len(rows.prompt) and len(unread):
+        if readout.then is not None and readout.position == len(rows.prompt):
             following.append(readout.then)
         hidden.append(unread[: len(following)])
         asked += [(readout, token) for token in following]
