@@ -71,7 +71,8 @@ class Story:
         self._saved = first + len(events)
 
     async def follow(self, after: int = -1) -> AsyncIterator[list[bytes]]:
-        """All events after number `after`, those that are there at once, the others as they are told."""
+        """All events after number `after`, those that are there at once, the others as they are told; of a story that
+        is shorter, how it ended."""
         news = News()
         with self._lock:
             self._readers.add(news)
@@ -83,6 +84,8 @@ class Story:
                     yield new
                     at += len(new)
                 elif over:
+                    if at > len(self._events):
+                        yield self._events[-1:]
                     return
                 else:
                     await news.wait()
