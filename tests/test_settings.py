@@ -22,6 +22,7 @@ def test_flags_win_over_the_environment_which_wins_over_defaults(tmp_path: Path)
         ({"TUTEE_THREADS": "-1"}, "TUTEE_THREADS"),
         ({"TUTEE_MAX_BATCH": "0"}, "TUTEE_MAX_BATCH"),
         ({"TUTEE_CACHE_TOKENS": "0"}, "TUTEE_CACHE_TOKENS"),
+        ({"TUTEE_MAX_WAITING": "0"}, "TUTEE_MAX_WAITING"),
         ({"TUTEE_STREAM_KEEPALIVE": "-1"}, "TUTEE_STREAM_KEEPALIVE"),
         ({"TUTEE_DTYPE": "int3"}, "TUTEE_DTYPE"),
         ({"TUTEE_PRECISION": "int3"}, "TUTEE_PRECISION"),

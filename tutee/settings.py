@@ -22,7 +22,7 @@ RANGES = {
     "threads": (0, 1024),
     "max_batch": (1, 4096),
     "cache_tokens": (1, MOST),
-    "max_waiting": (0, MOST),
+    "max_waiting": (1, MOST),
     "stream_keepalive": (0, MOST),
     "max_body_bytes": (1, 2**40),
 }

@@ -127,7 +127,7 @@ def server(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def own_server(real_model: Path, tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
-    """`own_server(max_waiting=0)`: a server of the test's own with other settings (`Settings` fields); stopped at the
+    """`own_server(max_waiting=1)`: a server of the test's own with other settings (`Settings` fields); stopped at the
     end. It may be stopped and started again on the same home."""
     started: list[ServerProcess] = []
 
