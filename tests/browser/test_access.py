@@ -145,6 +145,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(make_page, shoot, room):
     )
     assert wide == []
     page.click("[data-action=menu]")
-    page.wait_for_selector("[data-sidebar].open")
+    page.wait_for_selector("[data-sidebar].open [data-action=close-menu]:focus")
     escape(page, "[data-sidebar].open")
+    page.wait_for_selector("[data-action=menu]:focus")
     shoot(page, room.strip("/#") or "welcome")

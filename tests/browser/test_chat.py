@@ -92,7 +92,10 @@ def test_stop_ends_the_engine_and_keeps_the_part(make_page, served, shoot):
     open_chat(page)
     ask(page, "Go on and on", wait=False)
     page.wait_for_selector(f"{STREAMING} .prose")
-    stop(page)
+    page.focus("[data-action=stop]")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("[data-role=assistant][data-state=stopped]")
+    page.wait_for_selector(f"{COMPOSER}:focus")  # the button is gone; the focus is not
     expect(page.locator("[data-ending=stopped]")).to_be_visible()
     said = answer_text(page)
     assert said
@@ -218,6 +221,50 @@ def test_the_view_follows_an_answer_that_grows_in_leaps(make_page):
                    return box.scrollHeight - box.scrollTop - box.clientHeight < 2; }"""
     )
     expect(page.locator("[data-action=to-end]")).to_have_count(0)
+
+
+MARKUP = """5. five
+6. six
+
+| Left | Middle | Right |
+| :-- | :-: | --: |
+| a | b | c |
+
+$$\\sum_{n=1}^{9} n$$
+
+- קוד:
+  ```python
+  print("left to right")
+  ```
+"""
+
+
+def test_lists_tables_and_formulas_keep_their_form(page, served):
+    conversation = served.call("POST", "/conversations", json={})["id"]
+    turn = served.call("POST", f"/conversations/{conversation}/messages", json={"content": "?", "parent_id": None})
+    shown = {"kind": "demo", "conversation_id": conversation, "parent_id": turn["id"], "content": MARKUP}
+    answer = served.call("POST", "/feedback", json=shown)["message"]["id"]
+    served.call("PATCH", f"/conversations/{conversation}", json={"head_message_id": answer})
+    page.goto(f"/#/c/{conversation}")
+    expect(page.locator(".prose ol")).to_have_attribute("start", "5")
+    expect(page.locator(".prose td").nth(1)).to_have_css("text-align", re.compile("center$"))
+    expect(page.locator(".prose td").nth(2)).to_have_css("text-align", re.compile("right$"))
+    expect(page.locator(".prose math")).to_have_attribute("display", "block")
+    assert "\\sum" not in page.locator(".prose math").text_content(), "what is typeset is not said again as TeX"
+    expect(page.locator(".prose pre")).to_have_css("direction", "ltr")
+
+
+def test_a_long_history_is_read_to_its_end_and_stays(make_page, make_served):
+    served = make_served()
+    for number in range(95):
+        served.call("POST", "/conversations", json={"title": f"Old chat {number}"})
+    page = make_page(served, viewport={"width": 1280, "height": 5000})
+    open_chat(page)
+    rows = page.locator("[data-conversation]")
+    expect(rows).to_have_count(95)  # three pages fit on this screen
+    ask(page, "A new one")
+    page.wait_for_selector("[data-conversation]:has-text('A new one')")
+    expect(rows).to_have_count(96)
 
 
 def test_a_temporary_chat_leaves_no_trace(page, served):

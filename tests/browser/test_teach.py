@@ -43,11 +43,14 @@ def test_two_blind_answers_are_compared_with_the_keyboard(page, served, shoot):
     expect(page.locator("[data-comparison] [data-version]")).to_have_count(0)  # versions are hidden until the choice
     expect(page.locator("[data-action=send]")).to_be_disabled()
     page.wait_for_selector("[data-comparison] [role=group]:focus")
+    before = len(feedback(served, "compare"))
     page.keyboard.press("2")
+    page.keyboard.press("2")  # impatience is no second vote
     page.wait_for_selector("[data-comparison=judged]")
     expect(page.locator("[data-outcome] [data-version]")).to_have_count(2)
     page.wait_for_selector("[data-candidate=B].chosen")
     shoot(page, "judged")
+    assert len(feedback(served, "compare")) == before + 1
     vote = feedback(served, "compare")[0]
     assert vote["payload"]["winner"] == "b"
     assert vote["payload"]["dwell_ms"] >= 0

@@ -1,7 +1,7 @@
 /** The chat: its top bar, the thread, the composer. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import { route } from "../state/route";
-import { away, conversation, open, path, saying, temporary, threadState, title } from "../state/thread";
+import { away, conversation, open, path, saying, shown, temporary, threadState, title } from "../state/thread";
 import { Away } from "./Away";
 import { Chip } from "./Badge";
 import { Button } from "./Button";
@@ -26,13 +26,13 @@ export function ChatPage() {
         {isTemporary && <Chip kind="temporary">Temporary</Chip>}
       </TopBar>
       {away.value && <Away />}
-      {state === "missing" ? <Missing /> : state === "failed" ? <Failed id={id} /> : isEmpty && !saying.value ? <Welcome /> : <Thread />}
+      {state === "missing" ? <Missing /> : state === "failed" ? <Failed id={id} /> : isEmpty && saying.value?.to !== shown.value ? <Welcome /> : <Thread />}
       {isHere && <Composer conversationId={id} />}
     </>
   );
 }
 
-const TITLES = { empty: "New chat", loading: "…", ready: "New chat", missing: "Not here", failed: "Not read" };
+const TITLES = { empty: "New chat", loading: "…", ready: "New chat", missing: "Not here", failed: "Chat" };
 
 function Failed({ id }: { id: string | null }) {
   return (

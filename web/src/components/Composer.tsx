@@ -3,7 +3,7 @@ import { signal } from "@preact/signals";
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { keepDraft, readDraft } from "../state/preferences";
 import {
-  askForTwo, asked, conversation, openPair, path, saying, send, stop, streaming, temporary, threadState, wasBegunHere,
+  askForTwo, asked, conversation, openPair, path, saying, send, shown, stop, streaming, temporary, threadState, wasBegunHere,
 } from "../state/thread";
 import { IconButton } from "./Button";
 import { Icon } from "./Icon";
@@ -20,16 +20,16 @@ export function fillComposer(words: string): void {
 
 export function Composer({ conversationId }: { conversationId: string | null }) {
   const area = useRef<HTMLTextAreaElement>(null);
-  const shown = useRef<string | null | undefined>(undefined);
+  const writtenIn = useRef<string | null | undefined>(undefined);
   const isTemporary = conversation.value?.temporary ?? temporary.value;
   const writing = streaming.value.length > 0;
   const waiting = openPair.value !== undefined && !writing;
-  const busy = writing || waiting || saying.value !== null || threadState.value === "loading" || asked.value.has(path.value.at(-1)?.id ?? "");
+  const busy = writing || waiting || saying.value?.to === shown.value || threadState.value === "loading" || asked.value.has(path.value.at(-1)?.id ?? "");
   const ready = text.value.trim() !== "" && !busy;
 
   useLayoutEffect(() => {
-    const before = shown.current;
-    shown.current = conversationId;
+    const before = writtenIn.current;
+    writtenIn.current = conversationId;
     // A new chat that gets its address stays the same chat: what was typed meanwhile stays too.
     if (before === null && wasBegunHere(conversationId)) return write(text.value);
     text.value = readDraft(conversationId);
@@ -46,7 +46,7 @@ export function Composer({ conversationId }: { conversationId: string | null }) 
     if (!ready) return;
     const words = text.value.trim();
     write("");
-    if (!(await send(words))) giveBack(words, shown, conversationId);
+    if (!(await send(words))) giveBack(words, writtenIn, conversationId);
   };
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
@@ -82,9 +82,9 @@ export function Composer({ conversationId }: { conversationId: string | null }) 
 }
 
 /** What could not be sent goes back to where it was written, before anything typed since. */
-function giveBack(words: string, shown: { current: string | null | undefined }, from: string | null): void {
-  const isSame = shown.current === from || (from === null && wasBegunHere(shown.current ?? null));
-  const place = isSame ? (shown.current ?? null) : from;
+function giveBack(words: string, now: { current: string | null | undefined }, from: string | null): void {
+  const isSame = now.current === from || (from === null && wasBegunHere(now.current ?? null));
+  const place = isSame ? (now.current ?? null) : from;
   const since = isSame ? text.value : readDraft(place);
   const all = [words, since].filter(Boolean).join("\n");
   if (isSame) text.value = all;
@@ -95,8 +95,8 @@ function giveBack(words: string, shown: { current: string | null | undefined }, 
 function StopButton() {
   const place = useRef<HTMLSpanElement>(null);
   useLayoutEffect(() => {
-    const shown = place.current!;
-    return () => shown.contains(document.activeElement) && focusComposer();
+    const button = place.current!;
+    return () => button.contains(document.activeElement) && focusComposer();
   }, []);
   return (
     <span ref={place}>

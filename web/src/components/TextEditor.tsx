@@ -47,7 +47,10 @@ export function TextEditor({ label, hint, start, action, name, onSave, onCancel 
   };
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.isComposing) return;
-    if (event.key === "Escape") void leave();
+    if (event.key === "Escape") {
+      event.preventDefault(); // or the same key would close the question that it opens
+      void leave();
+    }
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) void save();
   };
   return (

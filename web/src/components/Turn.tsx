@@ -1,7 +1,7 @@
 /** One turn of the thread: what a person said, one answer, or two answers side by side. */
 import { useState } from "preact/hooks";
 import { demonstrate, teaching } from "../state/teaching";
-import { answer, asked, conversation, judged, path, reword, saying, step, tree } from "../state/thread";
+import { answer, asked, judged, path, reword, saying, shown, step, tree } from "../state/thread";
 import { isBlind, pairOf } from "../tree";
 import type { Message } from "../types";
 import { Answer } from "./Answer";
@@ -20,7 +20,7 @@ export function Turn({ message }: { message: Message }) {
 /** What was just sent, until the server has it. */
 export function Pending() {
   const sent = saying.value;
-  if (!sent || sent.to !== (conversation.value?.id ?? null)) return null;
+  if (sent?.to !== shown.value) return null;
   return (
     <article class="turn question pending" aria-label="Being sent" aria-busy="true" data-pending>
       <div class="bubble" dir="auto">{sent.content}</div>

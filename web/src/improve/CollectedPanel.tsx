@@ -30,7 +30,7 @@ export function CollectedPanel({ busy }: { busy: boolean }) {
       </ul>
       <div class="columns">
         <Usable found={found} total={usable} />
-        <Unusable found={found} />
+        <Unusable found={found} total={usable} />
       </div>
       <div class="launch">
         <Button look="primary" icon="growth" data-action="improve" disabled={disabled} onClick={() => void startImproving()}>
@@ -64,11 +64,11 @@ function Usable({ found, total }: { found: Collected; total: number }) {
   );
 }
 
-function Unusable({ found }: { found: Collected }) {
+function Unusable({ found, total }: { found: Collected; total: number }) {
   return (
     <div>
       <h3>Not usable</h3>
-      {!found.unusable.length ? <p class="hint">Everything can be used.</p> : (
+      {!found.unusable.length ? <p class="hint">{total ? "Everything can be used." : "Nothing."}</p> : (
         <ul class="counts" data-unusable>
           {found.unusable.map(({ reason, count }) => <li key={reason}><strong>{count}</strong> {reason}</li>)}
         </ul>

@@ -2,7 +2,7 @@
 import { signal } from "@preact/signals";
 import { ApiError, api } from "../api";
 import type { Collected, Job, Version } from "../types";
-import { once } from "./once";
+import { newest, once } from "./once";
 import { refreshMe } from "./session";
 import { attempt, complain, toast } from "./toast";
 
@@ -19,12 +19,12 @@ let round = 0;
 
 export const isOver = (job: Job): boolean => ["succeeded", "failed", "cancelled"].includes(job.status);
 
+const readCollected = newest(() => attempt(() => api.collected()));
+const readJobs = newest(() => attempt(() => api.jobs(20)));
+const readVersions = newest(() => attempt(() => api.versions()));
+
 export async function loadLearning(): Promise<void> {
-  const [found, list, known] = await Promise.all([
-    attempt(() => api.collected()),
-    attempt(() => api.jobs(20)),
-    attempt(() => api.versions()),
-  ]);
+  const [found, list, known] = await Promise.all([readCollected(), readJobs(), readVersions()]);
   if (found) collected.value = found;
   if (list) jobs.value = list.data;
   if (known) versions.value = known.data;
@@ -63,7 +63,7 @@ export async function startImproving(): Promise<void> {
   if (!job) return;
   watched.value = job;
   watch(job.id);
-  const found = await attempt(() => api.collected());
+  const found = await readCollected();
   if (found) collected.value = found;
 }
 

@@ -3,6 +3,7 @@ import { signal } from "@preact/signals";
 import { ApiError, api, identity } from "../api";
 import { keep, passing, recall } from "../storage";
 import type { Me } from "../types";
+import { newest } from "./once";
 import { complain } from "./toast";
 
 export const me = signal<Me | null>(null);
@@ -14,9 +15,13 @@ export const startError = signal("");
 identity.actor = recall("actor");
 identity.key = recall("key", passing);
 
+const readMe = newest(() => api.me());
+
 export async function refreshMe(): Promise<void> {
   try {
-    me.value = await api.me();
+    const told = await readMe();
+    if (!told) return;
+    me.value = told;
     locked.value = false;
     startError.value = "";
   } catch (error) {

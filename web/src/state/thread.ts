@@ -23,8 +23,12 @@ export const temporary = signal(false);
 export const askForTwo = signal(false);
 /** Pairs judged since the conversation was opened: they stay side by side, with their versions shown. */
 export const judged = signal<ReadonlySet<string>>(new Set());
-/** What was sent to a conversation (null: a new one) and is not yet known to have arrived. */
-export const saying = signal<{ to: string | null; content: string } | null>(null);
+/** Counts what was opened, so that a slow answer to an older wish is dropped. */
+const opened = signal(0);
+/** Names what is shown: the conversation, or a new one that has no name yet. */
+export const shown = computed(() => conversation.value?.id ?? `new ${opened.value}`);
+/** What was sent last and is not yet known to have arrived: `to` is what was shown then. */
+export const saying = signal<{ number: number; to: string; content: string } | null>(null);
 /** Turns for which an answer was asked that has not begun. */
 export const asked = signal<ReadonlySet<string>>(new Set());
 
@@ -92,23 +96,20 @@ function reset(): void {
   });
 }
 
-/** Counts what was asked for, so that a slow answer to an older wish is dropped. */
-let opened = 0;
-
 const isGone = (error: unknown): boolean => error instanceof ApiError && error.status === 404;
 
 /** Show a conversation, or an empty page for null; answers still being written go on where they are. */
 export async function open(id: string | null): Promise<void> {
   if (id !== null && isOpen(id)) return;
-  const mine = ++opened;
+  const mine = ++opened.value;
   reset();
   if (id === null) return;
   threadState.value = "loading";
   try {
     const found = await api.conversation(id);
-    if (mine === opened) adopt(found);
+    if (mine === opened.value) adopt(found);
   } catch (error) {
-    if (mine !== opened) return;
+    if (mine !== opened.value) return;
     threadState.value = isGone(error) ? "missing" : "failed";
     complain(error);
   }
@@ -205,47 +206,56 @@ let begun: string | null = null;
 export const wasBegunHere = (id: string | null): boolean => id !== null && id === begun;
 
 /** Begin a conversation, and show it unless the reader has gone elsewhere meanwhile. */
-async function begin(): Promise<Place> {
-  const mine = opened;
+async function begin(number: number): Promise<Place> {
+  const mine = opened.value;
   const made = await api.createConversation({
     ...(systemPrompt.value.trim() ? { system: systemPrompt.value.trim() } : {}),
     ...(temporary.value ? { temporary: true } : {}),
   });
   const found = made.head_message_id ? await api.conversation(made.id) : { ...made, messages: [] };
-  if (mine === opened && route.value.page === "chat") {
+  if (mine === opened.value && route.value.page === "chat") {
     begun = made.id;
     keepDraft(null, "");
     batch(() => {
       adopt(found);
-      if (saying.value) saying.value = { ...saying.value, to: made.id };
+      if (saying.value?.number === number) saying.value = { ...saying.value, to: made.id };
       go(link.chat(made.id), true);
     });
   }
   return { id: made.id, parent: made.head_message_id };
 }
 
+let sent = 0;
+
+function isSaid(number: number): void {
+  if (saying.value?.number === number) saying.value = null;
+}
+
 /** Say `content` after the shown path and ask for an answer. Returns whether it was sent. */
 export async function send(content: string): Promise<boolean> {
   const compare = askForTwo.value && !(conversation.value?.temporary ?? temporary.value);
   const place = here();
-  saying.value = { to: place?.id ?? null, content };
-  const sent = await attempt(async () => {
-    const { id, parent } = place ?? (await begin());
+  const number = ++sent;
+  saying.value = { number, to: shown.value, content };
+  const arrived = await attempt(async () => {
+    const { id, parent } = place ?? (await begin(number));
     await remembered;
     const said = await api.say(id, content, parent);
-    if (isOpen(id)) arrive(said);
+    batch(() => {
+      isSaid(number);
+      if (isOpen(id)) arrive(said);
+    });
     return { id, said };
   });
-  saying.value = null;
-  if (sent) void answer(sent.said.id, compare, sent.id);
-  return sent !== undefined;
+  isSaid(number);
+  if (arrived) void answer(arrived.said.id, compare, arrived.id);
+  return arrived !== undefined;
 }
 
 function arrive(said: Message): void {
   batch(() => {
     put(said);
     show(said.id);
-    saying.value = null;
   });
 }
 
