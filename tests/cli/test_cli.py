@@ -167,3 +167,19 @@ def test_settings_of_another_method_are_refused_with_the_list(home: Path, tmp_pa
     assert "not a setting of sft" in said
     assert "learning_rate" in said
     assert "--data" in tutee(home, "train", "sft", "--model", "tiny", status=1)
+
+
+def test_pretraining_a_model_that_is_not_there_does_not_make_a_new_one(home: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("One day.")
+    run = (
+        "train",
+        "pretrain",
+        "--data",
+        str(text),
+        "--model",
+        str(tmp_path / "typo"),
+        "--folder",
+        str(tmp_path / "out"),
+    )
+    assert "is not a model folder" in tutee(home, *run, status=1)

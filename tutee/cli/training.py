@@ -147,7 +147,7 @@ def train_here(
             (p for p in (Path(model), settings.home / "models" / model) if (p / "config.json").is_file()), None
         )
         found = methods.find(method)
-        if place is None and found.needs_model:
+        if place is None and (found.needs_model or model != "chat"):  # who names no model to pretrain gets a new one
             raise InvalidInput(
                 f"'{model}' is not a model folder, nor a model in {settings.home / 'models'}.",
                 param="--model",
