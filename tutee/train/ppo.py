@@ -309,8 +309,8 @@ class Ppo:
         self, groups: Sequence[Group], rollouts: Sequence[Rollout], reference: Sequence[Tensor]
     ) -> dict[str, float]:
         batch = pack_groups(groups)
-        spread = batch.return_N.var()
-        explained = 1 - float((batch.return_N - batch.value_N).var() / spread) if spread > 0 else 0.0
+        spread = batch.return_N.var(correction=0)  # of one token alone too
+        explained = 1 - float((batch.return_N - batch.value_N).var(correction=0) / spread) if spread > 0 else 0.0
         kl = sequence_kl(rollouts, reference)
         return {"explained_variance": explained, "kl": kl, "kl_price": self._price.beta}
 
