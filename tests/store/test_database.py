@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from tests.store.conftest import Place, Scene, everything
 from tutee.errors import InvalidInput, Unavailable
@@ -225,3 +226,9 @@ def test_an_sqlite_home_uses_the_log_and_waits_for_the_disk_where_it_matters(
             with store.database.write(durable=durable) as session:
                 assert session.scalar(text("PRAGMA journal_mode")) == "wal"
                 assert session.scalar(text("PRAGMA synchronous")) == level
+
+
+def test_a_disk_that_refuses_is_named_with_what_to_do(store: Store) -> None:
+    with pytest.raises(Unavailable, match="tutee doctor") as refused, store.database.read():
+        raise OperationalError("SELECT 1", {}, sqlite3.OperationalError("disk I/O error"))
+    assert refused.value.code == "disk_error"

@@ -216,6 +216,11 @@ def _explain(error: DBAPIError) -> Unavailable:
     said = str(error.orig)
     if "disk is full" in said or "No space left" in said or "could not extend file" in said:
         return Unavailable("The disk is full: nothing was written. Free some space and try again.", code="disk_full")
+    if "disk I/O error" in said:
+        return Unavailable(
+            "The disk refuses to be read or written: it is full, or failing. Free some space, then run `tutee doctor`.",
+            code="disk_error",
+        )
     if "database is locked" in said or "database table is locked" in said:
         return Unavailable("The database is busy: another process held it too long. Try again.", code="database_busy")
     if "readonly database" in said or "read-only" in said:
