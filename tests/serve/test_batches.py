@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -13,6 +15,7 @@ import pytest
 from tests.serve.conftest import Running, serving
 from tutee.engine.engine import Engine
 from tutee.ids import new_id
+from tutee.serve.batches.file import check, requests
 from tutee.settings import Settings
 from tutee.store.files import BATCH_ENDED
 from tutee.store.schema import Batch
@@ -111,6 +114,16 @@ def test_a_file_that_is_no_list_of_requests_fails_the_batch(
     assert (error.line, error.code) == (number, code)
     assert done.output_file_id is None
     assert done.error_file_id is None
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_a_file_from_another_system_is_read(tmp_path: Path, end: str) -> None:
+    lines = [{"custom_id": id, "method": "POST", "url": "/v1/completions", "body": {"prompt": "é"}} for id in "ab"]
+    path = tmp_path / "input.jsonl"
+    text = (end or "\n").join(json.dumps(line, ensure_ascii=False) for line in lines) + end
+    path.write_bytes(codecs.BOM_UTF8 + text.encode())
+    assert check(path, "/v1/completions").total == 2
+    assert [each.custom_id for each in requests(path, "/v1/completions")] == ["a", "b"]
 
 
 def test_bad_requests_for_a_batch_name_the_field(sdk: openai.OpenAI) -> None:

@@ -6,6 +6,7 @@ know whether a request's body is a good one: that is the endpoint's to say, and 
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,13 +90,15 @@ def _refused(code: str, message: str) -> Checked:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Line numbers from 1, and the lines that are not blank; of an overlong one only its beginning."""
+    """Line numbers from 1, and the lines that are not blank; of an overlong one only its beginning. A byte order mark
+    is passed over, as in all files here."""
     with path.open("rb") as file:
         number = 0
         while text := file.readline(LONGEST_LINE + 1):
             number += 1
-            if text.strip():
-                yield number, text
+            line = text.removeprefix(codecs.BOM_UTF8) if number == 1 else text
+            if line.strip():
+                yield number, line
             while len(text) > LONGEST_LINE and not text.endswith(b"\n"):
                 text = file.readline(LONGEST_LINE + 1)
 
