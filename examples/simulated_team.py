@@ -262,7 +262,10 @@ class Assistant:
 
     def call(self, method: str, path: str, handle: str | None = None, body: Any = None) -> Any:
         headers = {"X-Tutee-Actor": handle} if handle else {}
-        reply = self.http.request(method, f"/v1{path}", json=body, headers=headers)
+        try:
+            reply = self.http.request(method, f"/v1{path}", json=body, headers=headers)
+        except httpx.TransportError as error:
+            raise SystemExit(f"{self.http.base_url} does not answer ({error}); start it with `tutee serve`.") from None
         if reply.is_error:
             raise SystemExit(f"{method} {path}: {reply.status_code} {reply.text[:400]}")
         return reply.json()
@@ -545,6 +548,9 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=96, help="longest answer, in tokens")
     parser.add_argument("--no-control", action="store_true", help="skip the team with random labels")
     arguments = parser.parse_args()
+    for name, least in (("labels", 10), ("corrections", 0), ("max_tokens", 1)):
+        if getattr(arguments, name) < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
 
     def run(url: str | None, name: str, has_taste: bool) -> Outcome:
         print(f"{name} team, {arguments.labels} labels and {arguments.corrections} corrections", file=sys.stderr)
