@@ -56,7 +56,7 @@ class Terminal:
         except httpx.ConnectError:
             raise Unavailable(f"No server answers at {self.http.base_url}. Start one with `tutee serve`.") from None
         except httpx.TransportError as error:
-            raise Unavailable(f"The connection to {self.http.base_url} failed: {error}.") from None
+            raise Unavailable(f"The connection to {self.http.base_url} failed ({error}).") from None
 
     def ask(self, text: str) -> None:
         """Send a turn and stream the answer."""
