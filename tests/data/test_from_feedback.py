@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.data.homes import Home, open_home
 from tutee.conversation import Message
-from tutee.data.from_feedback import Collected, Reason, collect, why_not
+from tutee.data import from_feedback
+from tutee.data.from_feedback import Collected, Judge, Reason, collect, reasons_against, why_not
 from tutee.data.rows import PairRow, SftRow, UnpairedRow
 from tutee.data.snapshot import freeze
 from tutee.store.schema import Feedback
@@ -236,6 +237,17 @@ def test_one_conversation_can_be_given_though_the_person_gave_no_general_consent
     home.store.conversations.update(answer.conversation_id, home.person("ada"), train=True)
     assert [row.origin.feedback_ids for row in collect(home.store).rows] == [(vote.id,)]
     assert why_not(home.store, vote.id) is None
+
+
+def test_what_a_list_shows_is_judged_once_for_each_person_and_chat(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    question = home.ask("2+2?")
+    first, again = home.thumb(home.answer(question, "4"), 1), home.thumb(home.answer(question, "5"), -1)
+    elsewhere = home.thumb(home.answer(home.ask("3+3?", handle="ada"), "6"), 1)
+    judged: list[object] = []
+    monkeypatch.setattr(from_feedback, "Judge", lambda *all: judged.append(all) or Judge(*all))
+    against = reasons_against(home.store, [first, elsewhere, again])
+    assert against == {first.id: None, again.id: None, elsewhere.id: Reason.NO_CONSENT}
+    assert len(judged) == 2
 
 
 def test_the_same_said_twice_counts_once(home: Home) -> None:

@@ -8,8 +8,9 @@ Only the newest judgement of a person on a target counts. `judging.py` says what
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from sqlalchemy import select
 
@@ -20,7 +21,7 @@ from tutee.data.threads import Question, consented_threads, questions
 from tutee.store import Store
 from tutee.store.schema import Feedback
 
-__all__ = ["Collected", "Reason", "collect", "why_not"]
+__all__ = ["Collected", "Reason", "collect", "reasons_against", "why_not"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +90,25 @@ def why_not(store: Store, feedback_id: str) -> Reason | None:
     Raises:
         NotFound: no such feedback.
     """
-    event = store.feedback.get(feedback_id)
-    live = store.feedback.live(event.actor_id, conversation_id=event.conversation_id)
-    if all(other.id != feedback_id for other in live):
-        return Reason.SUPERSEDED
-    threads = consented_threads(store, [event.conversation_id] if event.conversation_id else [])
-    outcome = Judge(store, threads, live).outcomes()[feedback_id]
-    return outcome if isinstance(outcome, Reason) else None
+    return reasons_against(store, [store.feedback.get(feedback_id)])[feedback_id]
+
+
+def reasons_against(store: Store, events: Iterable[Feedback]) -> dict[str, Reason | None]:
+    """`why_not` of each of these; what one person said in one conversation is judged together."""
+    found: dict[str, Reason | None] = {}
+    by_place = groupby(sorted(events, key=_place), key=_place)
+    for (actor_id, conversation_id), here in by_place:
+        live = store.feedback.live(actor_id, conversation_id=conversation_id or None)
+        threads = consented_threads(store, [conversation_id] if conversation_id else [])
+        outcomes = Judge(store, threads, live).outcomes()
+        for event in here:
+            outcome = outcomes.get(event.id, Reason.SUPERSEDED)
+            found[event.id] = outcome if isinstance(outcome, Reason) else None
+    return found
+
+
+def _place(event: Feedback) -> tuple[str, str]:
+    return event.actor_id, event.conversation_id or ""
 
 
 def _split(outcomes: dict[str, Outcome], asked: Mapping[str, Question]) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from tutee.data.from_feedback import why_not
+from tutee.data.from_feedback import reasons_against
 from tutee.errors import InvalidInput
 from tutee.serve.access.auth import MEMBER, Caller, CallerDep, owned
 from tutee.serve.body import Body, Fields
@@ -48,7 +48,7 @@ def give(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
         body.refuse("kind", f"is {kind!r}; it must be one of {', '.join(KINDS)}", "invalid_value")
     row, extra = KINDS[kind](body, caller, services)
     services.metrics.feedback.labels(kind).inc()
-    return reply(with_use(row, services) | extra)
+    return reply(with_use([row], services)[0] | extra)
 
 
 def _thumb(body: Fields, caller: Caller, services: Services) -> tuple[Feedback, Extra]:
@@ -189,13 +189,13 @@ def list_feedback(
 ) -> Response:
     """The caller's feedback, newest first."""
     page = services.store.feedback.list(caller.id, kind=kind, limit=limit, after=after)
-    return page_of([with_use(row, services) for row in page], page.has_more)
+    return page_of(with_use(page.data, services), page.has_more)
 
 
 @router.get("/{id}", openapi_extra=owned("feedback"))
 def get_feedback(id: str, caller: CallerDep, services: ServicesDep) -> Response:
     """One event, and whether it can be learned from."""
-    return reply(with_use(services.store.feedback.get(id, caller.id), services))
+    return reply(with_use([services.store.feedback.get(id, caller.id)], services)[0])
 
 
 @router.delete("/{id}", openapi_extra=owned("feedback"))
@@ -222,10 +222,10 @@ def feedback_view(row: Feedback) -> dict[str, Any]:
     }
 
 
-def with_use(row: Feedback, services: Services) -> dict[str, Any]:
-    """One event as JSON, with whether it can be learned from."""
-    reason = why_not(services.store, row.id)
-    return feedback_view(row) | {"usable": reason is None, "why_not": None if reason is None else str(reason)}
+def with_use(rows: Sequence[Feedback], services: Services) -> list[dict[str, Any]]:
+    """Events as JSON, each with whether it can be learned from."""
+    against = reasons_against(services.store, rows)
+    return [feedback_view(row) | {"usable": against[row.id] is None, "why_not": against[row.id]} for row in rows]
 
 
 def word_diff(before: str, after: str) -> list[dict[str, str]]:

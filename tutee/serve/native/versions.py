@@ -88,7 +88,7 @@ def trace(name: str, caller: CallerDep, services: ServicesDep) -> Response:
     return reply(
         {
             "version": version_views(services, [version])[0],
-            "feedback": [with_use(row, services) for row in own],
+            "feedback": with_use(own, services),
             "others": len(rows) - len(own),
         }
     )
@@ -98,7 +98,7 @@ def _trace_feedback(id: str, caller: Caller, services: Services) -> dict[str, An
     row = services.store.feedback.get(id, None if sees_all(caller) else caller.id)
     found = services.store.snapshots.containing(id)
     return {
-        "feedback": with_use(row, services),
+        "feedback": with_use([row], services)[0],
         "rows": [{"snapshot_sha": item.snapshot_sha, "split": item.split, "kind": item.kind} for _, item in found],
         "versions": version_views(services, services.store.versions.learned_from(id)),
     }
