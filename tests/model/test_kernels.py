@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,27 @@ def test_without_a_compiler_it_says_so(
     monkeypatch.delenv("TUTEE_KERNELS", raising=False)
     with caplog.at_level(logging.WARNING):
         assert compiled.load.__wrapped__("kernels.c") is None
+    assert "PyTorch" in caplog.text
+
+
+@needs_unit
+def test_threads_that_compile_at_once_all_get_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TUTEE_KERNELS", raising=False)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(compiled.load.__wrapped__, ["adamw.c"] * 4))
+    assert len(list((tmp_path / "tutee").iterdir())) == 1
+
+
+def test_a_user_without_a_home_has_no_c(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CACHE_HOME", "TUTEE_KERNELS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with caplog.at_level(logging.WARNING):
+        assert compiled.load.__wrapped__("adamw.c") is None
     assert "PyTorch" in caplog.text
 
 

@@ -14,6 +14,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def load(name: str, *flags: str) -> ctypes.CDLL | None:
         return None
     try:
         return ctypes.CDLL(str(_compile(Path(__file__).with_name(name), [*compiler, *FLAGS, *flags])))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: this user has no home
         said = getattr(error, "stderr", None) or error
         _log.warning("%s is not used, PyTorch computes instead, slower: %s", name, said)
         return None
@@ -75,7 +76,7 @@ def _compile(source: Path, command: list[str]) -> Path:
     library = folder / f"{source.stem}-{key}.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{library.name}.{os.getpid()}"
+        temporary = folder / f".{library.name}.{os.getpid()}.{threading.get_ident()}"
         try:
             subprocess.run(
                 [*command, str(source), "-o", str(temporary), "-lm"],
