@@ -24,7 +24,7 @@ from typing import Any
 
 from tutee.data.from_feedback import collect
 from tutee.data.snapshot import Snapshot, freeze, load
-from tutee.data.threads import consented
+from tutee.data.taken_back import taken_back
 from tutee.engine.engine import Engine
 from tutee.errors import InvalidInput, NotFound
 from tutee.evaluate.gate import Score, judge
@@ -71,7 +71,7 @@ def improve(place: Workplace) -> tuple[ModelVersion, int]:
     """One turn: from all feedback that may be learned from to a judged candidate. Also counts the tokens trained on."""
     snapshot = freeze_feedback(place)
     trained = train_on(place, snapshot)
-    while taken_back_since(place, snapshot):
+    while taken_back(place.store, snapshot.sha):
         snapshot = freeze_feedback(place)
         trained = train_on(place, snapshot)
     card = {"metrics": dict(trained.metrics), "notes": list(trained.notes), "steps": trained.steps}
@@ -89,7 +89,7 @@ def freeze_feedback(place: Workplace) -> Snapshot:
     place.report(Progress("collect", 0, 1))
     job = place.store.jobs.get(place.job.id)
     snapshot = load(place.store, job.snapshot_sha) if job.snapshot_sha is not None else None
-    if snapshot is not None and taken_back_since(place, snapshot):
+    if snapshot is not None and taken_back(place.store, snapshot.sha):
         shutil.rmtree(place.folder, ignore_errors=True)
         said = "Feedback was erased, or consent withdrawn, meanwhile; the job begins again without it."
         place.store.jobs.event(job.id, "warn", said)
@@ -104,16 +104,6 @@ def freeze_feedback(place: Workplace) -> Snapshot:
         place.store.jobs.event(job.id, "info", said)
     place.report(Progress("collect", 1, 1))
     return snapshot
-
-
-def taken_back_since(place: Workplace, snapshot: Snapshot) -> bool:
-    """Whether somebody erased a row of the snapshot, or withdrew consent to it, after it was frozen: then nothing made
-    from it may be kept."""
-    now = load(place.store, snapshot.sha)
-    if (len(now.rows), len(now.prompts)) != (now.counts["rows"], now.counts["prompts"]):
-        return True
-    talked = {row.origin.conversation_id for row in now.rows} | {prompt.conversation_id for prompt in now.prompts}
-    return len(consented(place.store, talked)) < len(talked)
 
 
 def train_on(place: Workplace, snapshot: Snapshot) -> RecipeResult:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_home import add_improve, settings_for
+from tutee.data.from_feedback import collect
+from tutee.data.snapshot import freeze
+from tutee.data.taken_back import forget_taken_back
 from tutee.store import Store
 from tutee.store.jobs import deaths
 from tutee.worker import run
@@ -59,3 +62,19 @@ def test_a_restart_of_machine_or_server_is_no_death(home: Path, monkeypatch: pyt
             assert store.jobs.lease(worker.id, 60) is not None
         next_worker(home, store)
         assert deaths(store.jobs.get(job_id)) == 1, "the last one died without a restart"
+
+
+def test_the_next_worker_deletes_what_was_taken_back_while_the_last_one_died(home: Path) -> None:
+    with Store.open(settings_for(home).url, home) as store:
+        job_id = add_improve(store)
+        assert store.jobs.lease(next_worker(home, store).id, 60) is not None  # and here it is killed
+        snapshot = freeze(store, collect(store))
+        store.jobs.set_snapshot(job_id, snapshot.sha)
+        stage = home / "jobs" / job_id / "candidates.jsonl"
+        stage.parent.mkdir(parents=True)
+        stage.write_text("{}\n")
+        store.consents.set(snapshot.rows[0].origin.actor_id, "train", False)
+        assert forget_taken_back(store) == [], "perhaps somebody still works on it"
+        next_worker(home, store)
+        assert not stage.exists()
+        assert store.jobs.get(job_id).status == "queued"

@@ -12,7 +12,6 @@ import errno
 import gc
 import logging
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -21,13 +20,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from tutee.data.taken_back import forget_taken_back, forget_words
 from tutee.errors import TuteeError
 from tutee.lock import only_one
 from tutee.settings import Settings
 from tutee.store import Store
 from tutee.store.jobs import deaths
 from tutee.store.schema import Job
-from tutee.worker import api_job, wandb_run
+from tutee.worker import api_job
 from tutee.worker.checking import FILE_PARAMS, Checker, check_next
 from tutee.worker.report import LEASE_SECONDS, CancelledError, InterruptedJobError, Lease, PausedError, Reporter
 
@@ -112,6 +112,7 @@ class Worker:
         job = self.store.jobs.running()
         if job is not None and job.lease_owner is not None and job.lease_owner.startswith(self._place):
             self.store.jobs.release(job.id, job.lease_owner, died=job.lease_owner.startswith(self._parent))
+        forget_taken_back(self.store)
 
     def run_next(self) -> bool:
         """Take one job and run it to its end; False when the queue is empty."""
@@ -124,6 +125,7 @@ class Worker:
                 self._run(job, Reporter(self.store, job, self.settings.home, lease, self.stopping))
         finally:
             free_memory()
+        forget_taken_back(self.store)  # while a job runs nobody else may touch its folder
         return True
 
     def _run(self, job: Job, report: Reporter) -> None:
@@ -218,21 +220,7 @@ def run_method(settings: Settings, store: Store, job: Job, report: Reporter) -> 
     store.jobs.finish(
         job.id, version_id=version.id, fine_tuned_model=version.name, trained_tokens=tokens, result_files=files
     )
-    forget_words(place.folder)
-
-
-def forget_words(folder: Path) -> None:
-    """Empty a finished job's folder but for its numbers: stage files hold people's words, which may be erased later."""
-    from tutee.train.record import FILES
-
-    numbers = (*FILES, wandb_run.FOLDER)
-    for path in folder.iterdir() if folder.exists() else ():
-        if path.is_dir() and path.name not in numbers:
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name not in numbers:
-            path.unlink(missing_ok=True)
-    with suppress(OSError):
-        folder.rmdir()  # nothing was worth keeping
+    forget_words(place.folder)  # stage files hold people's words, which may be erased later
 
 
 def free_memory() -> None:

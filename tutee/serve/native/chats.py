@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from tutee.data.taken_back import forget_taken_back
 from tutee.store import Store
 from tutee.store.records import Piece, Showing, Start, StoredConversation, StoredMessage
 
@@ -61,10 +62,15 @@ class StoredChats:
         return self.store.conversations.get(id, actor_id)
 
     def update(self, id: str, actor_id: str, changes: Mapping[str, Any]) -> StoredConversation:
-        return self.store.conversations.update(id, actor_id, **changes)
+        changed = self.store.conversations.update(id, actor_id, **changes)
+        if "train" in changes:
+            forget_taken_back(self.store)
+        return changed
 
     def delete(self, id: str, actor_id: str) -> list[str]:
-        return list(self.store.conversations.delete(id, actor_id).tainted_versions)
+        tombstone = self.store.conversations.delete(id, actor_id)
+        forget_taken_back(self.store)
+        return list(tombstone.tainted_versions)
 
     def tree(self, id: str, actor_id: str) -> list[StoredMessage]:
         return self.store.messages.tree(id, actor_id)

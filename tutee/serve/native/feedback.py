@@ -16,6 +16,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from tutee.data.from_feedback import reasons_against
+from tutee.data.taken_back import forget_taken_back
 from tutee.errors import InvalidInput
 from tutee.serve.access.auth import MEMBER, Caller, CallerDep, owned
 from tutee.serve.body import Body, Fields
@@ -202,6 +203,7 @@ def get_feedback(id: str, caller: CallerDep, services: ServicesDep) -> Response:
 def erase(id: str, caller: CallerDep, services: ServicesDep) -> Response:
     """Erase one event, also from snapshots; names the versions that learned from it."""
     erasure = services.store.feedback.erase(id, caller.id)
+    forget_taken_back(services.store)
     return reply({"id": id, "deleted": True, "tainted_versions": list(erasure.tainted_versions)})
 
 

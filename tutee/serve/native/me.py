@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 import tutee
 from tutee.data.archive import export_actor
+from tutee.data.taken_back import forget_taken_back
 from tutee.serve.access.auth import MEMBER, CallerDep
 from tutee.serve.body import Body
 from tutee.serve.native.versions import version_views
@@ -51,6 +52,8 @@ def set_consent(caller: CallerDep, services: ServicesDep, body: Body) -> Respons
     granted = body.boolean("train")
     assert granted is not None
     services.store.consents.set(caller.id, SCOPE, granted, policy_version=POLICY_VERSION)
+    if not granted:
+        forget_taken_back(services.store)
     return reply({"train": granted})
 
 
