@@ -29,7 +29,7 @@ from tutee.train.ppo import (
 )
 from tutee.train.reinforce import ReinforceConfig, reinforce, update
 from tutee.train.reward_model import RewardModel
-from tutee.train.rewards import Answer
+from tutee.train.rewards import Answer, EndTerm, Rewards
 from tutee.train.rollout import Reference, Rollout, RolloutConfig, together
 from tutee.train.trainer import Trainer, TrainerConfig
 
@@ -54,9 +54,12 @@ def test_rewards_of_tokens_sum_to_score_minus_kl_and_the_score_stands_on_the_end
 
 @pytest.mark.row(8)
 def test_an_answer_that_was_cut_off_pays() -> None:
-    zeros = torch.zeros(2)
-    assert token_rewards(rollout(1.0, (0.0, 0.0), finished=False), zeros, 0.0, 0.7).tolist() == pytest.approx([0, 0.3])
-    assert token_rewards(rollout(1.0, (0.0, 0.0), finished=True), zeros, 0.0, 0.7).tolist() == [0.0, 1.0]
+    """The price is a term of the reward, which stands on the last token."""
+    for finished, last in ((False, -0.7), (True, 0.0)):
+        drawn = rollout(0.0, (0.0, 0.0), finished)
+        [judged] = Rewards([(0.7, EndTerm())]).score([drawn.answer])
+        earned_T = token_rewards(replace(drawn, reward=judged.total), torch.zeros(2), 0.0)
+        assert earned_T.tolist() == pytest.approx([0.0, last])
 
 
 @pytest.mark.row(8)
@@ -324,7 +327,6 @@ def test_it_learns(tmp_path: Path, seed: int) -> None:
         ({"kl_target": 6.0, "kl_price": 0.0}, "kl_price"),
         ({"value_clip": 0.0}, "value_clip"),
         ({"clip_low": 3.0}, "clip_low"),
-        ({"missing_end": -1.0}, "missing_end"),
     ],
 )
 def test_settings_out_of_range_are_named(settings: dict[str, float], param: str) -> None:

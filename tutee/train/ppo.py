@@ -12,7 +12,7 @@ Schulman et al. 2017 (arXiv 1707.06347); for language models Ziegler et al. 2019
 
 The score stands on the last token that was sampled, its end token if it has one, so the rewards of an answer sum to
 R - β KL exactly. V after the last token is 0: what an answer that was cut off is worth is the score's business
-(`missing_end`), and a forecast in its place would pay for length; `bootstrap_cut` puts V there all the same. β may be
+(`end_penalty`), and a forecast in its place would pay for length; `bootstrap_cut` puts V there all the same. β may be
 moved so that the KL meets a target (Ziegler et al. 2019, section 2.2). Whitening is over all tokens of a step.
 
 The critic is a value head with a LoRA of its own over the policy's base (or with all weights of its own), begun as the
@@ -68,8 +68,6 @@ class PpoConfig(PolicyLossConfig):
     """First steps in which only the critic learns."""
     whiten: bool = True
     """Scale a step's advantages to mean 0 and variance 1."""
-    missing_end: float = 0.0
-    """Taken off the score of an answer that did not end by itself."""
     bootstrap_cut: bool = False
     """An answer that was cut off is worth the critic's forecast after it, not 0."""
     ptx: float = 0.0
@@ -89,7 +87,6 @@ class PpoConfig(PolicyLossConfig):
         rate = self.critic_learning_rate
         require(rate is None or rate > 0, "critic_learning_rate", "'critic_learning_rate' must be above 0.")
         require(self.critic_warmup >= 0, "critic_warmup", "'critic_warmup' must not be negative.")
-        require(self.missing_end >= 0, "missing_end", "'missing_end' must not be negative.")
         require(self.ptx >= 0, "ptx", "'ptx' must not be negative.")
         require(self.ptx_rows >= 1, "ptx_rows", "'ptx_rows' must be at least 1.")
 
@@ -127,10 +124,10 @@ def value_loss(value_T: Tensor, batch: Batch, totals: Totals, *, clip: float | N
     return total / totals.rollout_tokens, Metrics.ratio("value_loss", total.detach(), weight_N.sum())
 
 
-def token_rewards(rollout: Rollout, reference_T: Tensor, beta: float, missing_end: float = 0.0) -> Tensor:
+def token_rewards(rollout: Rollout, reference_T: Tensor, beta: float) -> Tensor:
     """r_t of one answer [T]: the price of KL on every token, the score on the last one."""
     reward_T = -beta * (torch.tensor(rollout.logprobs) - reference_T)
-    reward_T[-1] += rollout.reward - (0.0 if rollout.answer.finished else missing_end)
+    reward_T[-1] += rollout.reward
     return reward_T
 
 
@@ -152,7 +149,7 @@ def make_groups(
     raw, returns = [], []
     for rollout, value_T, last, reference_T in zip(rollouts, values, after, reference, strict=True):
         bootstrap = last if config.bootstrap_cut and not rollout.answer.finished else 0.0
-        reward_T = token_rewards(rollout, reference_T, beta, config.missing_end)
+        reward_T = token_rewards(rollout, reference_T, beta)
         raw.append(gae(reward_T, value_T, config.gamma, config.lam, bootstrap))
         returns.append(raw[-1] + value_T)
     learned = torch.split(whiten(torch.cat(raw)), [len(a) for a in raw]) if config.whiten else raw
@@ -293,7 +290,7 @@ class Ppo:
             return value_loss(value_T, known, totals, clip=own.value_clip)
 
         priced = zip(rollouts, reference, strict=True)
-        rewards = [token_rewards(rollout, ref_T, self._price.beta, own.missing_end) for rollout, ref_T in priced]
+        rewards = [token_rewards(rollout, ref_T, self._price.beta) for rollout, ref_T in priced]
         # What a token earned stands where its advantage will be.
         earned = [rollout.example(advantages=r_T) for rollout, r_T in zip(rollouts, rewards, strict=True)]
         groups = grouped(rollouts, earned)
