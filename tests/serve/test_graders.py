@@ -83,6 +83,11 @@ def test_a_reward_model_scores_the_answer(own: Running) -> None:
         _, hidden = next(iter(hidden_states(base.model.decoder, [[*prompt, *answer]], lora)))
         assert score == pytest.approx(float(head(hidden[-1:])[0]), abs=1e-6)
     assert rewards["good day"] == pytest.approx(2 / (1 + math.exp(-score)) - 1, abs=1e-6)
+    key, _ = store.keys.add(store.actors.get_or_create("judge").id, "key", tokens_per_minute=10)
+    with own.http(headers={"authorization": f"Bearer {key}"}) as http:
+        asked = http.post("/v1/fine_tuning/alpha/graders/run", json={"grader": grader, "model_sample": "x" * 300})
+    assert (asked.status_code, asked.headers["x-ratelimit-remaining-tokens"]) == (200, "0")
+
     errors = run(sdk, {**grader, "input": said[:1]}).metadata.errors
     assert "must end with the assistant's answer" in errors.api_model_grader_server_error_details
 

@@ -72,6 +72,9 @@ def test_a_project_is_renamed_limited_and_archived(public: Running, admin: opena
     with pytest.raises(openai.RateLimitError):
         limited.models.list()
     assert projects.archive(project.id).status == "archived"
+    with pytest.raises(openai.BadRequestError) as refused:
+        projects.service_accounts.create(project.id, name="late")
+    assert refused.value.code == "project_archived"
     with pytest.raises(openai.AuthenticationError):
         limited.models.list()
     assert project.id not in [row.id for row in projects.list()]

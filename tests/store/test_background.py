@@ -52,6 +52,9 @@ def test_a_project_is_named_limited_and_closed(store: Store) -> None:
     store.projects.archive(row.id)
     assert row.id not in [each.id for each in store.projects.list()]
     assert row.id in [each.id for each in store.projects.list(include_archived=True)]
+    with pytest.raises(InvalidInput) as refused:
+        store.keys.add(store.actors.get_or_create("anna", project_id=row.id).id, "late")
+    assert (refused.value.param, refused.value.code) == ("project_id", "project_archived")
     for wrong in (0, -1, True):
         with pytest.raises(InvalidInput):
             store.projects.set_limits(row.id, requests_per_minute=wrong, tokens_per_minute=None)
@@ -147,7 +150,9 @@ def test_a_line_is_kept_once_whoever_writes_it(store: Store, actor: str) -> None
 
 def test_a_batch_without_answers_has_no_files(store: Store, actor: str) -> None:
     batch = store.batches.add(actor, "/v1/completions", "file-x")
-    store.batches.request_cancel(batch.id, actor)
+    asked = store.batches.request_cancel(batch.id, actor)
+    again = store.batches.request_cancel(batch.id, actor)
+    assert (again.status, again.moments) == ("cancelling", asked.moments)
     store.batches.begin(batch.id, 3, None)
     assert store.batches.get(batch.id).status == "cancelling"
     store.batches.finish(batch.id, "cancelled")

@@ -128,13 +128,15 @@ class Batches:
             row.output_tokens += tokens[1]
 
     def request_cancel(self, id: str, actor_id: str) -> Batch:
-        """Run no more lines; what is done stays.
+        """Run no more lines; what is done stays. Asking again while it is being cancelled changes nothing.
 
         Raises:
-            NotFound: as `get`. InvalidInput: it has ended, or is ending (code batch_ended).
+            NotFound: as `get`. InvalidInput: it has ended, or writes its files already (code batch_ended).
         """
         with self._database.write(lock=f"batch:{id}") as session:
             row = _require(session, id, actor_id)
+            if row.status == "cancelling":
+                return row
             if row.status not in ("validating", "in_progress"):
                 message = f"The batch {id} is {row.status} and cannot be cancelled any more."
                 raise InvalidInput(message, param="batch_id", code="batch_ended")

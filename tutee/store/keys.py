@@ -20,7 +20,7 @@ from tutee.store import audit
 from tutee.store.actors import require_actor
 from tutee.store.database import Database, affected
 from tutee.store.paging import paginate
-from tutee.store.projects import check_limit
+from tutee.store.projects import check_limit, require_open
 from tutee.store.records import Page
 from tutee.store.schema import ApiKey, now
 
@@ -66,7 +66,7 @@ class Keys:
 
         Raises:
             NotFound: no such actor.
-            InvalidInput: an unknown scope, or a limit below 1.
+            InvalidInput: an unknown scope, a limit below 1, or an archived project (code project_archived).
         """
         text = PREFIX + secrets.token_urlsafe(32)
         row = ApiKey(
@@ -81,7 +81,7 @@ class Keys:
             tokens_per_minute=check_limit("tokens_per_minute", tokens_per_minute),
         )
         with self._database.write() as session:
-            require_actor(session, actor_id)
+            require_open(session, require_actor(session, actor_id).project_id)
             session.add(row)
             session.flush()
             audit.append(session, "key.add", row.id, actor_id, {"scopes": row.scopes})

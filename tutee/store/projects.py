@@ -102,6 +102,13 @@ def check_limit(name: str, value: int | None) -> int | None:
     return value
 
 
+def require_open(session: Session, id: str) -> None:
+    """Raises InvalidInput for an archived project."""
+    if _require(session, id).archived_at is not None:
+        message = f"The project {id} is archived: it takes no new keys."
+        raise InvalidInput(message, param="project_id", code="project_archived")
+
+
 def _check_name(name: str) -> str:
     if not name.strip() or len(name) > LONGEST_NAME:
         raise InvalidInput(f"A name must have 1 to {LONGEST_NAME} characters.", param="name", code="invalid_value")

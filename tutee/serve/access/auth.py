@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from tutee.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
 from tutee.serve.access.acting import Acting, acting
 from tutee.serve.access.limits import Account, Limits
-from tutee.serve.access.scopes import scope_of
+from tutee.serve.access.scopes import ASKING, scopes_of
 from tutee.settings import Settings
 from tutee.store import Store
 from tutee.store.keys import ALL, PREFIX, grants, usable
@@ -103,7 +103,8 @@ class Doorkeeper:
         return await run_in_threadpool(self._holder, key, project)
 
     def on_behalf(self, actor_id: str, priority: int) -> Caller:
-        """Somebody whose work is done when they are not there: with all their rights, but an operator's."""
+        """Somebody whose work is done when they are not there: with all their rights, but an operator's. What their
+        key was allowed is checked when the work is made; the key may be gone since."""
         actor = self.store.actors.get(actor_id)
         return Caller(actor.id, actor.project_id, actor.handle, actor.kind, operator=False, priority=priority)
 
@@ -166,7 +167,7 @@ async def authorise(request: Request) -> None:
     caller: Caller = request.scope.get(IN_PROCESS) or await doorkeeper.identify(request)
     if not rule or (rule == "operator" and not caller.operator):
         raise Forbidden("This needs the admin key.")
-    check_scope(caller, scope_of(request.method, route.path))
+    _check_scopes(caller, scopes_of(request.method, route.path))
     charge = None
     if caller.account is not None:
         request.state.account = caller.account
@@ -176,12 +177,16 @@ async def authorise(request: Request) -> None:
     acting.set(Acting(caller.project_id, caller.priority, charge))
 
 
-def check_scope(caller: Caller, needed: str | None) -> None:
-    """Raises Forbidden when the caller's key lacks the scope (None: a route that the table of scopes forgot)."""
-    if ALL in caller.scopes or needed == "":
-        return
-    if needed is None or not grants(caller.scopes, needed):
-        raise Forbidden(f"This key may not do this. Missing scopes: {needed or ALL}.")
+def may_ask_models(caller: Caller) -> None:
+    """Raises Forbidden when the caller's key may not ask models: for work that would ask them on its behalf."""
+    _check_scopes(caller, (ASKING,))
+
+
+def _check_scopes(caller: Caller, needed: tuple[str, ...] | None) -> None:
+    """Raises Forbidden when the caller's key lacks a scope (None: a route that the table of scopes forgot)."""
+    missing = [scope for scope in (needed if needed is not None else (ALL,)) if not grants(caller.scopes, scope)]
+    if missing:
+        raise Forbidden(f"This key may not do this. Missing scopes: {', '.join(missing)}.")
 
 
 async def the_caller(request: Request) -> Caller:

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from tutee.errors import InvalidInput, NotFound
 from tutee.evaluate.criteria import read_criteria
 from tutee.evaluate.eval_data import DataSource, data_sha
-from tutee.serve.access.auth import MEMBER, PUBLIC, Caller, CallerDep, owned
+from tutee.serve.access.auth import MEMBER, PUBLIC, Caller, CallerDep, may_ask_models, owned
 from tutee.serve.body import Body
 from tutee.serve.evals.report import STYLE, STYLE_PATH, report_page
 from tutee.serve.evals.request import NAME, read_eval_request, read_run_source
@@ -106,7 +106,10 @@ def create_run(id: str, request: Request, caller: CallerDep, services: ServicesD
 
 
 def check_run(source: DataSource, definition: Eval, caller: Caller, services: Services) -> None:
-    """What a run needs must be there before it is queued: its file, its criteria's Python."""
+    """What a run needs must be there before it is queued: the right to ask models, its file, its criteria's Python."""
+    graders = [criterion.grader for criterion in read_criteria(list(definition.testing_criteria))]
+    if source.model is not None or any(grader.models() for grader in graders):
+        may_ask_models(caller)
     if source.source["type"] == "file_id":
         id, at = str(source.source["id"]), "data_source.source.id"
         try:
@@ -116,8 +119,7 @@ def check_run(source: DataSource, definition: Eval, caller: Caller, services: Se
         if file.purpose != "evals":
             message = f"The file '{id}' has purpose '{file.purpose}'; upload it with purpose 'evals'."
             raise InvalidInput(message, param=at, code="invalid_purpose")
-    runs_python = any(criterion.grader.sources() for criterion in read_criteria(list(definition.testing_criteria)))
-    if runs_python and services.judges.run_python is None:
+    if any(grader.sources() for grader in graders) and services.judges.run_python is None:
         message = "This eval has a Python grader, and Python graders are off here (TUTEE_PYTHON_GRADERS)."
         raise InvalidInput(message, param="eval_id", code="python_graders_off")
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from tutee.data.hyperparameters import HYPERPARAMETERS, unsaid
 from tutee.errors import InvalidInput, NotFound
 from tutee.grade import Grader
-from tutee.serve.access.auth import MEMBER, Caller, CallerDep, owned
+from tutee.serve.access.auth import MEMBER, Caller, CallerDep, may_ask_models, owned
 from tutee.serve.body import Body
 from tutee.serve.fine_tuning.request import OWN, FineTuningRequest, read_fine_tuning_request
 from tutee.serve.paging import Limit, metadata_filter
@@ -37,7 +37,7 @@ def create(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     version = services.live.find(asked.model)
     services.live.trainable_root(version)
     if asked.grader is not None:
-        _check_grader(asked.grader, services)
+        _check_grader(asked.grader, caller, services)
     _check_files(asked, caller, services)
     job = services.store.jobs.add(
         asked.method,
@@ -54,9 +54,11 @@ def create(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     return reply(job_view(job))
 
 
-def _check_grader(grader: Grader, services: Services) -> None:
-    """Refuse now what could only fail in every step of the job."""
+def _check_grader(grader: Grader, caller: Caller, services: Services) -> None:
+    """Refuse now what the caller may not ask for, and what could only fail in every step of the job."""
     param = "method.reinforcement.grader"
+    if grader.models():
+        may_ask_models(caller)
     for name in sorted(grader.models()):
         try:
             judge = services.live.find(name)

@@ -40,7 +40,8 @@ class Judges:
         return Tools(partial(self._ask, caller), self.run_python)
 
     def _ask(self, caller: Caller, question: ModelQuestion) -> ModelAnswer:
-        acting.set(Acting(caller.project_id, caller.priority))
+        charge = None if caller.account is None else caller.account.charge
+        acting.set(Acting(caller.project_id, caller.priority, charge))
         version = self.live.find(question.model)
         if self.rewards.is_one(version):
             score, tokens = self.rewards.score(version, question.messages)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from tutee.errors import InvalidInput
 from tutee.grade import Failure, Grade, Sample, parse_grader
 from tutee.grade.result import FLAGS, Flag
-from tutee.serve.access.auth import MEMBER, CallerDep
+from tutee.serve.access.auth import MEMBER, CallerDep, may_ask_models
 from tutee.serve.body import Body, Fields
 from tutee.serve.replies import reply
 from tutee.serve.services import ServicesDep
@@ -41,6 +41,8 @@ def run(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
         grader = parse_grader(raw)
     except InvalidInput as error:
         return reply(_of_wrong_definition(error, raw).to_dict())
+    if grader.models():
+        may_ask_models(caller)
     return reply(grader.grade(names, Sample(text), services.judges.tools(caller)).to_dict())
 
 
