@@ -150,8 +150,9 @@ def test_required(strict_client: openai.OpenAI, model: str) -> None:
 @pytest.mark.conformance("T41")
 def test_a_named_tool(client: openai.OpenAI, model: str) -> None:
     named = {"type": "function", "function": {"name": "get_time"}}
-    message = ask(client, model, tools=TOOLS, tool_choice=named).choices[0].message
-    assert [call.function.name for call in message.tool_calls] == ["get_time"]
+    choice = ask(client, model, tools=TOOLS, tool_choice=named).choices[0]
+    assert [call.function.name for call in choice.message.tool_calls] == ["get_time"]
+    assert choice.finish_reason == "stop"
     unknown = {"type": "function", "function": {"name": "get_rich"}}
     assert refused(client, model, tools=TOOLS, tool_choice=unknown).param == "tool_choice"
 

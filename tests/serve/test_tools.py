@@ -69,9 +69,28 @@ def test_only_the_named_tool_is_called(sdk: openai.OpenAI, choice: Any) -> None:
     assert [call.function.name for call in calls] == ["get_time"]
 
 
-def test_length_wins_over_tool_calls(sdk: openai.OpenAI) -> None:
-    choice = ask(sdk, tools=TOOLS, tool_choice="required", max_tokens=62).choices[0]
-    assert choice.finish_reason == "length"
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ("required", "tool_calls"),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [TOOLS[1]]}}, "tool_calls"),
+        ({"type": "function", "function": {"name": "get_time"}}, "stop"),
+    ],
+    ids=["required", "allowed", "named"],
+)
+def test_how_an_answer_of_calls_ends(sdk: openai.OpenAI, choice: Any, reason: str) -> None:
+    whole = ask(sdk, tools=TOOLS, tool_choice=choice).choices[0]
+    _, calls, streamed = joined(list(ask(sdk, tools=TOOLS, tool_choice=choice, stream=True)))
+    assert whole.message.tool_calls
+    assert len(calls) == len(whole.message.tool_calls)
+    assert (whole.finish_reason, streamed) == (reason, reason)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_time"}}])
+def test_length_wins_over_tool_calls(sdk: openai.OpenAI, choice: Any) -> None:
+    asked = {"tools": TOOLS, "tool_choice": choice, "max_tokens": 12}
+    assert ask(sdk, **asked).choices[0].finish_reason == "length"
+    assert joined(list(ask(sdk, **asked, stream=True)))[2] == "length"
 
 
 def test_several_choices_call_each_for_itself(sdk: openai.OpenAI) -> None:

@@ -34,11 +34,13 @@ class Choice:
 
     Args:
         entries: reads its log-probs, if they were asked for.
+        named: a function was chosen by its name; the end of its call is `stop`, as at OpenAI.
     """
 
     index: int
     form: Form
     entries: LogprobEntries | None
+    named: bool = False
     reasoning_tokens: int = 0
     finish_reason: str | None = None
     calls: list[Call] = field(default_factory=list)
@@ -75,7 +77,7 @@ class Choice:
                 case Arguments(index, text):
                     self.calls[index].arguments += text
         if chunk.finish_reason is not None:
-            called = self.calls and chunk.finish_reason == "stop"
+            called = self.calls and not self.named and chunk.finish_reason == "stop"
             self.finish_reason = "tool_calls" if called else chunk.finish_reason
         return pieces, scored
 

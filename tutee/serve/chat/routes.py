@@ -123,7 +123,9 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep, bod
     asked = replace(asked, model=answering_name(asked.model, served.version))
     tap = Tap(whole=not asked.stream)
     tap.submit(served, prompt, [params.for_sample(index) for index in range(asked.n)], caller.id)
-    choices = [Choice(index, prompt.form, _entries(asked, served, params)) for index in range(asked.n)]
+    choices = [
+        Choice(index, prompt.form, _entries(asked, served, params), asked.tools.named) for index in range(asked.n)
+    ]
     answering = Answering(asked, served, prompt, tap, choices)
     if asked.stream:
         keepalive = services.settings.stream_keepalive

@@ -29,11 +29,13 @@ class Tools:
         functions: those that may be called; empty with mode "none".
         mode: "required": the answer is nothing but calls.
         parallel: whether an answer may hold several.
+        named: whether `tool_choice` was one function's name.
     """
 
     functions: tuple[Function, ...] = ()
     mode: Mode = "none"
     parallel: bool = True
+    named: bool = False
 
     @property
     def names(self) -> frozenset[str]:
@@ -110,8 +112,10 @@ def choose(body: Fields, functions: Sequence[Function], *, named_in: Literal["fu
         body.refuse("tool_choice", "is only allowed with 'tools'", "invalid_value")
     if mode == "none" or not names:
         return NO_TOOLS
-    one = parallel is False or (choice is not None and not isinstance(choice, str) and len(names) == 1)
-    return Tools(tuple(known[name] for name in names), "required" if mode == "required" else "auto", not one)
+    named = isinstance(choice, dict) and choice["type"] == "function"
+    one = parallel is False or (isinstance(choice, dict) and len(names) == 1)
+    called: Mode = "required" if mode == "required" else "auto"
+    return Tools(tuple(known[name] for name in names), called, not one, named)
 
 
 def _named(asked: Fields, named_in: str) -> tuple[str, list[str]]:
