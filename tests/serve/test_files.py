@@ -35,6 +35,32 @@ def test_content_is_a_download_whatever_it_is_called(sdk: openai.OpenAI, http: h
     assert "set-cookie" not in reply.headers
 
 
+def test_a_part_of_a_file_and_parts_that_cannot_be_had(sdk: openai.OpenAI, http: httpx.Client) -> None:
+    made = sdk.files.create(file=("digits", b"0123456789"), purpose="user_data")
+    for wanted, part in (("bytes=2-4", b"234"), ("bytes=-3", b"789"), ("bytes=7-", b"789")):
+        reply = http.get(f"/v1/files/{made.id}/content", headers={"range": wanted})
+        assert (reply.status_code, reply.content) == (206, part)
+    for wanted in ("x", "bytes=", "bytes=a-b", "lines=1-2", "bytes=5-2", f"bytes={'9' * 5000}-"):
+        reply = http.get(f"/v1/files/{made.id}/content", headers={"range": wanted})
+        error = reply.json()["error"]
+        assert (reply.status_code, error["type"]) == (400, "invalid_request_error"), wanted
+        assert (error["param"], error["code"]) == ("Range", "invalid_range")
+    reply = http.get(f"/v1/files/{made.id}/content", headers={"range": "bytes=10-"})
+    assert (reply.status_code, reply.headers["content-range"]) == (416, "bytes */10")
+    assert reply.json()["error"]["message"] == "'Range' lies outside of the file, which has 10 bytes."
+
+
+def test_head_is_get_without_the_body(sdk: openai.OpenAI, http: httpx.Client) -> None:
+    made = sdk.files.create(file=("digits", b"0123456789"), purpose="user_data")
+    for path in ("/health", "/v1/models", f"/v1/files/{made.id}", f"/v1/files/{made.id}/content", "/v1/files/file-no"):
+        whole, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (whole.status_code, b""), path
+        for name in ("content-type", "content-length"):
+            assert head.headers.get(name) == whole.headers.get(name), path
+    assert http.head("/v1/batches/x/cancel").status_code == http.get("/v1/batches/x/cancel").status_code
+    assert http.get("/health").status_code == 200  # on the same connection
+
+
 def test_the_same_bytes_twice_are_two_files(sdk: openai.OpenAI) -> None:
     first, second = (sdk.files.create(file=("a", LINES), purpose="fine-tune") for _ in range(2))
     sdk.files.delete(first.id)

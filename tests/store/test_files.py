@@ -36,6 +36,18 @@ def test_foreign_and_missing_files_are_not_found(store: Store, owner: Actor, gue
         store.files.open(file.id, owner.id)
 
 
+def test_who_deletes_a_file_that_was_deleted_meanwhile_is_told(
+    store: Store, owner: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = store.files.add(b"x", "x", "fine-tune", owner.id)
+    seen_before = store.files.get(file.id)
+    store.files.delete(file.id, owner.id)
+    monkeypatch.setattr(store.files, "get", lambda *_: seen_before)
+    with pytest.raises(NotFound) as refused:
+        store.files.delete(file.id, owner.id)
+    assert refused.value.code == "file_not_found"
+
+
 def test_a_file_too_large_or_unreadable_leaves_nothing(store: Store, owner: Actor) -> None:
     class Torn(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:

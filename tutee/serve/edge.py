@@ -1,9 +1,9 @@
 """The outermost layer: what holds for every request and every response, whatever the route.
 
 Gives each response an `x-request-id` and the security headers (a strict Content-Security-Policy with Trusted Types),
-refuses foreign Host headers (DNS rebinding), writes started by other web sites, and bodies over the limit, and turns an
-exception that nobody caught into OpenAI's error shape. A plain ASGI middleware, so streams pass through unbuffered.
-Does not know routes, keys or people.
+answers HEAD wherever there is GET, refuses foreign Host headers (DNS rebinding), writes started by other web sites,
+and bodies over the limit, and turns an exception that nobody caught into OpenAI's error shape. A plain ASGI
+middleware, so streams pass through unbuffered. Does not know routes, keys or people.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _only_headers(send)
         request_id = f"req_{os.urandom(16).hex()}"
         started = time.perf_counter()
         status, complete = 0, False
@@ -147,6 +149,17 @@ def _limited(receive: Receive, limit: int) -> Receive:
         return message
 
     return receive_counted
+
+
+def _only_headers(send: Send) -> Send:
+    """What HEAD is answered: what GET is, without its body."""
+
+    async def send_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return send_headers
 
 
 def _header_list(names: list[str]) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy import delete, exists, or_, select
 
 from tutee.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from tutee.ids import new_id
-from tutee.store.database import Database
+from tutee.store.database import Database, affected
 from tutee.store.jobs import ENDED
 from tutee.store.paging import Order, paginate
 from tutee.store.records import Page
@@ -101,7 +101,7 @@ class Files:
             row = session.get(File, id)
         expired = row is not None and row.expires_at is not None and row.expires_at < now()
         if row is None or expired or actor_id not in (None, row.actor_id):
-            raise NotFound(f"There is no file {id!r}.", param="file_id", code="file_not_found")
+            raise _unknown(id)
         return row
 
     def find(self, id: str) -> File | None:
@@ -130,9 +130,10 @@ class Files:
         """Forget the file, and its bytes when no other file has the same.
 
         Raises:
-            NotFound: no such file, or somebody else's.
+            NotFound: no such file, or somebody else's, or somebody deleted it at the same moment.
         """
-        self._forget(self.get(id, actor_id))
+        if not self._forget(self.get(id, actor_id)):
+            raise _unknown(id)
 
     def in_use(self, id: str) -> bool:
         """Whether a job or a batch that has not ended needs the file."""
@@ -149,13 +150,15 @@ class Files:
             self._forget(row)
         return len(rows)
 
-    def _forget(self, row: File) -> None:
+    def _forget(self, row: File) -> bool:
+        """Whether the row was still there."""
         sha = row.sha256
         with self._database.write(lock=f"file:{sha}") as session:
-            session.execute(delete(File).where(File.id == row.id))
+            found = affected(session, delete(File).where(File.id == row.id)) > 0
         with self._database.write(lock=f"file:{sha}") as session:
             if not session.scalar(select(exists().where(File.sha256 == sha))):
                 (self._folder / sha).unlink(missing_ok=True)
+        return found
 
     def list(
         self,
@@ -175,6 +178,10 @@ class Files:
             return paginate(
                 session, statement, File.created_at, File.id, limit=limit, after=after, order=order, most=MOST_LISTED
             )
+
+
+def _unknown(id: str) -> NotFound:
+    return NotFound(f"There is no file {id!r}.", param="file_id", code="file_not_found")
 
 
 def write_stream(stream: BinaryIO, path: Path, max_bytes: int | None) -> tuple[str, int]:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.responses import FileResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from tutee.errors import InvalidInput, NotFound
 from tutee.serve.access.auth import MEMBER, CallerDep, owned
@@ -136,7 +137,26 @@ def content(id: str, caller: CallerDep, services: ServicesDep) -> Response:
     if not path.is_file():
         raise NotFound(f"The content of '{id}' is missing on disk.")
     disposition = f"attachment; filename*=UTF-8''{quote(row.filename, safe='')}"
-    return FileResponse(path, media_type="application/octet-stream", headers={"content-disposition": disposition})
+    return Download(path, media_type="application/octet-stream", headers={"content-disposition": disposition})
+
+
+class Download(FileResponse):
+    """A file, or a part of it (`Range`); a part that cannot be had is an error like others."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises InvalidInput: a Range that says nothing. HTTPException: 416, one that lies outside of the file."""
+
+        async def send_or_refuse(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 400:
+                wanted = "'Range' must be bytes=FIRST-LAST, bytes=FIRST- or bytes=-LENGTH."
+                raise InvalidInput(wanted, param="Range", code="invalid_range")
+            if message["type"] == "http.response.start" and message["status"] == 416:
+                there = Headers(raw=message["headers"])["content-range"]
+                outside = f"'Range' lies outside of the file, which has {there.rpartition('/')[2]} bytes."
+                raise HTTPException(416, outside, {"content-range": there})
+            await send(message)
+
+        await super().__call__(scope, receive, send_or_refuse)
 
 
 @router.delete("/{id}", openapi_extra=owned("file"))
