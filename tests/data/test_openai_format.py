@@ -83,6 +83,7 @@ SUPERVISED_ERRORS: list[tuple[Any, str]] = [
     (b"{nope\n", "is not JSON: Expecting property name enclosed in double quotes at column 2."),
     (b'{"messages": [{"role": "user", "content": "\xff"}]}\n', "is not UTF-8 (byte 44)."),
     (b'{"messages": NaN}\n', "is not JSON: NaN is not a JSON number."),
+    (b'{"messages": ' + b"9" * 5000 + b"}\n", "holds a whole number of more than 4,300 digits."),
     (b'{"messages": [{"role": "user", "content": "\\ud800"}]}\n', "holds half of a surrogate pair"),
     (b"[" * 100_000 + b"\n", "is nested too deeply."),
     (b"[1]\n", "must be a JSON object."),

@@ -61,8 +61,12 @@ def test_files_are_read_line_by_line() -> None:
         ('{"x": 1}', "'item' must be an object"),
         ('{"item": {}, "sample": 3}', "'sample' must be an object"),
     ):
-        with pytest.raises(InvalidInput, match=f"line 2: .*{said}"):
+        with pytest.raises(InvalidInput, match=f"line 2: .*{said}") as refused:
             read(asked, '{"item": {}}\n' + line)
+        assert (refused.value.param, refused.value.code) == ("data_source.source.id", "invalid_eval_file")
+    with pytest.raises(InvalidInput, match="no examples") as refused:
+        read(asked, "")
+    assert refused.value.code == "invalid_eval_file"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, NoReturn, ParamSpec, TypeVar
 
@@ -17,6 +18,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
+BAD_TRAINING_FILE = "invalid_training_file"
 
 
 class BadLine(Exception):
@@ -33,25 +35,33 @@ def checked(line: int, param: str, parse: Callable[P, T], *args: P.args, **kwarg
         refuse(line, str(error), param)
 
 
-def refuse(line: int, what: str, param: str) -> NoReturn:
+def refuse(line: int, what: str, param: str, code: str = BAD_TRAINING_FILE) -> NoReturn:
     """Raise what is wrong with line number `line` of the file that the field `param` named."""
-    raise InvalidInput(f"line {line}: {what}", param=param, code="invalid_training_file")
+    raise InvalidInput(f"line {line}: {what}", param=param, code=code)
 
 
-def json_lines(stream: BinaryIO, param: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Numbered JSON objects of a file; blank lines are counted and skipped, a byte order mark is ignored."""
+def json_lines(stream: BinaryIO, param: str, code: str = BAD_TRAINING_FILE) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Numbered JSON objects of a file; blank lines are counted and skipped, a byte order mark is ignored.
+
+    Raises:
+        InvalidInput: with this code and the number of the line, or that there are none.
+    """
     number = examples = 0
     while raw := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
         if len(raw) > MAX_LINE_BYTES:
-            refuse(number, f"is longer than {MAX_LINE_BYTES // 2**20} MiB.", param)
+            refuse(number, f"is longer than {MAX_LINE_BYTES // 2**20} MiB.", param, code)
         if number == 1:
             raw = raw.removeprefix(codecs.BOM_UTF8)
         if raw.strip():
             examples += 1
-            yield number, checked(number, param, _object, raw)
+            try:
+                value = _object(raw)
+            except BadLine as error:
+                refuse(number, str(error), param, code)
+            yield number, value
     if not examples:
-        raise InvalidInput("The file has no examples.", param=param, code="invalid_training_file")
+        raise InvalidInput("The file has no examples.", param=param, code=code)
 
 
 def _object(raw: bytes) -> Mapping[str, Any]:
@@ -66,15 +76,16 @@ def _object(raw: bytes) -> Mapping[str, Any]:
         raise BadLine(f"is not JSON: {error.msg} at column {error.colno}.") from None
     except RecursionError:
         raise BadLine("is nested too deeply.") from None
-    except ValueError as error:
-        raise BadLine(f"is not JSON: {error}.") from None
+    except ValueError:  # all that is left: Python's own limit
+        most = sys.get_int_max_str_digits()
+        raise BadLine(f"holds a whole number of more than {most:,} digits.") from None
     if not isinstance(value, Mapping):
         raise BadLine("must be a JSON object.")
     return value
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+    raise BadLine(f"is not JSON: {name} is not a JSON number.")
 
 
 def only_known(example: Mapping[str, Any], names: set[str], prefix: str) -> None:

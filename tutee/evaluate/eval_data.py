@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import jsonschema_rs
 
-from tutee.data.json_lines import json_lines
+from tutee.data.json_lines import json_lines, refuse
 from tutee.errors import InvalidInput
 from tutee.grade.definition import read_messages
 from tutee.grade.model_graders import MessageTemplates
@@ -30,6 +30,7 @@ SOURCES: Mapping[str, Sequence[str]] = {
 STORED = ("stored_completions", "responses")
 MOST_INLINE = 10_000
 ITEM_INPUT = "item.input"
+FILE_ID, BAD_FILE = "data_source.source.id", "invalid_eval_file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,18 +185,11 @@ def _no_documents(uri: str) -> Any:
 
 def _lines(stream: BinaryIO) -> Iterator[Mapping[str, Any]]:
     with stream:
-        for number, line in json_lines(stream, "data_source.source.id"):
+        for number, line in json_lines(stream, FILE_ID, BAD_FILE):
             if not isinstance(line.get("item"), Mapping):
-                raise InvalidInput(
-                    f"line {number}: 'item' must be an object.", param="data_source.source.id", code="invalid_eval_file"
-                )
-            sample = line.get("sample")
-            if sample is not None and not isinstance(sample, Mapping):
-                raise InvalidInput(
-                    f"line {number}: 'sample' must be an object.",
-                    param="data_source.source.id",
-                    code="invalid_eval_file",
-                )
+                refuse(number, "'item' must be an object.", FILE_ID, BAD_FILE)
+            if line.get("sample") is not None and not isinstance(line["sample"], Mapping):
+                refuse(number, "'sample' must be an object.", FILE_ID, BAD_FILE)
             yield line
 
 
