@@ -205,7 +205,7 @@ def test_erasing_a_person_leaves_the_others(store: Store, scene: Scene, guest: A
     scene.thumb(scene.turn(guest, "the guest's secret"), 1, guest)
     store.completions.add("chatcmpl-1", guest.id, "tiny", [{"role": "user", "content": "secret"}], {"id": "chatcmpl-1"})
     mine = scene.thumb(scene.turn())
-    assert len(store.feedback.erase_actor(guest.id).feedback_ids) == 1
+    assert len(store.persons.erase(guest.id).tombstone.feedback_ids) == 1
     left = everything(store)
     assert "secret" not in repr(left)
     assert [f.id for f in store.feedback.live()] == [mine.id]

@@ -135,7 +135,7 @@ def test_another_person_sees_nothing(store: Store, ada: Actor) -> None:
 def test_erasing_a_person_erases_these_too(store: Store, ada: Actor) -> None:
     conversation = store.openai_conversations.add(ada.id, {}, [message("secret")])
     id = respond(store, ada, "a", "b")
-    store.feedback.erase_actor(ada.id)
+    store.persons.erase(ada.id)
     with pytest.raises(NotFound):
         store.responses.get(id, None)
     with pytest.raises(NotFound):

@@ -33,7 +33,8 @@ feedback       add(kind, actor_id, *, presentation_id=None, message_id=None, con
                get(id, actor_id=None) · list(actor_id=None, kind=None, since=None, limit=20, after=None) -> Page
                live(actor_id=None, kind=None, since=None, conversation_id=None) -> [Feedback] oldest first; newest per
                  (actor, kind, target); a withdrawn thumb stays in as value 0 · erase(id, actor_id) -> Erasure
-               erase_actor(actor_id) -> Erasure (everything they said) · erasures() -> [Erasure] · get_many(ids)
+               erasures() -> [Erasure] · get_many(ids)
+persons        erase(actor_id) -> ErasedPerson (everything they said, sent or were answered; see `persons.RULES`)
 versions       add(name, kind, *, weights_sha256, folder, parent_id=None, job_id=None, snapshot_sha=None,
                state="candidate", card=None) -> ModelVersion
                ensure_base(name, weights_sha256, folder) (idempotent; the first one goes live)

@@ -6,7 +6,7 @@ snapshots keep their hash as proof and lose their content; the tombstone names t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 from tutee.ids import new_id
 from tutee.store import audit, blobs
 from tutee.store.schema import (
-    Completion,
     Conversation,
     Erasure,
     Feedback,
@@ -22,16 +21,18 @@ from tutee.store.schema import (
     GenerationChunk,
     Message,
     ModelVersion,
-    OpenAIConversation,
     Presentation,
     PresentationItem,
-    Response,
     SnapshotRow,
 )
 
 
 def erase_feedback(
-    session: Session, ids: Iterable[str], actor_id: str | None, conversations: Sequence[str] = ()
+    session: Session,
+    ids: Iterable[str],
+    actor_id: str | None,
+    conversations: Sequence[str] = (),
+    jobs: Set[str] = frozenset(),
 ) -> Erasure:
     """Delete feedback rows, empty the snapshot rows made from them, and leave a tombstone.
 
@@ -39,9 +40,10 @@ def erase_feedback(
         ids: feedback ids; earlier events of the same chains must be among them (see `chain`).
         actor_id: whose it was, for the tombstone and the audit log.
         conversations: whose prompts are emptied in the snapshots too.
+        jobs: that learned from files which go as well.
     """
     erased = sorted(set(ids))
-    tainted = versions_from(session, snapshots_with(session, erased) | _empty_prompts(session, conversations))
+    tainted = versions_from(session, snapshots_with(session, erased) | _empty_prompts(session, conversations), jobs)
     for batch in blobs.batched(erased):
         # by hash: a row made of two votes is listed under both
         rows = select(SnapshotRow.row_sha).where(SnapshotRow.feedback_id.in_(batch))
@@ -74,12 +76,17 @@ def chain(session: Session, feedback: Feedback) -> list[str]:
 
 
 def erase_conversations(
-    session: Session, ids: Sequence[str], actor_id: str | None, feedback_ids: Iterable[str] = ()
+    session: Session,
+    ids: Sequence[str],
+    actor_id: str | None,
+    feedback_ids: Iterable[str] = (),
+    jobs: Set[str] = frozenset(),
 ) -> Erasure:
     """Delete whole conversations with their messages, generations, presentations and all feedback on them.
 
     Args:
         feedback_ids: more feedback to erase under the same tombstone.
+        jobs: as in `erase_feedback`.
     """
     shas: set[str | None] = set()
     feedback = list(feedback_ids)
@@ -91,7 +98,7 @@ def erase_conversations(
         shas.update(session.scalars(select(Generation.prompt_sha).where(Generation.id.in_(generations))))
         shown = select(PresentationItem.presentation_id).where(PresentationItem.generation_id.in_(generations))
         feedback += session.scalars(select(Feedback.id).where(Feedback.presentation_id.in_(shown)))
-    tombstone = erase_feedback(session, feedback, actor_id, ids)
+    tombstone = erase_feedback(session, feedback, actor_id, ids, jobs)
     for batch in blobs.batched(ids):
         _delete_rows(session, batch)
     blobs.drop_unreferenced(session, (sha for sha in shas if sha is not None))
@@ -139,24 +146,14 @@ def snapshots_with(session: Session, feedback_ids: Iterable[str]) -> set[str]:
     return snapshots
 
 
-def versions_from(session: Session, snapshots: set[str]) -> list[str]:
-    """Ids of the versions made from these snapshots, and of all that descend from them."""
-    if not snapshots:
+def versions_from(session: Session, snapshots: Set[str], jobs: Set[str] = frozenset()) -> list[str]:
+    """Ids of the versions made from these snapshots or by these jobs, and of all that descend from them."""
+    if not snapshots and not jobs:
         return []
-    versions = session.execute(
-        select(ModelVersion.id, ModelVersion.parent_id, ModelVersion.snapshot_sha).order_by(ModelVersion.number)
-    ).all()
+    columns = (ModelVersion.id, ModelVersion.parent_id, ModelVersion.snapshot_sha, ModelVersion.job_id)
+    versions = session.execute(select(*columns).order_by(ModelVersion.number)).all()
     tainted: set[str] = set()
     for version in versions:  # parents have lower numbers than their children
-        if version.snapshot_sha in snapshots or version.parent_id in tainted:
+        if version.snapshot_sha in snapshots or version.job_id in jobs or version.parent_id in tainted:
             tainted.add(version.id)
     return [version.id for version in versions if version.id in tainted]
-
-
-def erase_actor(session: Session, actor_id: str) -> Erasure:
-    """Delete the actor's conversations, feedback on anything, stored completions and responses."""
-    conversations = list(session.scalars(select(Conversation.id).where(Conversation.actor_id == actor_id)))
-    feedback = list(session.scalars(select(Feedback.id).where(Feedback.actor_id == actor_id)))
-    for kept in (Completion, Response, OpenAIConversation):
-        session.execute(delete(kept).where(kept.actor_id == actor_id))
-    return erase_conversations(session, conversations, actor_id, feedback)

@@ -162,16 +162,6 @@ class FeedbackEvents:
             row = _require(session, id, actor_id)
             return erasing.erase_feedback(session, erasing.chain(session, row), row.actor_id)
 
-    def erase_actor(self, actor_id: str) -> Erasure:
-        """Erase everything that this person said: conversations, feedback, stored completions. The actor stays.
-
-        Raises:
-            NotFound: no such actor.
-        """
-        with self._database.write(lock=f"feedback:{actor_id}") as session:
-            require_actor(session, actor_id)
-            return erasing.erase_actor(session, actor_id)
-
     def erasures(self) -> Sequence[Erasure]:
         """All tombstones, oldest first."""
         with self._database.read() as session:

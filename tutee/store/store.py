@@ -25,6 +25,7 @@ from tutee.store.keys import Keys
 from tutee.store.messages import Messages
 from tutee.store.model_aliases import ModelAliases
 from tutee.store.openai_conversations import OpenAIConversations
+from tutee.store.persons import Persons
 from tutee.store.presentations import Presentations
 from tutee.store.projects import Projects
 from tutee.store.promotions import Promotions
@@ -73,6 +74,7 @@ class Store:
         self.completions = Completions(database)
         self.responses = Responses(database)
         self.openai_conversations = OpenAIConversations(database)
+        self.persons = Persons(database, home, self.files, self.jobs)
         self.audit = AuditLog(database)
 
     @classmethod

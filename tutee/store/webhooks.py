@@ -106,7 +106,7 @@ class Webhooks:
         with self._database.write() as session:
             session.add(row)
             session.flush()
-            audit.append(session, "webhook.add", row.id, actor_id, {"url": url})
+            audit.append(session, "webhook.add", row.id, actor_id)  # without the address: the log is for ever
             return row
 
     def get(self, id: str, actor_id: str) -> WebhookEndpoint:
@@ -135,7 +135,7 @@ class Webhooks:
                 setattr(row, name, value)
             if before != changes:
                 row.updated_at = now()
-                audit.append(session, "webhook.update", id, actor_id, changes)
+                audit.append(session, "webhook.update", id, actor_id, {"changed": sorted(changes)})
             return row
 
     def rotate(self, id: str, actor_id: str, keep_old: bool) -> WebhookEndpoint:
