@@ -122,7 +122,10 @@ def work_that_asks_models(http: httpx.Client) -> Iterator[httpx.Response]:
 
     rows = {"type": "file_content", "content": [{"item": {"x": "a"}}]}
     asking = {"type": "completions", "model": "chat", "source": rows}
-    asking |= {"input_messages": {"type": "template", "template": CHAT["messages"]}, "sampling_params": {}}
+    asking |= {
+        "input_messages": {"type": "template", "template": CHAT["messages"]},
+        "sampling_params": {"max_completion_tokens": 2},
+    }
     config = {"type": "custom", "item_schema": {"type": "object"}}
     exact, judged = (
         made("/v1/evals", {"name": "e", "data_source_config": config, "testing_criteria": [criterion]})
