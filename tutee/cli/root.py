@@ -12,6 +12,7 @@ from tutee import __version__
 from tutee.cli.access import keys, projects
 from tutee.cli.bench import bench
 from tutee.cli.chat import chat
+from tutee.cli.erase import erase
 from tutee.cli.feedback import feedback
 from tutee.cli.learning import improve, jobs
 from tutee.cli.migrate import migrate
@@ -88,6 +89,7 @@ app.add_typer(models, name="models")
 app.add_typer(migrate, name="migrate")
 app.add_typer(keys, name="keys")
 app.add_typer(projects, name="projects")
+app.command()(erase)
 app.command()(backup)
 app.command()(restore)
 app.command()(upgrade)

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from tutee.data.threads import consented
 from tutee.store import Store
 from tutee.store.job_log import add_event
+from tutee.store.persons import ErasedPerson
 from tutee.store.schema import File, Job
 
 NUMBERS = ("metrics.jsonl", "tensorboard", "wandb")
@@ -48,6 +49,16 @@ def forget_taken_back(store: Store) -> list[str]:
         kept = [job.id for job in session.scalars(select(Job).order_by(Job.id)) if _holds_words(store, job)]
     lost = cache(lambda sha: taken_back(store, sha))
     return [id for id in kept if _forget(store, id, lost)]
+
+
+def erase_person(store: Store, actor_id: str) -> tuple[ErasedPerson, list[str]]:
+    """Erase a person wherever they are, in the folders of jobs too; ids of the jobs whose words went.
+
+    Raises:
+        NotFound: no such actor.
+    """
+    erased = store.persons.erase(actor_id)
+    return erased, forget_taken_back(store)
 
 
 def forget_words(folder: Path) -> None:
