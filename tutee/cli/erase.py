@@ -47,7 +47,7 @@ def erase(
     show_table("Jobs whose files were deleted", ["id"], [(id,) for id in jobs], "none")
     say_tainted(tainted)
     if copies:
-        out.print("\nThese copies may still hold it; delete them, or erase again after a restore:")
+        out.print("\nThese copies may still hold it; delete them, or erase again after a restore into another home:")
         for path in copies:
             out.print(f"  {path}")
 

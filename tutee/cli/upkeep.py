@@ -35,12 +35,18 @@ def restore(
         bool, typer.Option("--force", help="Replace what the home holds now (it is kept in its backups folder).")
     ] = False,
 ) -> None:
-    """Bring a backup into this home."""
+    """Bring a backup into this home. What was erased in this home since the backup was made is erased again."""
+    from tutee.data.erased_again import erase_again, known_in
     from tutee.store.backup import restore as read_backup
 
     settings = settings_of(context)
+    erased = known_in(settings.url)
     read_backup(archive, settings.home, url=settings.url, force=force)
     out.print(f"{archive} → {settings.home}")
+    if erased.tombstones:
+        with open_store(settings) as store:
+            count = erase_again(store, erased)
+        out.print(f"Erased again, as after this backup: {count} erasures.")
 
 
 def upgrade(

@@ -21,7 +21,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from tutee.errors import InvalidInput, NotFound
-from tutee.store import erasing
+from tutee.store import audit, erasing
 from tutee.store.actors import OWNER, require_actor
 from tutee.store.database import Database, affected
 from tutee.store.files import Files
@@ -102,6 +102,8 @@ RULES: Mapping[tuple[type[Base], str], Rule] = {
 JOB_WORDS = ("grader", "response_format", "integrations")
 """Keys of a job's config that say what its owner wrote."""
 NO_NAME = (OWNER, SERVICE)
+ERASED = "erase.person"
+"""The action in the audit log, on the tombstone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,7 @@ def _erase(session: Session, actor_id: str) -> tuple[Erasure, dict[str, int]]:
     feedback = list(session.scalars(select(Feedback.id).where(Feedback.actor_id == actor_id)))
     jobs = _empty_jobs(session, actor_id)
     tombstone = erasing.erase_conversations(session, conversations, actor_id, feedback, jobs)
+    audit.append(session, ERASED, tombstone.id, actor_id)
     removed["api_key"] = _unname(session, actor_id)
     return tombstone, removed
 
