@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from tests.serve.conftest import Running, Walk
+from tutee.data.from_feedback import collect
+from tutee.data.snapshot import freeze
 from tutee.serve.native.feedback import word_diff
 
 
@@ -99,6 +101,32 @@ def test_erased_feedback_is_gone(walk: Walk) -> None:
     }
     walk.call("GET", f"/feedback/{thumb['id']}", status=404)
     assert walk.call("GET", f"/messages/{answer['id']}")["feedback"]["thumb"] is None
+
+
+@pytest.mark.parametrize("way", ["feedback", "conversation", "switch", "consent"])
+def test_what_is_taken_back_leaves_the_folders_of_jobs(server: Running, way: str) -> None:
+    store = server.services.store
+    with server.http(f"dora-{way}") as http:
+        walk = Walk(http)
+        walk.call("PUT", "/consent", {"train": True})
+        turn = walk.say("What must be forgotten?")
+        demo = give(walk, "demo", conversation_id=walk.conversation, parent_id=turn["id"], content="All of this.")
+        job = store.jobs.add("improve", "tiny", {}, snapshot_sha=freeze(store, collect(store)).sha)
+        store.jobs.request_cancel(job.id)
+        stage = store.home / "jobs" / job.id / "candidates.jsonl"
+        stage.parent.mkdir(parents=True)
+        stage.write_text("What must be forgotten?")
+        walk.call("PUT", "/consent", {"train": True})
+        assert stage.exists()
+        if way == "feedback":
+            walk.call("DELETE", f"/feedback/{demo['id']}")
+        elif way == "conversation":
+            walk.call("DELETE", f"/conversations/{walk.conversation}")
+        elif way == "switch":
+            walk.call("PATCH", f"/conversations/{walk.conversation}", {"train": False})
+        else:
+            walk.call("PUT", "/consent", {"train": False})
+        assert not stage.exists()
 
 
 def test_what_a_client_says_of_model_and_siblings_is_not_believed(walk: Walk) -> None:
