@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tutee.store import Store
 from tutee.store.evals import GradedRow
 from tutee.store.keys import usable
 from tutee.store.persons import RULES
-from tutee.store.schema import Actor, Base, Review
+from tutee.store.schema import Actor, Base, File, Review
 
 SECRET = "swordfish"
 
@@ -100,6 +101,26 @@ def test_others_keep_what_they_have(store: Store, scene: Scene) -> None:
         assert SECRET in stream.read().decode(), "equal contents share one place"
     with pytest.raises(NotFound):
         store.files.get(shared.id)
+
+
+def test_a_batch_that_ends_while_its_owner_is_erased_leaves_no_file(
+    store: Store, guest: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = store.batches.add(guest.id, "/v1/completions", "file-x")
+    store.batches.record(batch.id, 0, True, {"answer": SECRET}, (1, 1))
+    add = store.files.add
+
+    def erase_then_add(*arguments: Any, **options: Any) -> File:
+        store.persons.erase(guest.id)
+        return add(*arguments, **options)
+
+    monkeypatch.setattr(store.files, "add", erase_then_add)
+    with pytest.raises(NotFound):
+        store.batches.finish(batch.id, "completed")
+    assert SECRET not in repr(everything(store))
+    assert not list(store.files.list(guest.id))
+    with pytest.raises(NotFound):
+        store.batches.record(batch.id, 1, True, {"answer": SECRET}, (1, 1))
 
 
 def test_the_owner_keeps_the_place(store: Store, scene: Scene) -> None:

@@ -11,6 +11,7 @@ file that exists already is that file. Running the lines is `serve/batches/runne
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, cast
 
 import msgspec
@@ -120,8 +121,8 @@ class Batches:
         with self._database.write(lock=f"batch:{id}", durable=False) as session:
             if session.get(BatchLine, (id, position)) is not None:
                 return
-            session.add(BatchLine(batch_id=id, position=position, good=good, line=dict(line)))
             row = _require(session, id)
+            session.add(BatchLine(batch_id=id, position=position, good=good, line=dict(line)))
             row.completed += good
             row.failed += not good
             row.input_tokens += tokens[0]
@@ -152,12 +153,27 @@ class Batches:
                 _move(row, "finalizing")
 
     def finish(self, id: str, status: str) -> None:
-        """Write the files of a batch that nobody works on any more, and end it as completed, expired or cancelled."""
+        """Write the files of a batch that nobody works on any more, and end it as completed, expired or cancelled.
+
+        Raises:
+            NotFound: its owner was erased; no file of it is left.
+        """
         row = self.get(id)
+        written = []
         for good, file_id, name in ((True, row.output_file_id, "output"), (False, row.error_file_id, "error")):
             if file_id is not None and self._any(id, good):
                 content, filename = cast(BinaryIO, _Reader(self._lines(id, good))), f"{id}_{name}.jsonl"
                 self._files.add(content, filename, "batch_output", row.actor_id, id=file_id, lifetime=row.lifetime)
+                written.append(file_id)
+        try:
+            self._end(id, status)
+        except NotFound:
+            for file_id in written:
+                with suppress(NotFound):
+                    self._files.delete(file_id)
+            raise
+
+    def _end(self, id: str, status: str) -> None:
         with self._database.write(lock=f"batch:{id}") as session:
             row = _require(session, id)
             row.output_file_id = row.output_file_id if row.completed else None
