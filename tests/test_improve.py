@@ -168,6 +168,42 @@ def test_erased_feedback_leaves_a_job_that_already_began(planted_home: Path, tmp
     store.close()
 
 
+def test_a_version_that_was_made_before_feedback_was_erased_is_not_the_jobs(planted_home: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(planted_home, tmp_path / "home"))
+    store = Store.open(settings_for(home).url, home)
+    job_id = add_improve(store)
+    with pytest.raises(KilledError):
+        improve(place_for(store, home, job_id, Watcher(("judge", 0))))
+    [old] = [version for version in store.versions.list() if version.job_id == job_id]
+    gone = store.versions.feedback_ids(old.id)[0]
+    assert store.feedback.erase(gone, store.feedback.get(gone).actor_id).tainted_versions == [old.id]
+    new, _ = improve(place_for(store, home, job_id, Watcher()))
+    assert new.id != old.id
+    assert gone not in store.versions.feedback_ids(new.id)
+    assert new.weights_sha256 != old.weights_sha256
+    assert [store.versions.get(version.id).state for version in (old, new)] == ["rejected", "candidate"]
+    assert improve(place_for(store, home, job_id, Watcher()))[0].id == new.id
+    store.close()
+
+
+def test_feedback_that_is_erased_during_the_exam_is_said(planted_home: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(planted_home, tmp_path / "home"))
+    store = Store.open(settings_for(home).url, home)
+    job_id = add_improve(store)
+
+    class Eraser(Watcher):
+        def __call__(self, progress: Progress) -> None:
+            if progress.stage == "judge" and not store.feedback.erasures():
+                row = store.feedback.live()[0]
+                store.feedback.erase(row.id, row.actor_id)
+
+    version, _ = improve(place_for(store, home, job_id, Eraser()))
+    assert store.versions.get(version.id).state == "rejected"
+    said = [event.message for event in store.jobs.events(job_id, limit=100)]
+    assert any("taken back" in message and version.name in message for message in said)
+    store.close()
+
+
 @pytest.mark.parametrize("whole_person", [True, False])
 def test_consent_that_is_withdrawn_leaves_a_job_that_already_began(
     planted_home: Path, tmp_path: Path, whole_person: bool

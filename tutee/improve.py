@@ -78,6 +78,8 @@ def improve(place: Workplace) -> tuple[ModelVersion, int]:
     version = register(place, trained.folder, name=version_name(place), card=card)
     evaluate(place, version, exam_material(place, snapshot))
     judge_version(place, version)
+    if taken_back(place.store, snapshot.sha):
+        reject_made(place)
     return version, trained.trained_tokens
 
 
@@ -93,6 +95,7 @@ def freeze_feedback(place: Workplace) -> Snapshot:
         shutil.rmtree(place.folder, ignore_errors=True)
         said = "Feedback was erased, or consent withdrawn, meanwhile; the job begins again without it."
         place.store.jobs.event(job.id, "warn", said)
+        reject_made(place)
         snapshot = None
     if snapshot is None:
         live = place.store.versions.live()
@@ -104,6 +107,15 @@ def freeze_feedback(place: Workplace) -> Snapshot:
         place.store.jobs.event(job.id, "info", said)
     place.report(Progress("collect", 1, 1))
     return snapshot
+
+
+def reject_made(place: Workplace) -> None:
+    """Reject the candidates that this job has made: what they learned from was taken back."""
+    for version in place.store.versions.list(state="candidate"):
+        if version.job_id == place.job.id:
+            why = "Feedback that it learned from was taken back while it was made."
+            place.store.versions.set_state(version.id, "rejected", why=why)
+            place.store.jobs.event(place.job.id, "warn", f"{version.name} is rejected. {why} Improve again.")
 
 
 def train_on(place: Workplace, snapshot: Snapshot) -> RecipeResult:
@@ -121,13 +133,15 @@ def train_on(place: Workplace, snapshot: Snapshot) -> RecipeResult:
 def register(
     place: Workplace, trained: Path, *, name: str, card: Mapping[str, Any] | None = None, parent_id: str | None = None
 ) -> ModelVersion:
-    """Copy trained weights to `home/versions` and make them a candidate; the same job and folder make one version.
+    """Copy trained weights to `home/versions` and make them a candidate; the same job, folder and snapshot make one
+    version.
 
     Args:
         parent_id: the version that training went on from, so that leaving its data out takes this one along; the base
             when None.
     """
-    folder = Path("versions") / f"{place.job.id}-{trained.name}"
+    snapshot = place.store.jobs.get(place.job.id).snapshot_sha
+    folder = Path("versions") / "-".join([place.job.id, trained.name, *([snapshot[:12]] if snapshot else [])])
     known = next((v for v in place.store.versions.list() if v.folder == folder.as_posix()), None)
     if known is not None:
         return known
@@ -139,7 +153,7 @@ def register(
         folder=folder.as_posix(),
         parent_id=parent_id or place.base.id,
         job_id=place.job.id,
-        snapshot_sha=place.store.jobs.get(place.job.id).snapshot_sha,
+        snapshot_sha=snapshot,
         card=dict(card or {}),
     )
 
@@ -147,7 +161,8 @@ def register(
 def version_name(place: Workplace) -> str:
     """The name of an improved version: the job's suffix if it is still free, else `v` and its number."""
     versions = place.store.versions.list()
-    mine = next((v.name for v in versions if v.job_id == place.job.id), None)
+    snapshot = place.store.jobs.get(place.job.id).snapshot_sha
+    mine = next((v.name for v in versions if v.job_id == place.job.id and v.snapshot_sha == snapshot), None)
     if mine is not None:
         return mine
     taken = {version.name for version in versions}
