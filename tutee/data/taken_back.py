@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def forget_taken_back(store: Store) -> list[str]:
     A job that waits or is paused begins again when its turn comes. A running one is left to its worker, who looks
     itself and calls this when it lets go of the job.
     """
-    _sweep(store.home / "jobs")
+    _sweep(store)
     with store.database.read() as session:
         kept = [job.id for job in session.scalars(select(Job).order_by(Job.id)) if _holds_words(store, job)]
     lost = cache(lambda sha: taken_back(store, sha))
@@ -63,9 +64,12 @@ def erase_person(store: Store, actor_id: str) -> tuple[ErasedPerson, list[str]]:
 
 def forget_words(folder: Path) -> None:
     """Empty a job's folder but for its numbers; nobody may be working in it."""
-    aside = folder.parent / f"{GONE}{secrets.token_hex(8)}"
-    _set_aside(folder, aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    for path in _words(folder):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    _drop_if_empty(folder)
 
 
 def _forget(store: Store, id: str, lost: Callable[[str], bool]) -> bool:
@@ -86,25 +90,38 @@ def _forget(store: Store, id: str, lost: Callable[[str], bool]) -> bool:
 
 
 def _holds_words(store: Store, job: Job) -> bool:
-    return job.status != "running" and ("samples" in job.progress or any(_words(store.home / "jobs" / job.id)))
+    return job.status != "running" and ("samples" in job.progress or bool(_words(store.home / "jobs" / job.id)))
 
 
-def _words(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.name not in NUMBERS) if folder.is_dir() else iter(())
+def _words(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if path.name not in NUMBERS]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _set_aside(folder: Path, aside: Path) -> None:
-    words = list(_words(folder))
+    words = _words(folder)
     if words:
         aside.mkdir(parents=True)
     for path in words:
-        path.rename(aside / path.name)
-    if folder.is_dir() and not any(folder.iterdir()):
+        with suppress(FileNotFoundError):  # its worker, who is done with it, was quicker
+            path.rename(aside / path.name)
+    _drop_if_empty(folder)
+
+
+def _drop_if_empty(folder: Path) -> None:
+    with suppress(OSError):
         folder.rmdir()  # nothing was worth keeping
 
 
-def _sweep(jobs: Path) -> None:
-    for path in jobs.glob(f"{GONE}*"):  # of somebody who was killed in between
+def _sweep(store: Store) -> None:
+    """Delete what somebody set aside who was killed then. Under the lock nobody is just setting something aside."""
+    if not any((store.home / "jobs").glob(f"{GONE}*")):
+        return
+    with store.database.write(lock="jobs"):
+        left = list((store.home / "jobs").glob(f"{GONE}*"))
+    for path in left:
         shutil.rmtree(path, ignore_errors=True)
 
 

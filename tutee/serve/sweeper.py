@@ -1,4 +1,5 @@
-"""Puts away what has expired: files, uploads, webhook deliveries that were settled long ago.
+"""Puts away what has expired: files, uploads, webhook deliveries that were settled long ago, and what
+jobs kept of files that are gone.
 
 Nothing depends on it being prompt: what has expired is not shown from that moment on, whether it was swept or not.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from tutee.data.taken_back import forget_taken_back
 from tutee.store import Store
 
 log = logging.getLogger("tutee.serve")
@@ -39,5 +41,6 @@ class Sweeper:
                 self._store.files.sweep()
                 self._store.uploads.sweep()
                 self._store.webhooks.sweep()
+                forget_taken_back(self._store)
             except Exception:
                 log.exception("sweeping")

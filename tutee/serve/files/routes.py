@@ -13,6 +13,7 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.responses import FileResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from tutee.data.taken_back import forget_taken_back
 from tutee.errors import InvalidInput, NotFound
 from tutee.serve.access.auth import MEMBER, CallerDep, owned
 from tutee.serve.body import Fields
@@ -166,6 +167,7 @@ def delete(id: str, caller: CallerDep, services: ServicesDep) -> Response:
     if services.store.files.in_use(id):
         raise InvalidInput(f"'{id}' is used by a job or a batch that has not ended.", param="id", code="file_in_use")
     services.store.files.delete(id, caller.id)
+    forget_taken_back(services.store)
     return reply({"id": id, "object": "file", "deleted": True})
 
 
