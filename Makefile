@@ -45,8 +45,9 @@ check: install-test
 	@if command -v npm >/dev/null; then cd web && { test -d node_modules || npm ci --no-audit --no-fund; } && npm run -s check; \
 		else echo "npm is missing: the page's types were not checked"; fi
 
+# Two processes: much of the time a test waits for a server, a worker or the browser.
 test: install-test page browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The 34 things that RLHF trainers get wrong: row, test, passed or failed.
 checklist: install-test
