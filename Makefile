@@ -53,7 +53,7 @@ test: install-test page browser
 checklist: install-test
 	$(BIN)/python tests/checklist.py
 
-# OpenAI's API as the official SDK sees it: 87 cases, the slow ones too, against a server with the real model.
+# OpenAI's API as the official SDK sees it: 91 cases, the slow ones too, against a server with the real model.
 conformance: install-test
 	$(BIN)/python -m tests.conformance
 
