@@ -98,7 +98,9 @@ def test_errors_are_one_line_and_status_one(home: Path) -> None:
 
 
 def test_chat_without_a_server_says_how_to_start_one(home: Path) -> None:
-    assert "tutee serve" in tutee(home, "chat", "--url", "http://127.0.0.1:9", status=1)
+    said = tutee(home, "chat", "--url", "http://127.0.0.1:9", status=1)
+    assert "tutee serve" in said
+    assert "--url" in said
     assert tutee(home, "chat", "--url", "nonsense", status=1).startswith("error: The connection to nonsense")
 
 

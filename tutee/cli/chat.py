@@ -54,7 +54,8 @@ class Terminal:
         try:
             yield
         except httpx.ConnectError:
-            raise Unavailable(f"No server answers at {self.http.base_url}. Start one with `tutee serve`.") from None
+            message = f"No server answers at {self.http.base_url}. Start one with `tutee serve`, or give its --url."
+            raise Unavailable(message) from None
         except httpx.TransportError as error:
             raise Unavailable(f"The connection to {self.http.base_url} failed ({error}).") from None
 
@@ -105,7 +106,7 @@ class Terminal:
     def two(self) -> None:
         self.need_answer()
         shown = self.generate(compare=True)
-        choice = Prompt.ask("Which is better?", choices=["a", "b", "tie", "both_bad"], console=out)
+        choice = which_is_better()
         self.call(
             "POST", "/feedback", {"kind": "compare", "presentation_id": shown["presentation_id"], "winner": choice}
         )
@@ -142,10 +143,16 @@ class Terminal:
         return True
 
 
+def which_is_better() -> str:
+    """What the person says of two answers: `a`, `b`, `tie` or `both_bad`, in small or capital letters."""
+    choices = ["a", "b", "tie", "both_bad"]
+    return Prompt.ask("Which is better?", choices=choices, console=out, case_sensitive=False)
+
+
 def chat(
     context: typer.Context,
     url: Annotated[
-        str | None, typer.Option(help="The server; by default the one on HOST and PORT of this home.")
+        str | None, typer.Option(help="The server; by default TUTEE_HOST and TUTEE_PORT, or http://127.0.0.1:8000.")
     ] = None,
     key: Annotated[
         str | None, typer.Option(envvar="OPENAI_API_KEY", help="API key, where the server asks for one.")
