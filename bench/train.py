@@ -29,6 +29,7 @@ import torch
 from bench.train_work import Work, make_work, tokens_of
 from tutee.model.config import DecoderConfig
 from tutee.model.tokenizer import Tokenizer
+from tutee.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER_PYTHON = ROOT / ".venv-bench/bin/python"
@@ -119,8 +120,9 @@ def measure(row: str, work: Work, options: argparse.Namespace) -> dict[str, Any]
 
 
 def parse() -> argparse.Namespace:
+    settings = load_settings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path, default=settings.home / "models" / settings.model)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--peers", nargs="*", choices=("trl", "transformers"), default=["trl", "transformers"])
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
