@@ -44,7 +44,7 @@ class TrainerConfig:
     full: bool = False
     """All weights instead of a LoRA."""
     shard: bool = False
-    """Under torchrun: one copy of the weights and moments cut over the ranks (FSDP2), not a copy each."""
+    """Under torchrun: one copy of the weights and moments cut over the processes (FSDP2), not a copy each."""
     rank: int = 16
     """Rank of the LoRA's matrices: how much it can hold."""
     alpha: float = 32.0
