@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tutee.improve import Workplace, freeze_feedback, improve, open_base, versio
 from tutee.store import Store
 from tutee.store.schema import ModelVersion
 from tutee.train.progress import Progress
+from tutee.worker.api_job import open_start
 
 Whole = tuple[ModelVersion, "Watcher", str]
 """The version, what was reported, and the job's id."""
@@ -242,3 +244,13 @@ def test_an_unknown_model_is_named(planted: tuple[Store, Path]) -> None:
     with pytest.raises(InvalidInput) as error:
         open_base(settings_for(home), store, "gpt-9")
     assert (error.value.param, error.value.code) == ("model", "model_not_found")
+
+
+def test_a_model_on_another_server_is_not_looked_for_in_a_folder(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    with closing(Store.open(settings.url, settings.home)) as store:
+        store.versions.ensure_base("far", "upstream:far", "http://127.0.0.1:9/v1", kind="upstream")
+        for open_model in (open_base, open_start):
+            with pytest.raises(InvalidInput, match="another server holds its weights") as error:
+                open_model(settings, store, "chat")
+            assert (error.value.param, error.value.code) == ("model", "upstream_cannot")

@@ -224,7 +224,7 @@ def open_base(settings: Settings, store: Store, name: str) -> tuple[ModelVersion
     """The base model behind a version's name (or behind `chat`), loaded; fetched first if it is the default and absent.
 
     Raises:
-        InvalidInput: param `model`, no version or base of that name.
+        InvalidInput: param `model`, no version or base of that name, or one whose weights another server holds.
     """
     try:
         version = store.versions.get(name)
@@ -234,7 +234,15 @@ def open_base(settings: Settings, store: Store, name: str) -> tuple[ModelVersion
         model = load_pretrained(pull(settings.model, settings.home / "models"), settings.dtype)
         return store.versions.ensure_base(model.name, model.weights_sha256, str(model.folder)), model
     base = base_of(store, version)
+    need_weights(base)
     return base, load_pretrained(settings.home / base.folder, settings.dtype, name=base.name)
+
+
+def need_weights(base: ModelVersion) -> None:
+    """Raise InvalidInput (code `upstream_cannot`) for a base whose weights another server holds."""
+    if base.kind == "upstream":
+        message = f"'{base.name}' cannot be trained here: another server holds its weights and gives no token ids."
+        raise InvalidInput(message, param="model", code="upstream_cannot")
 
 
 def base_of(store: Store, version: ModelVersion) -> ModelVersion:

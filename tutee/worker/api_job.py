@@ -94,6 +94,7 @@ def open_start(settings: Settings, store: Store, name: str) -> tuple[ModelVersio
     root = version
     while root.kind == "adapter" and root.parent_id is not None:
         root = store.versions.get(root.parent_id)
+    improve.need_weights(root)
     model = load_pretrained(settings.home / root.folder, settings.dtype, name=root.name)
     start = None
     if version.kind == "adapter":
