@@ -33,7 +33,7 @@ def test_what_was_erased_since_the_backup_is_erased_again(home: Home) -> None:
     store.feedback.erase(withdrawn.id, home.person())
     store.conversations.delete(talk, home.person())
     store.persons.erase(grace)
-    assert "Erased again, as after this backup: 3 erasures" in restored(home, archive)
+    assert "Erasures since this backup, done again: 3." in restored(home, archive)
     with Store.open(store.database.url, store.home) as back:
         assert [event.id for event in back.feedback.live()] == [kept.id]
         assert len(back.conversations.list(home_owner(back))) == 3, "the talk is gone, the three questions are there"

@@ -46,7 +46,7 @@ def restore(
     if erased.tombstones:
         with open_store(settings) as store:
             count = erase_again(store, erased)
-        out.print(f"Erased again, as after this backup: {count} erasures.")
+        out.print(f"Erasures since this backup, done again: {count}.")
 
 
 def upgrade(

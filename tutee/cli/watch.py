@@ -120,7 +120,7 @@ def follow(settings: Settings, store: Store, job_id: str) -> Job:
         with worker_for(settings) as own, Screen() as screen:
             while (job := store.jobs.get(job_id)).status not in (*ENDED, "paused"):
                 draw(screen, job, store)
-                if own is not None and own.poll() is not None and store.jobs.get(job_id).status not in ENDED:
+                if own is not None and own.poll() is not None and not in_hands(settings, store, job_id):
                     raise TuteeError(
                         f"The worker ended with status {own.returncode}; job {job_id} waits for the next one."
                     )
@@ -131,6 +131,11 @@ def follow(settings: Settings, store: Store, job_id: str) -> Job:
             f"Not waiting any longer; `tutee jobs cancel {job_id}` stops the job, the next worker goes on with it."
         )
         raise
+
+
+def in_hands(settings: Settings, store: Store, job_id: str) -> bool:
+    """Whether another worker is there, such as that of a server that began at the same moment, or the job has ended."""
+    return is_held(settings.home / "worker.lock") or store.jobs.get(job_id).status in ENDED
 
 
 def draw(screen: Screen, job: Job, store: Store) -> None:
