@@ -42,7 +42,7 @@ def test_what_was_erased_since_the_backup_is_erased_again(home: Home) -> None:
         assert back.audit.verify() is None
         again = backup(back)
         assert erase_again(back, known_in(back.database.url)) == 0, "the backup knows of them now"
-    assert "this backup: 0 erasures" in restored(home, again)
+    assert "done again: 0." in restored(home, again)
 
 
 def home_owner(store: Store) -> str:
