@@ -15,6 +15,8 @@ from tests.conformance.conftest import ServerProcess
 
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "600"))
 SEED = os.environ.get("FUZZ_SEED", "0")
+PATIENCE_SECONDS = 300
+"""An answer without a limit goes on to the end of the context: minutes, on one thread."""
 BOTHERSOME = ("/v1/tutee/improve", "/v1/tutee/rollback")
 """Routes that start work of minutes, or change what is live for the cases that follow."""
 
@@ -29,7 +31,7 @@ def test_schemathesis_finds_no_5xx(server: ServerProcess, tmp_path: Path) -> Non
     settings.write_text("")
     words = [command, "--config-file", str(settings), "run", f"{server.url}/openapi.json"]
     words += ["--checks", "not_a_server_error", "--phases", "examples,coverage,fuzzing", "--seed", SEED, "--no-color"]
-    words += ["--max-time", str(SECONDS), "--request-timeout", "60", "--continue-on-failure"]
+    words += ["--max-time", str(SECONDS), "--request-timeout", str(PATIENCE_SECONDS), "--continue-on-failure"]
     for path in BOTHERSOME:
         words += ["--exclude-path", path]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=SECONDS + 600)
