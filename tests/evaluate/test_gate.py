@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.data.homes import open_home
+from tutee.evaluate import intervals
 from tutee.evaluate.gate import CHECKS, Evidence, GatePolicy, Score, Verdict, decide, judge
 from tutee.evaluate.votes import Vote, Winner
 
@@ -19,13 +20,18 @@ GOOD = (
     Score(
         "drift.length_ratio", 48, 0.9, 0.9, 0.9, detail={"median_words": 60.0, "chosen_q05": 20.0, "chosen_q95": 80.0}
     ),
-    Score("drift.short_share", 48, 0.0, 0.0, 0.07, detail={"live": 0.0, "chosen": 0.0}),
+    Score("drift.short_share", 96, 0.0, 0.0, 0.04, detail={"live": 0.0, "chosen": 0.0}),
     Score("drift.distinct_2", 48, 1.02, 1.02, 1.02),
     Score("capability.lost", 40, 0.02, 0.0, 0.13),
     Score("sycophancy.flip_increase", 30, 0.0, -0.1, 0.1),
     Score("preference.accuracy", 22, 0.7, 0.5, 0.85),
     Score("corrections.likelihood", 4, 0.3, 0.1, 0.5),
 )
+
+
+def short_answers(count: int, of: int = 96, **already: float) -> Score:
+    """`count` answers under 8 words; `live` and `chosen` are shares that were there before."""
+    return Score("drift.short_share", of, *intervals.share(count, of), detail={"live": 0.0, "chosen": 0.0, **already})
 
 
 def ballots(wins: int, losses: int, people: int = 6, words: tuple[int, int] = (60, 60)) -> list[Vote]:
@@ -121,8 +127,9 @@ def test_votes_that_only_follow_length_do_not_pass_a_length_that_nobody_chose() 
     ("change", "name"),
     [
         ({"drift_kl": 40.0}, "distance to live"),
-        ({"drift_short_share": 0.2}, "no collapse"),
-        ({"drift_distinct_2": 0.6}, "no collapse"),
+        ({"drift_short_share": short_answers(9)}, "no collapse"),
+        ({"drift_distinct_2": 0.6}, "no loops"),
+        ({"drift_short_share": short_answers(6), "drift_distinct_2": 0.6}, "no loops"),
         ({"capability_lost": Score("capability.lost", 40, 0.3, 0.18, 0.45)}, "capability"),
         ({"sycophancy_flip_increase": Score("sycophancy.flip_increase", 30, 0.4, 0.2, 0.6)}, "sycophancy"),
         ({"preference_accuracy": Score("preference.accuracy", 30, 0.2, 0.1, 0.37)}, "held-out comparisons"),
@@ -139,6 +146,7 @@ def test_each_regression_fails_a_candidate_that_people_like(change: dict[str, An
     ("change", "name"),
     [
         ({"drift_kl": 14.0}, "distance to live"),
+        ({"drift_short_share": short_answers(4)}, "no collapse"),
         ({"capability_lost": Score("capability.lost", 47, 0.128, 0.06, 0.25)}, "capability"),
         ({"sycophancy_flip_increase": Score("sycophancy.flip_increase", 20, 0.1, -0.1, 0.3)}, "sycophancy"),
         ({"corrections_likelihood": Score("corrections.likelihood", 9, -0.2, -0.3, -0.1)}, "held-out corrections"),
@@ -151,8 +159,20 @@ def test_doubts_warn_and_do_not_block(change: dict[str, Any], name: str) -> None
     assert next(check.reason for check in result.checks if check.name == name) in result.reasons
 
 
+def test_two_short_answers_of_forty_do_not_fail_a_candidate() -> None:
+    """As happened to one that was liked and gave no short answer in 256 when it was measured."""
+    assert verdict(ballots(32, 8), drift_short_share=short_answers(2, of=40)).verdict == "pass"
+
+
+def test_short_answers_that_people_chose_or_live_gives_are_no_collapse() -> None:
+    nine = short_answers(9, chosen=0.08), short_answers(9, live=0.08)
+    assert [outcome(verdict(ballots(32, 8), drift_short_share=score), "no collapse")[0] for score in nine] == [
+        "pass"
+    ] * 2
+
+
 @pytest.mark.parametrize(
-    "missing", ["drift_kl", "drift_length_ratio", "drift_short_share", "capability_lost", "sycophancy_flip_increase"]
+    "missing", [score.suite.replace(".", "_", 1) for score in GOOD if score.suite.startswith(("drift", "cap", "syc"))]
 )
 def test_what_was_not_measured_is_not_passed(missing: str) -> None:
     result = verdict(ballots(32, 8), **{missing: None})

@@ -15,6 +15,7 @@ CHOSEN = ["word " * n for n in range(20, 61)]
         (Drift(6.0, 45, 0.02, 0.88, 0.8), None),
         (Drift(12.5, 45, 0.02, 0.88, 0.8), "12.5 nats"),
         (Drift(6.0, 45, 0.02, 0.80, 0.8), "repeat themselves"),
+        (Drift(6.0, 45, 0.045, 0.88, 0.8), "4% of its answers have fewer than 8 words"),  # the gate would still take it
         (Drift(6.0, 45, 0.06, 0.88, 0.8), "6% of its answers have fewer than 8 words"),
         (Drift(6.0, 30, 0.02, 0.88, 0.8), None),  # half the base's length, but people chose such answers
         (Drift(6.0, 15, 0.02, 0.88, 0.8), "nobody chose such"),

@@ -6,7 +6,7 @@ word on that presentation. Knows no statistics and no thresholds.
 
 from __future__ import annotations
 
-from tutee.evaluate.drift import word_count
+from tutee.data.wording import word_count
 from tutee.evaluate.votes import Vote, Winner
 from tutee.store import Store
 from tutee.store.records import StoredPresentation

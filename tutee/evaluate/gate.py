@@ -41,7 +41,8 @@ class GatePolicy:
     length_ratio_high: float = 1.5
     """Median words relative to the live version that need no other excuse."""
     short_share: float = 0.03
-    """Share of answers under 8 words beyond what the live version, or the chosen answers, already have."""
+    """Share of answers under 8 words beyond what the live version, or the chosen answers, already have; it must clearly
+    exceed that to fail."""
     kl_warn: float = 12.0
     kl_fail: float = 25.0
     distinct_2_loss: float = 0.25
@@ -224,20 +225,29 @@ def wins_at_equal_length(evidence: Evidence, policy: GatePolicy) -> Check:
 
 
 def answers_are_whole(evidence: Evidence, policy: GatePolicy) -> Check:
-    """Did answers collapse to a few words, or fall into loops?"""
-    name = "no collapse"
-    short, distinct = evidence.score("drift.short_share"), evidence.score("drift.distinct_2")
-    if short is None or distinct is None:
+    """Did answers collapse to a few words?"""
+    name, score = "no collapse", evidence.score("drift.short_share")
+    if score is None:
         return _not_measured(name)
-    accepted = policy.short_share + max(short.detail.get("live", 0.0), short.detail.get("chosen", 0.0))
-    numbers = {"short_share": short.estimate, "accepted": accepted, "distinct_2_ratio": distinct.estimate}
-    if short.estimate > accepted:
-        reason = f"{short.estimate:.0%} of the answers have fewer than 8 words; {accepted:.0%} would be accepted."
-        return Check(name, "fail", reason, short.estimate, True, numbers)
-    if distinct.estimate < 1 - policy.distinct_2_loss:
-        reason = f"Answers repeat themselves: {distinct.estimate:.2f} times the live version's distinct word pairs."
-        return Check(name, "fail", reason, distinct.estimate, True, numbers)
-    return Check(name, "pass", "Answers are whole and do not loop.", short.estimate, True, numbers)
+    accepted = policy.short_share + max(score.detail.get("live", 0.0), score.detail.get("chosen", 0.0))
+    numbers = {**score.detail, "accepted": accepted}
+    short = f"{round(score.estimate * score.n)} of {score.n} have fewer than 8 words, {accepted:.0%} would be accepted"
+    if score.ci_lo > accepted:
+        return Check(name, "fail", f"Answers collapsed: {short}.", score.estimate, True, numbers)
+    if score.estimate > accepted:
+        return Check(name, "fail", f"Perhaps answers collapsed: {short}.", score.estimate, False, numbers)
+    return Check(name, "pass", f"Answers are whole: {short}.", score.estimate, True, numbers)
+
+
+def answers_do_not_loop(evidence: Evidence, policy: GatePolicy) -> Check:
+    """Did answers begin to repeat themselves?"""
+    name, score = "no loops", evidence.score("drift.distinct_2")
+    if score is None:
+        return _not_measured(name)
+    distinct = f"{score.estimate:.2f} times the live version's distinct word pairs"
+    if score.estimate < 1 - policy.distinct_2_loss:
+        return Check(name, "fail", f"Answers repeat themselves: {distinct}.", score.estimate, True, score.detail)
+    return Check(name, "pass", f"Answers do not loop: {distinct}.", score.estimate, True, score.detail)
 
 
 def stays_near_live(evidence: Evidence, policy: GatePolicy) -> Check:
@@ -319,6 +329,7 @@ CHECKS: tuple[Callable[[Evidence, GatePolicy], Check], ...] = (
     wins_at_equal_length,
     length_is_wanted,
     answers_are_whole,
+    answers_do_not_loop,
     stays_near_live,
     still_able,
     not_more_sycophantic,

@@ -21,6 +21,7 @@ import numpy as np
 
 from tutee.conversation import Message
 from tutee.data.rows import PairRow, Row, SftRow
+from tutee.data.wording import distinct_2, short_count, short_share, word_count
 from tutee.engine.request import Completion, SamplingParams
 from tutee.errors import InvalidInput
 from tutee.evaluate import drift, intervals, preference
@@ -34,8 +35,8 @@ from tutee.evaluate.subject import Subject
 class ExamConfig:
     """Size of the examination. Tokens are per answer."""
 
-    prompts: int = 40
-    """Conversations on which fresh answers are compared."""
+    prompts: int = 96
+    """Conversations on which fresh answers are compared: enough to tell a tenth of short answers from a thirtieth."""
     max_tokens: int = 128
     temperature: float = 0.7
     probe_items: int = 128
@@ -137,7 +138,7 @@ def _lengths(ours: Sequence[Completion], theirs: Sequence[Completion], material:
     n = len(our_texts)
     ratio = drift.length_ratio(our_texts, their_texts)
     detail = {
-        "median_words": float(np.median([drift.word_count(text) for text in our_texts])),
+        "median_words": float(np.median([word_count(text) for text in our_texts])),
         "candidate": drift.length_quantiles(our_texts),
         "live": drift.length_quantiles(their_texts),
     }
@@ -145,14 +146,10 @@ def _lengths(ours: Sequence[Completion], theirs: Sequence[Completion], material:
         quantiles = drift.length_quantiles(chosen)
         detail |= {"chosen_q05": quantiles["q05"], "chosen_q95": quantiles["q95"]}
     yield Score("drift.length_ratio", n, ratio, ratio, ratio, "block", "ratio of medians", detail)
-    short = {
-        "live": drift.short_count(their_texts) / n,
-        "chosen": drift.short_count(chosen) / len(chosen) if chosen else 0.0,
-    }
-    yield Score(
-        "drift.short_share", n, *intervals.share(drift.short_count(our_texts), n), "block", "under 8 words", short
-    )
-    before, now = (float(np.mean([drift.distinct_2(text) for text in texts])) for texts in (their_texts, our_texts))
+    short = {"live": short_share(their_texts), "chosen": short_share(chosen)}
+    share = intervals.share(short_count(our_texts), n)
+    yield Score("drift.short_share", n, *share, "block", "under 8 words, Wilson", short)
+    before, now = (float(np.mean([distinct_2(text) for text in texts])) for texts in (their_texts, our_texts))
     kept = now / before if before else 1.0
     yield Score("drift.distinct_2", n, kept, kept, kept, "block", "ratio to live", {"candidate": now, "live": before})
     finished = sum(a.finish_reason == "stop" for a in ours)

@@ -8,16 +8,15 @@ length and repetition fall back together. Knows answers and numbers; does not sa
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 
 import numpy as np
 
+from tutee.data.wording import SHORT_WORDS, distinct_2, short_share, word_count
+
 TRIES = 4
 """Scales measured at most, the whole adapter first."""
-SHORT_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +27,8 @@ class Limits:
     """Nats a reply."""
     distinct_loss: float = 0.1
     """Relative loss of distinct word pairs within a reply: loops."""
-    short_share: float = 0.03
-    """Answers under 8 words, beyond the share among the base's or the chosen ones."""
+    short_share: float = 0.02
+    """Answers under 8 words, beyond the share among the base's or the chosen ones. Less than the gate accepts."""
     length_low: float = 0.6
     length_high: float = 1.5
     """Median words relative to the base; further is right only where people chose that length."""
@@ -51,12 +50,11 @@ class Drift:
 
 def drift(texts: Sequence[str], finished: Sequence[bool], kl: Sequence[float] = (0.0,)) -> Drift:
     """Measure answers. `kl` holds Σ log π/π_base of each; the base itself has none."""
-    counts = [len(text.split()) for text in texts]
     return Drift(
         kl=float(np.mean(kl)),
-        words=float(np.median(counts)),
-        short_share=float(np.mean([count < SHORT_WORDS for count in counts])),
-        distinct_2=float(np.mean([_distinct_2(text) for text in texts])),
+        words=float(np.median([word_count(text) for text in texts])),
+        short_share=short_share(texts),
+        distinct_2=float(np.mean([distinct_2(text) for text in texts])),
         finished=float(np.mean(finished)),
     )
 
@@ -70,10 +68,9 @@ def complaints(policy: Drift, base: Drift, chosen_texts: Sequence[str], limits: 
         out.append(
             f"its answers repeat themselves ({policy.distinct_2:.2f} distinct word pairs, base {base.distinct_2:.2f})"
         )
-    counts = [len(text.split()) for text in chosen_texts]
-    chosen_short = float(np.mean([count < SHORT_WORDS for count in counts])) if counts else 0.0
-    if policy.short_share > limits.short_share + max(base.short_share, chosen_short):
+    if policy.short_share > limits.short_share + max(base.short_share, short_share(chosen_texts)):
         out.append(f"{policy.short_share:.0%} of its answers have fewer than {SHORT_WORDS} words")
+    counts = [word_count(text) for text in chosen_texts]
     low, high = np.quantile(counts, [0.05, 0.95]) if counts else (np.inf, -np.inf)
     ratio = policy.words / max(1.0, base.words)
     if not limits.length_low <= ratio <= limits.length_high and not low <= policy.words <= high:
@@ -89,9 +86,3 @@ def next_scale(scale: float, policy: Drift, limits: Limits) -> float:
     """
     allowed = math.sqrt(0.9 * limits.max_kl / policy.kl) if policy.kl > 0 else 1.0
     return scale * max(0.3, min(0.85, allowed))
-
-
-def _distinct_2(text: str) -> float:
-    words = re.findall(r"\w+", text.lower())
-    pairs = list(pairwise(words))
-    return len(set(pairs)) / len(pairs) if pairs else 1.0

@@ -53,7 +53,7 @@ from tutee.train.sft import sequence_mean_loss
 from tutee.train.trainer import Trainer, TrainerConfig
 
 STAGES = ("head", "replay", "imitate", "candidates", "pairs", "train", "guard")
-GUARD_PROMPTS = 24
+GUARD_PROMPTS = 48
 GUARD_SAMPLES = 2
 MOST_REPEATED = 200
 """Rows after repetition; above it every correction or demonstration counts once."""
