@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from tutee.engine.engine import Engine
 from tutee.engine.request import Chunk, Request, SamplingParams
+from tutee.engine.sampler import Sampled
+from tutee.engine.scheduler import Scheduled
 from tutee.errors import Busy, InvalidInput, NotFound, Unavailable
 from tutee.model.decoder import Decoder
 from tutee.model.lora import Lora
@@ -304,6 +306,42 @@ def test_what_was_finite_before_stays_in_the_cache(make_engine: MakeEngine, tiny
     again = run(engine, [(PROMPT, plain, None)])
     assert again[0].cached_tokens > 0
     assert_same(again, wanted)
+
+
+def with_faults(engine: Engine, hits: Callable[[list[Scheduled]], bool]) -> None:
+    """From now on a step that `hits` is true of fails before it computes anything."""
+    runner = engine._stepper.runner
+    whole = runner.run
+
+    def run(work: list[Scheduled]) -> tuple[list[Scheduled], Sampled]:
+        if hits(work):
+            raise RuntimeError("something nobody thought of")
+        return whole(work)
+
+    runner.run = run  # type: ignore[method-assign]
+
+
+def test_whose_part_fails_alone_ends_alone(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    asked = [([9, *PROMPT][place:], replace(LONG, seed=place, logprobs=0), None) for place in range(3)]
+    wanted = run(engine, asked)
+    engine.weights_changed()
+    with_faults(engine, lambda work: any(item.sequence.tokens[0] == 9 for item in work))
+    bad, *good = run(engine, asked)
+    assert (bad.token_ids, bad.finish_reason) == ((), "error")
+    assert_same(good, wanted[1:])
+    assert engine.stats.failures_total == 1
+
+
+def test_a_step_that_only_fails_in_company_is_done_one_by_one(make_engine: MakeEngine) -> None:
+    """As where memory suffices for one request and not for all."""
+    engine = make_engine()
+    asked = [([9, *PROMPT][place:], replace(LONG, seed=place, logprobs=0), None) for place in range(3)]
+    wanted = run(engine, asked)
+    engine.weights_changed()
+    with_faults(engine, lambda work: len(work) > 1)
+    assert_same(run(engine, asked), wanted)
+    assert engine.stats.failures_total == 0
 
 
 def test_a_callback_that_raises_ends_its_request_only(make_engine: MakeEngine) -> None:

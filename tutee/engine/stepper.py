@@ -100,28 +100,28 @@ class Stepper:
 
     def step(self) -> bool:
         """One step. False when there was nothing to do."""
-        began = time.perf_counter()
         self._take_news()
         work = self.scheduler.schedule()
-        if not work:
-            return False
+        if work:
+            self._do(work)
+        return bool(work)
+
+    def _do(self, work: list[Scheduled]) -> None:
+        began = time.perf_counter()
         try:
             sampled, choice = self.runner.run(work)
         except NotFinite as error:
             # The others' step is not counted, so the next one does the same work for them, without these.
             for sequence in error.sequences:
-                self.runner.clear(sequence)
-                self._fail(sequence, Unavailable(error.message))
-            return True
+                self._fail_cleanly(sequence, Unavailable(error.message))
+            return
         except Stuck as stuck:
             for stopped, problem in stuck.found:
                 self._fail(stopped, problem)
-            return True
+            return
         except Exception as error:
-            _log.exception("A step of %d requests failed", len(work))
-            for item in work:
-                self._fail(item.sequence, error)
-            return True
+            self._do_one_by_one(work, error)
+            return
         for item in work:
             if not item.samples:
                 self.scheduler.advance(item)
@@ -135,7 +135,15 @@ class Stepper:
         self.counters.count_step(len(work), sum(len(chunk.token_ids) for chunk in chunks))
         if all(item.count == 1 + len(item.draft) for item in work):
             self.speculation.time(len(work), len(choice.tokens), time.perf_counter() - began)
-        return True
+
+    def _do_one_by_one(self, work: list[Scheduled], error: Exception) -> None:
+        """Nobody knows whose fault it was that the step failed: each does its part alone, and who fails alone ends."""
+        _log.error("A step of %d requests failed", len(work), exc_info=error)
+        if len(work) == 1:
+            self._fail_cleanly(work[0].sequence, error)
+            return
+        for item in work:
+            self._do([item])
 
     def forget(self) -> None:
         """Forget every cached key and value; running sequences compute their past again."""
@@ -194,6 +202,10 @@ class Stepper:
     def _remove(self, sequence: Sequence) -> None:
         self.scheduler.remove(sequence)
         self._inbox.ended()
+
+    def _fail_cleanly(self, sequence: Sequence, error: Exception) -> None:
+        self.runner.clear(sequence)
+        self._fail(sequence, error)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         self.counters.failures += 1
