@@ -35,7 +35,7 @@ from scipy.sparse import csr_matrix
 
 from tutee.conversation import Message
 from tutee.data.training_files import Ranking
-from tutee.evaluate.intervals import share
+from tutee.intervals import share
 from tutee.model.pretrained import Pretrained, load_pretrained
 from tutee.model.value_head import ValueHead
 from tutee.train.batch import Group

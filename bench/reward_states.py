@@ -29,7 +29,7 @@ from reward import DATASETS, Scores, accuracy, bradley_terry
 from torch.nn import functional
 
 from tutee.data.training_files import Ranking
-from tutee.evaluate.intervals import mean
+from tutee.intervals import mean
 from tutee.model.layout import Layout
 from tutee.model.pretrained import Pretrained, load_pretrained
 from tutee.model.training_pass import Network, packed_pass

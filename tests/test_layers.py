@@ -14,7 +14,7 @@ ROWS = [
     {"data", "grade", "safety"},
     {"engine", "store"},
     {"model"},
-    {"conversation", "settings", "errors", "ids", "lock", "__init__"},
+    {"conversation", "settings", "errors", "ids", "intervals", "lock", "__init__"},
 ]
 SAME_ROW_ALLOWED = {
     ("worker", "improve"),

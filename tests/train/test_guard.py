@@ -32,6 +32,12 @@ def test_without_chosen_answers_only_the_base_says_how_long_is_right() -> None:
     assert complaints(Drift(1.0, 30, 0.0, 0.9, 1.0), BASE, [], LIMITS) != []
 
 
+@pytest.mark.parametrize(("short", "of", "complains"), [(1, 20, True), (6, 150, True), (3, 6, False), (45, 150, False)])
+def test_short_answers_are_right_where_people_clearly_chose_them(short: int, of: int, complains: bool) -> None:
+    chosen = ["Yes, it is."] * short + ["word " * 60] * (of - short)
+    assert bool(complaints(Drift(6.0, 60, 0.1, 0.9, 0.8), BASE, chosen, LIMITS)) is complains
+
+
 def test_drift_of_answers() -> None:
     seen = drift(["a b a b", "one two three four five six seven eight nine"], [True, False], [1.0, 3.0])
     assert seen == Drift(kl=2.0, words=6.5, short_share=0.5, distinct_2=pytest.approx((2 / 3 + 1) / 2), finished=0.5)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tutee import intervals
 from tutee.data.wording import word_count
-from tutee.evaluate import intervals
 
 
 def kl_per_reply(candidate: Sequence[ArrayLike], live: Sequence[ArrayLike]) -> tuple[float, float, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tutee.evaluate.check import Check
-from tutee.evaluate.intervals import share_difference
+from tutee.intervals import share_difference
 from tutee.store import Store
 from tutee.store.schema import Eval, GateEval
 

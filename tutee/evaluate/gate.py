@@ -41,8 +41,8 @@ class GatePolicy:
     length_ratio_high: float = 1.5
     """Median words relative to the live version that need no other excuse."""
     short_share: float = 0.03
-    """Share of answers under 8 words beyond what the live version, or the chosen answers, already have; it must clearly
-    exceed that to fail."""
+    """Share of answers under 8 words, unless the live version or the chosen answers have more; it must clearly exceed
+    that to fail."""
     kl_warn: float = 12.0
     kl_fail: float = 25.0
     distinct_2_loss: float = 0.25
@@ -229,7 +229,7 @@ def answers_are_whole(evidence: Evidence, policy: GatePolicy) -> Check:
     name, score = "no collapse", evidence.score("drift.short_share")
     if score is None:
         return _not_measured(name)
-    accepted = policy.short_share + max(score.detail.get("live", 0.0), score.detail.get("chosen", 0.0))
+    accepted = max(policy.short_share, score.detail.get("live", 0.0), score.detail.get("chosen", 0.0))
     numbers = {**score.detail, "accepted": accepted}
     short = f"{round(score.estimate * score.n)} of {score.n} have fewer than 8 words, {accepted:.0%} would be accepted"
     if score.ci_lo > accepted:

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tutee import intervals
 from tutee.conversation import Message
 from tutee.data.rows import PairRow, Row, SftRow
 from tutee.data.wording import distinct_2, short_count, short_share, word_count
 from tutee.engine.request import Completion, SamplingParams
 from tutee.errors import InvalidInput
-from tutee.evaluate import drift, intervals, preference
+from tutee.evaluate import drift, preference
 from tutee.evaluate.gate import Score
 from tutee.evaluate.preference import Reward
 from tutee.evaluate.probes import EVERYDAY_PROMPTS, capability_items, doubt_items

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from tutee import intervals
 from tutee.conversation import Message
 from tutee.data.rows import PairRow, SftRow
-from tutee.evaluate import intervals
 from tutee.evaluate.subject import Subject
 
 Reward = Callable[[Sequence[Message], str], float]

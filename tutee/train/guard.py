@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from tutee.data.wording import SHORT_WORDS, distinct_2, short_share, word_count
+from tutee import intervals
+from tutee.data.wording import SHORT_WORDS, distinct_2, short_count, short_share, word_count
 
 TRIES = 4
 """Scales measured at most, the whole adapter first."""
@@ -28,7 +29,7 @@ class Limits:
     distinct_loss: float = 0.1
     """Relative loss of distinct word pairs within a reply: loops."""
     short_share: float = 0.02
-    """Answers under 8 words, beyond the share among the base's or the chosen ones. Less than the gate accepts."""
+    """Answers under 8 words, unless the base gives more, or people clearly chose more. Less than the gate accepts."""
     length_low: float = 0.6
     length_high: float = 1.5
     """Median words relative to the base; further is right only where people chose that length."""
@@ -68,7 +69,8 @@ def complaints(policy: Drift, base: Drift, chosen_texts: Sequence[str], limits: 
         out.append(
             f"its answers repeat themselves ({policy.distinct_2:.2f} distinct word pairs, base {base.distinct_2:.2f})"
         )
-    if policy.short_share > limits.short_share + max(base.short_share, short_share(chosen_texts)):
+    _, chosen_short, _ = intervals.share(short_count(chosen_texts), len(chosen_texts))
+    if policy.short_share > max(limits.short_share, base.short_share, chosen_short):
         out.append(f"{policy.short_share:.0%} of its answers have fewer than {SHORT_WORDS} words")
     counts = [word_count(text) for text in chosen_texts]
     low, high = np.quantile(counts, [0.05, 0.95]) if counts else (np.inf, -np.inf)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tutee import intervals
+
 Array = NDArray[np.float64]
 
 CLAMP = 3.0
@@ -139,7 +141,7 @@ def fit_head(labels: Labels, seed: int = 0) -> PreferenceHead:
     chosen = int(np.argmin([loss for loss, _ in results]))
     ridge, extra = options[chosen]
     accuracy = results[chosen][1]
-    low, high = _wilson(accuracy, len(measured.x))
+    _, low, high = intervals.share(accuracy * len(measured.x), len(measured.x))
     everything = measured if extra is None else measured + extra
     ensemble = np.stack([_fit(everything.resampled(generator), ridge) for _ in range(ENSEMBLE)])
     weights = _fit(everything, ridge)
@@ -216,13 +218,6 @@ def _cross_validate(
             losses.append(np.logaddexp(0, -signed) * outside.weight)
             hits.append(np.where(np.abs(signed) < 1e-12, 0.5, signed > 0))
     return float(np.mean(np.concatenate(losses))), float(np.mean(np.concatenate(hits)))
-
-
-def _wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share observed on n items (Wilson 1927)."""
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return float(centre - half), float(centre + half)
 
 
 def _sigmoid(value: Array) -> Array:
