@@ -77,4 +77,5 @@ def test_a_version_is_traced_after_its_feedback_was_erased(home: Home) -> None:
     home.store.feedback.erase(gone.id, gone.actor_id)
     back = json.loads(tutee("trace", "taught", "--json"))
     assert ([row["id"] for row in back["feedback"]], back["erased"]) == ([kept.id], 1)
-    assert "Erased since: 1" in tutee("trace", "taught")
+    assert "Erased since it was made: 1 of its feedback" in tutee("trace", "taught")
+    assert [row["erased_count"] for row in json.loads(tutee("versions", "--json"))] == [0, 1]

@@ -158,6 +158,8 @@ def test_trace_goes_from_feedback_to_versions_and_back(own: Running, walk: Walk)
     assert walk.call("GET", "/snapshots/cafe?rows=true")["rows"][0]["row_sha"] == "row"
     erased = walk.call("DELETE", f"/feedback/{thumb['id']}")
     assert len(erased["tainted_versions"]) == 1
+    shown = walk.call("GET", "/trace/taught")["version"]
+    assert (shown["feedback_count"], shown["erased_count"]) == (1, 1)
 
 
 def test_improve_previews_queues_and_shows_the_job(own: Running, walk: Walk) -> None:

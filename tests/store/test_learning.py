@@ -210,6 +210,10 @@ def test_trace_goes_both_ways(store: Store, scene: Scene) -> None:
     assert store.versions.feedback_counts() == {version.id: 2}
     assert [v.id for v in store.versions.learned_from(ids[0])] == [version.id]
     assert store.versions.learned_from("fb-none") == []
+    assert store.versions.erased_counts() == {}
+    store.feedback.erase(ids[0], scene.owner.id)
+    assert store.versions.erased_counts() == {version.id: 1}
+    assert store.versions.feedback_counts() == {version.id: 2}
 
 
 def test_scores_and_verdicts_come_in_bulk(store: Store, scene: Scene) -> None:

@@ -32,7 +32,7 @@ def versions(context: typer.Context, json: JsonOption = False) -> None:
         rows = store.versions.list()
         ids = [row.id for row in rows]
         scores, gates = store.evaluations.for_versions(ids), store.gates.latest_for(ids)
-        counts = store.versions.feedback_counts()
+        counts, erased = store.versions.feedback_counts(), store.versions.erased_counts()
         numbers = {row.id: row.number for row in rows}
     if json:
         fields = (
@@ -50,7 +50,7 @@ def versions(context: typer.Context, json: JsonOption = False) -> None:
         show_json(
             [
                 {field: getattr(row, field) for field in fields}
-                | {"feedback_count": counts.get(row.id, 0)}
+                | {"feedback_count": counts.get(row.id, 0), "erased_count": erased.get(row.id, 0)}
                 | {"scores": {s.suite: s.estimate for s in scores.get(row.id, [])}}
                 | {"verdict": gates[row.id].verdict if row.id in gates else None}
                 for row in rows
@@ -90,7 +90,9 @@ def promote(
         gate = store.gates.latest(row.id)
         owner = store.actors.get_or_create("owner").id
         store.promotions.promote(row.id, owner, why=reason, override=override, gate_id=gate.id if gate else None)
+        erased = store.versions.erased_counts().get(row.id, 0)
     out.print(f"live: version {row.number}, {row.name}")
+    say_erased(erased)
 
 
 def check_weights(settings: Settings, version: ModelVersion) -> None:
@@ -173,8 +175,13 @@ def trace_version(store: Store, name: str, json: bool) -> None:
     show_table(
         f"Feedback that made version {version.number}, {version.name}", ["id", "when", "who", "kind", "what"], cells
     )
-    if erased:
-        out.print(f"Erased since: {erased}. Improve again, so that nothing of it is left in what is live.")
+    say_erased(erased)
+
+
+def say_erased(count: int) -> None:
+    """What to do about feedback that a version learned from and that is gone."""
+    if count:
+        out.print(f"Erased since it was made: {count} of its feedback. Improve again to have none of it live.")
 
 
 def describe(row: Feedback) -> dict[str, Any]:

@@ -40,7 +40,7 @@ versions       add(name, kind, *, weights_sha256, folder, parent_id=None, job_id
                ensure_base(name, weights_sha256, folder) (idempotent; the first one goes live)
                get(id | name | number) · ref(id) · list(state=None) oldest first · live() · alias(name) · aliases()
                set_state(id, state) · set_card(id, card) · descendants(id) · learned_from(feedback_id)
-               feedback_counts() -> {version_id: int} · feedback_ids(version_id) -> [str]
+               feedback_counts() -> {version_id: int} · erased_counts() · feedback_ids(version_id) -> [str]
 jobs           add(method, model, config, *, actor_id=None, training_file=None, validation_file=None, suffix=None,
                seed=0, snapshot_sha=None, metadata=None) -> Job · get(id)
                list(limit=20, after=None, metadata=None) -> Page

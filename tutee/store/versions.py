@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from tutee.errors import InvalidInput, NotFound
@@ -15,7 +15,7 @@ from tutee.store.answers import require_version
 from tutee.store.database import Database
 from tutee.store.erasing import snapshots_with, versions_from
 from tutee.store.records import VersionRef
-from tutee.store.schema import Alias, ModelVersion, SnapshotRow, now
+from tutee.store.schema import Alias, Feedback, ModelVersion, SnapshotRow, now
 
 CHAT = "chat"
 """The alias that people talk to."""
@@ -211,10 +211,18 @@ class Versions:
 
     def feedback_counts(self) -> dict[str, int]:
         """Version id → how many pieces of feedback its snapshot holds; one query, zeros left out."""
+        return self._counts(SnapshotRow.feedback_id.is_not(None))
+
+    def erased_counts(self) -> dict[str, int]:
+        """Version id → how many of them were erased since; one query, zeros left out."""
+        there = select(Feedback.id).where(Feedback.id == SnapshotRow.feedback_id)
+        return self._counts(SnapshotRow.feedback_id.is_not(None), ~there.exists())
+
+    def _counts(self, *which: ColumnElement[bool]) -> dict[str, int]:
         statement = (
             select(ModelVersion.id, func.count(SnapshotRow.feedback_id.distinct()))
             .join(SnapshotRow, SnapshotRow.snapshot_sha == ModelVersion.snapshot_sha)
-            .where(SnapshotRow.feedback_id.is_not(None))
+            .where(*which)
             .group_by(ModelVersion.id)
         )
         with self._database.read() as session:

@@ -163,6 +163,8 @@ export interface Version extends VersionRef {
   scores: Score[];
   gate: Gate | null;
   feedback_count: number;
+  /** Of them, how many were erased since. */
+  erased_count: number;
 }
 
 export interface Collected {

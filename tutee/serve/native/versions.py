@@ -122,7 +122,7 @@ def version_views(services: Services, versions: Sequence[ModelVersion]) -> list[
     ids = [version.id for version in versions]
     scores = services.store.evaluations.for_versions(ids)
     gates = services.store.gates.latest_for(ids)
-    counts = services.store.versions.feedback_counts()
+    counts, erased = services.store.versions.feedback_counts(), services.store.versions.erased_counts()
     return [
         {
             "id": version.id,
@@ -138,6 +138,7 @@ def version_views(services: Services, versions: Sequence[ModelVersion]) -> list[
             "scores": [_score_view(score) for score in scores.get(version.id, [])],
             "gate": gate_view(gates[version.id]) if version.id in gates else None,
             "feedback_count": counts.get(version.id, 0),
+            "erased_count": erased.get(version.id, 0),
             "card": dict(version.card),
         }
         for version in versions

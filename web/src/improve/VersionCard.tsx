@@ -3,7 +3,7 @@ import { api } from "../api";
 import { Chip, VersionBadge } from "../components/Badge";
 import { Button } from "../components/Button";
 import { ask } from "../components/Confirm";
-import { shortSha, when } from "../format";
+import { plural, shortSha, when } from "../format";
 import { decide } from "../state/learning";
 import { go, link } from "../state/route";
 import { askForTwo, temporary } from "../state/thread";
@@ -31,7 +31,7 @@ export function VersionCard({ version, all, onRollBack }: VersionCardProps) {
         {version.snapshot_sha && <><dt>Snapshot</dt><dd><code title={version.snapshot_sha}>{shortSha(version.snapshot_sha)}</code></dd></>}
         {version.job_id && <><dt>Job</dt><dd><a href={link.job(version.job_id)}><code>{version.job_id}</code></a></dd></>}
         <dt>Weights</dt><dd><code title={version.weights_sha256}>{shortSha(version.weights_sha256)}</code></dd>
-        {version.kind !== "base" && <><dt>Feedback</dt><dd>{version.feedback_count}</dd></>}
+        {version.kind !== "base" && <><dt>Feedback</dt><dd>{version.feedback_count}{erased(version)}</dd></>}
       </dl>
       {version.gate && <GateView gate={version.gate} />}
       {version.scores.length > 0 && <Scores scores={version.scores} all={all} />}
@@ -67,9 +67,15 @@ function Decisions({ version, onRollBack }: { version: Version; onRollBack: () =
   );
 }
 
+function erased(version: Version): string {
+  return version.erased_count ? `, ${version.erased_count} erased since: improve again to leave them out` : "";
+}
+
 async function promote(version: Version): Promise<void> {
+  const learned = version.erased_count ? ` ${plural(version.erased_count, "piece")} of the feedback that made it were erased since.` : "";
   const reason = await ask({
-    title: `Promote version ${version.number}?`, body: "It answers every new message from now on. You can roll back in one click.",
+    title: `Promote version ${version.number}?`,
+    body: `It answers every new message from now on. You can roll back in one click.${learned}`,
     action: "Promote", reason: "optional",
   });
   if (reason !== null) await decide(() => api.promote(version.id, reason ? { reason } : {}), `Version ${version.number} is live.`);
