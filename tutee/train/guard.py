@@ -28,7 +28,7 @@ class Limits:
     """Nats a reply."""
     distinct_loss: float = 0.1
     """Relative loss of distinct word pairs within a reply: loops."""
-    short_share: float = 0.02
+    short_share: float = 0.025
     """Answers under 8 words, unless the base gives more, or people clearly chose more. Less than the gate accepts."""
     length_low: float = 0.6
     length_high: float = 1.5

@@ -54,7 +54,7 @@ from tutee.train.trainer import Trainer, TrainerConfig
 
 STAGES = ("head", "replay", "imitate", "candidates", "pairs", "train", "guard")
 GUARD_PROMPTS = 48
-GUARD_SAMPLES = 2
+GUARD_SAMPLES = 3
 MOST_REPEATED = 200
 """Rows after repetition; above it every correction or demonstration counts once."""
 
