@@ -281,6 +281,27 @@ def test_a_temporary_chat_leaves_no_trace(page, served):
     assert page.evaluate("JSON.stringify(localStorage)").count("llamas") == 0
 
 
+def test_a_person_erases_everything_of_theirs_and_nothing_of_anybody_elses(page, served):
+    open_chat(page)
+    ask(page, "The owner's own question")
+    page.click("[data-action=settings]")
+    page.fill("[data-dialog=settings] .inline-form input", "leaver")
+    page.click("[data-dialog=settings] button:has-text('Switch')")
+    page.wait_for_selector(COMPOSER)
+    expect(page.locator("[data-conversation]")).to_have_count(0)
+    ask(page, "Tell me about leaving")
+    expect(page.locator("[data-conversation]", has_text="leaving")).to_have_count(1)
+    page.click("[data-action=settings]")
+    page.click("[data-action=erase-me]")
+    page.click("[data-dialog=confirm] button:has-text('Cancel')")
+    page.click("[data-action=erase-me]")
+    with page.expect_navigation():
+        page.click("[data-dialog=confirm] [data-action=confirm]")
+    page.wait_for_selector(COMPOSER)
+    expect(page.locator("[data-conversation]")).to_have_count(0)
+    assert served.call("GET", "/conversations?q=owner")["data"]
+
+
 def test_settings_reach_the_answer(page, served):
     open_chat(page)
     page.click("[data-action=settings]")

@@ -67,6 +67,7 @@ const id = encodeURIComponent;
 
 export const api = {
   me: () => get<Me>("/me"),
+  eraseMe: (handle: string) => json<{ deleted: true; tainted_versions: string[] }>("DELETE", "/me", { handle }),
   consent: (train: boolean) => json<{ train: boolean }>("PUT", "/consent", { train }),
 
   conversations: (page: { limit?: number; after?: string | null; q?: string }) =>

@@ -211,6 +211,11 @@ class Answers:
             answer.request.abort()
             answer.saved.wait(seconds)
 
+    def stop_all(self, actor_id: str) -> None:
+        """Stop every answer that this actor asked for."""
+        for message_id in [id for id, kept in tuple(self._kept.items()) if kept.actor_id == actor_id]:
+            self.stop(message_id)
+
     def close(self) -> None:
         """Save what there is and end the thread."""
         self._closing = True

@@ -1,4 +1,4 @@
-"""Native routes about the caller: who am I, may my chats be learned from, all my data as one archive."""
+"""Native routes about the caller: who am I, may my chats be learned from, all my data as one archive, or gone."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from starlette.responses import Response, StreamingResponse
 
 import tutee
 from tutee.data.archive import export_actor
-from tutee.data.taken_back import forget_taken_back
+from tutee.data.taken_back import erase_person, forget_taken_back
+from tutee.errors import Forbidden
 from tutee.serve.access.auth import MEMBER, CallerDep
 from tutee.serve.body import Body
 from tutee.serve.native.versions import version_views
 from tutee.serve.replies import reply
 from tutee.serve.services import ServicesDep
+from tutee.store.projects import SERVICE
 
 router = APIRouter(prefix="/v1/tutee")
 
@@ -55,6 +57,26 @@ def set_consent(caller: CallerDep, services: ServicesDep, body: Body) -> Respons
     if not granted:
         forget_taken_back(services.store)
     return reply({"train": granted})
+
+
+@router.delete("/me", openapi_extra=MEMBER)
+def erase_me(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
+    """Erase the caller with everything that is theirs; names the versions that learned from it. The body must say the
+    caller's `handle`, for there is no way back."""
+    if caller.kind == SERVICE:
+        said = "This key stands for everybody who has one like it. Whoever runs the server can `tutee erase` it."
+        raise Forbidden(said, code="shared_account")
+    if body.need_string("handle") != caller.handle:
+        body.refuse("handle", f"must be {caller.handle!r}, your own, for nothing can be brought back", "invalid_value")
+    services.answers.stop_all(caller.id)
+    services.temporary.forget_all(caller.id)
+    erased, jobs = erase_person(services.store, caller.id)
+    gone = {
+        "removed": dict(erased.removed),
+        "emptied_jobs": jobs,
+        "tainted_versions": erased.tombstone.tainted_versions,
+    }
+    return reply({"id": erased.tombstone.id, "deleted": True, **gone})
 
 
 @router.get("/export", openapi_extra=MEMBER)

@@ -64,6 +64,12 @@ class TemporaryChats:
                 self._forget(next(iter(self._chats)))
         return conversation
 
+    def forget_all(self, actor_id: str) -> None:
+        """Forget every chat of this actor."""
+        with self._lock:
+            for id in [id for id, chat in self._chats.items() if chat.conversation.actor_id == actor_id]:
+                self._forget(id)
+
     def _forget(self, id: str) -> None:
         for message_id in self._chats.pop(id).messages:
             del self._home[message_id]

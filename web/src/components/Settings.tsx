@@ -4,10 +4,11 @@ import { useId, useState } from "preact/hooks";
 import { api } from "../api";
 import { type Theme, sampling, systemPrompt, theme } from "../state/preferences";
 import { once } from "../state/once";
-import { becomeActor, me, setConsent } from "../state/session";
+import { becomeActor, eraseMe, me, setConsent } from "../state/session";
 import { attempt, toast } from "../state/toast";
 import type { Sampling } from "../types";
 import { Button } from "./Button";
+import { ask } from "./Confirm";
 import { Dialog } from "./Dialog";
 
 const shown = signal(false);
@@ -25,8 +26,11 @@ export function Settings() {
         <Person />
         <section class="setting">
           <h3>Your data</h3>
-          <p class="hint">One archive with all your chats and all feedback you gave.</p>
-          <Button onClick={() => void download()}>Download everything</Button>
+          <p class="hint">One archive with all your chats and all feedback you gave; or nothing left of them.</p>
+          <div class="actions start">
+            <Button onClick={() => void download()}>Download everything</Button>
+            <Button look="danger" data-action="erase-me" onClick={() => void erase()}>Erase everything…</Button>
+          </div>
         </section>
         <p class="small-print">tutee {me.value?.version} · base model {me.value?.base.name}</p>
       </div>
@@ -129,6 +133,15 @@ function Person() {
       </form>
     </section>
   );
+}
+
+async function erase(): Promise<void> {
+  const sure = await ask({
+    title: "Erase everything of yours?", action: "Erase everything", danger: true,
+    body: "Your chats, feedback and files go, your keys stop working, and no later version learns from you. There is no way back. "
+      + "Versions that already learned from you keep their weights until the next one is trained and promoted; backups keep their copies.",
+  });
+  if (sure !== null) await once("erase", () => attempt(eraseMe));
 }
 
 async function download(): Promise<void> {

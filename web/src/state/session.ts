@@ -45,6 +45,13 @@ export function becomeActor(handle: string): void {
   location.reload();
 }
 
+/** Erase whoever sits here, and begin anew. */
+export async function eraseMe(): Promise<void> {
+  await api.eraseMe(me.value?.actor.handle ?? "");
+  location.hash = "#/";
+  location.reload();
+}
+
 export async function setConsent(train: boolean): Promise<void> {
   const agreed = await api.consent(train);
   if (me.value) me.value = { ...me.value, consent: agreed };
