@@ -470,6 +470,9 @@ def run_team(base_url: str, labels: int, corrections: int, seed: int, has_taste:
         error = (job.get("error") or {}).get("message", job["status"])
         print(f"  no version: {error}", file=sys.stderr)
         return Outcome(f"no version: {error}", False, 0, (time.monotonic() - started) / 60, {})
+    version = team.assistant.call("GET", f"/tutee/versions/{version_id}")
+    for note in version["card"]["notes"]:
+        print(f"  recipe · {note}", file=sys.stderr)
     verdict, votes = team.gate(version_id)
     for check in verdict["checks"]:
         word = "warning" if check["verdict"] == "fail" and not check["blocking"] else check["verdict"]
@@ -479,9 +482,8 @@ def run_team(base_url: str, labels: int, corrections: int, seed: int, has_taste:
         team.assistant.call("POST", f"/tutee/versions/{version_id}/promote", None, {"reason": "the gate passed"})
     minutes = (time.monotonic() - started) / 60
 
-    version = team.assistant.call("GET", f"/tutee/versions/{version_id}")["name"]
-    before, after = (team.measure(model, 0.7, 2) for model in (base, version))
-    greedy_before, greedy_after = (team.measure(model, 0.0, 1) for model in (base, version))
+    before, after = (team.measure(model, 0.7, 2) for model in (base, version["name"]))
+    greedy_before, greedy_after = (team.measure(model, 0.0, 1) for model in (base, version["name"]))
     gain, low, high = paired_bootstrap(gold_by_prompt(before), gold_by_prompt(after), seed)
     greedy, greedy_low, greedy_high = paired_bootstrap(
         gold_by_prompt(greedy_before), gold_by_prompt(greedy_after), seed

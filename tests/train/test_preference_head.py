@@ -66,9 +66,19 @@ def test_thumbs_join_the_votes_only_where_they_help() -> None:
 def test_best_and_worst_abstains_where_the_answers_are_alike() -> None:
     head = fit_head(voters(taste(), 150, 0, 0))
     answers = np.zeros((4, FEATURES))
-    assert head.best_and_worst(answers) is None
+    anybody = np.ones(4, dtype=np.bool_)
+    assert head.best_and_worst(answers, anybody) is None
     answers[2, 5], answers[1, 13] = 3.0, 3.0  # more of a liked feature, more of a disliked one
-    assert head.best_and_worst(answers) == (2, 1)
+    assert head.best_and_worst(answers, anybody) == (2, 1)
+
+
+def test_only_who_may_win_is_best_and_anybody_may_be_worst() -> None:
+    head = fit_head(voters(taste(), 150, 0, 0))
+    answers = np.zeros((3, FEATURES))
+    answers[2, 5], answers[1, 13] = 3.0, 3.0
+    assert head.best_and_worst(answers, np.array([True, True, False])) == (0, 1)
+    assert head.best_and_worst(answers, np.array([False, True, False])) is None  # the worst is the only one that may
+    assert head.best_and_worst(answers, np.zeros(3, dtype=np.bool_)) is None
 
 
 def test_a_feature_nobody_knows_is_read_as_average() -> None:

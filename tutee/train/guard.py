@@ -28,8 +28,9 @@ class Limits:
     """Nats a reply."""
     distinct_loss: float = 0.1
     """Relative loss of distinct word pairs within a reply: loops."""
-    short_share: float = 0.025
-    """Answers under 8 words, unless the base gives more, or people clearly chose more. Less than the gate accepts."""
+    short_share: float = 0.035
+    """Answers under 8 words, unless the base gives more, or people clearly chose more. (About what the gate accepts at
+    its lower temperature.)"""
     length_low: float = 0.6
     length_high: float = 1.5
     """Median words relative to the base; further is right only where people chose that length."""

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tutee.conversation import Message
 from tutee.data.rows import PairRow, Reply, Row, SftRow, UnpairedRow, replies_of
+from tutee.data.wording import word_count
 from tutee.model.pretrained import Pretrained
 from tutee.train.batch import Group
 from tutee.train.candidates import Candidate
@@ -20,6 +22,8 @@ from tutee.train.encode import encode_reply, encode_tokens
 from tutee.train.features import Described, feature_matrix
 from tutee.train.preference_head import FOLDS, Labels, PreferenceHead, fit_head
 
+ENOUGH_CHOSEN = 20
+"""Chosen answers from which on their lengths say what is too short."""
 _WHOLE = re.compile(r"[.!?:;)\]\"'”’*`]\s*$")
 
 
@@ -38,6 +42,16 @@ class Lessons:
     """Tokens that 95 % of the labelled answers do not exceed; 0 when nobody kept their tokens."""
     too_long: int
     """Rows that do not fit the model's context and were left out."""
+
+    def long_enough(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of the texts [n] have as many words as all but a twentieth of the answers that people chose.
+
+        Of shorter ones the head knows too little to call one the best: where people only ever saw answers that were
+        too long, it scores an answer the higher the shorter it is.
+        """
+        counts = [word_count(text) for text in self.chosen_texts]
+        least = np.quantile(counts, 0.05) if len(counts) >= ENOUGH_CHOSEN else 0
+        return np.array([word_count(text) >= least for text in texts])
 
 
 def read_lessons(model: Pretrained, rows: Sequence[Row]) -> Lessons:
@@ -81,6 +95,7 @@ def learn_head(labels: Labels, seed: int) -> PreferenceHead | None:
 def head_pairs(
     model: Pretrained,
     head: PreferenceHead,
+    lessons: Lessons,
     prompts: Sequence[Sequence[Message]],
     candidates: Sequence[Sequence[Candidate]],
 ) -> list[Group]:
@@ -89,7 +104,8 @@ def head_pairs(
     groups = []
     for messages, answers in zip(prompts, candidates, strict=True):
         text = question(messages)
-        choice = head.best_and_worst(feature_matrix([answer.described(text) for answer in answers]))
+        may_win = lessons.long_enough([answer.text for answer in answers])
+        choice = head.best_and_worst(feature_matrix([answer.described(text) for answer in answers]), may_win)
         if choice is None:
             continue
         examples = [encode_tokens(model, a.prompt_ids, a.token_ids, a.logprobs) for a in (answers[i] for i in choice)]

@@ -77,13 +77,16 @@ class PreferenceHead:
         """Scores [n, ENSEMBLE]; their spread is how unsure the head is."""
         return np.asarray(self._standardise(features) @ self.ensemble.T)
 
-    def best_and_worst(self, features: Array) -> tuple[int, int] | None:
-        """Indices of the best and worst of one prompt's answers [n, features].
+    def best_and_worst(self, features: Array, may_win: NDArray[np.bool_]) -> tuple[int, int] | None:
+        """Indices of the best and worst of one prompt's answers [n, features], the best among those that `may_win` [n].
 
-        None where the head sees no difference: the mean gap is within one standard deviation of the ensemble's.
+        None where none may, or the head sees no difference: the mean gap is within one standard deviation of the
+        ensemble's.
         """
+        if not may_win.any():
+            return None
         scores = self.score(features)
-        best, worst = int(np.argmax(scores)), int(np.argmin(scores))
+        best, worst = int(np.argmax(np.where(may_win, scores, -np.inf))), int(np.argmin(scores))
         gaps = self.ensemble_scores(features)
         spread = float(np.std(gaps[best] - gaps[worst]))
         return (best, worst) if scores[best] - scores[worst] > spread else None

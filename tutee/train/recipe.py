@@ -65,7 +65,7 @@ class RecipeConfig:
 
     prompts: int = 96
     """Prompts on which candidates are sampled, the users' own first."""
-    candidates: int = 8
+    candidates: int = 16
     """Answers a prompt."""
     max_tokens: int = 0
     """Longest candidate, in tokens; 0: as long as most of the labelled answers are, within 32 and 256."""
@@ -82,11 +82,11 @@ class RecipeConfig:
     """The same when there is no head, so that what people wrote is all there is to learn."""
     sft_repeats: int = 2
     """How often each correction or demonstration is imitated among the head's pairs."""
-    replay: int = 128
+    replay: int = 256
     """Short questions whose answers by the base are imitated beside the rest, so that skills are kept; 0 for none."""
     rounds: int = 1
     """2 samples once more, from the first round's policy, and goes on from there."""
-    max_kl: float = 9.0
+    max_kl: float = 12.0
     """Nats a reply; a policy further from the base is scaled back."""
     sampling_batch: int = 64
     """Answers sampled at once: memory and speed, never the result."""
@@ -273,7 +273,7 @@ def _preferences(run: _Run, engine: Engine, trainer: Trainer, number: int) -> li
     """The head's pairs over answers that the policy gives now, and what people wrote, so that it is not unlearned."""
     assert run.head is not None
     answers = _candidates(run, engine, trainer, f"candidates-{number}", run.config.candidates, run.prompts)
-    pairs = head_pairs(run.model, run.head, [messages for messages, _ in run.prompts], answers)
+    pairs = head_pairs(run.model, run.head, run.lessons, [messages for messages, _ in run.prompts], answers)
     said = f"The head sees a difference between the answers to {len(pairs)} of {len(run.prompts)} prompts."
     run.notes.append(said)
     run.report(Progress("pairs", len(run.prompts), len(run.prompts), {"pairs": float(len(pairs))}, 0.0, said))
