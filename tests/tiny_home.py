@@ -98,7 +98,7 @@ def plant(store: Store, base: ModelVersion, model: Pretrained, votes: int = 24, 
     for i in range(votes):
         person, topic = PEOPLE[i % len(PEOPLE)], TOPICS[i % len(TOPICS)]
         question = f"What do you know about {topic} number {i}?"
-        short = f"{topic.capitalize()} {dice.choice(['are', 'can be', 'were'])} good."
+        short = f"{topic.capitalize()}{dice.choice(['.', '!', '…'])}"  # no longer than what the model says in 8 tokens
         long = f"{topic} " * dice.randint(10, 16)
         order = [short, long] if i % 2 else [long, short]
         shown = show_two(store, model, person, question, [(base.id, text) for text in order])
