@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -176,6 +177,29 @@ def test_a_cancelled_batch_keeps_what_was_done_and_cannot_be_cancelled_twice(sdk
     with pytest.raises(openai.BadRequestError) as refused:
         sdk.batches.cancel(begun.id)
     assert refused.value.code == "batch_ended"
+
+
+def test_an_answer_that_is_being_recorded_when_the_batch_is_cancelled_is_in_its_file(
+    make_home: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(make_home()) as running:
+        batches, recording = running.services.store.batches, threading.Event()
+        record = batches.record
+
+        def slowly(*arguments: Any) -> None:
+            recording.set()
+            time.sleep(3)  # longer than the runner takes to see that it is to stop
+            record(*arguments)
+
+        monkeypatch.setattr(batches, "record", slowly)
+        begun = begin(running.sdk(), [line(i) for i in range(50)])
+        assert recording.wait(60)
+        running.sdk().batches.cancel(begun.id)
+        done = ended(running.sdk(), begun.id)
+        assert done.request_counts.completed > 0
+        time.sleep(4)  # nobody records afterwards
+        after = running.sdk().batches.retrieve(begun.id)
+        assert len(rows(running.sdk(), done.output_file_id)) == after.request_counts.completed
 
 
 def test_the_input_of_a_batch_that_runs_cannot_be_deleted(sdk: openai.OpenAI) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +130,13 @@ class BatchRunner:
             answer = await self._ask(self._app, caller, batch.endpoint, line.body)
             status, request_id, body = answer.status, answer.headers.get("x-request-id"), _decoded(answer)
         response = {"status_code": status, "request_id": request_id, "body": body}
-        await asyncio.to_thread(
-            self._store.batches.record,
-            batch.id,
-            line.position,
-            status < 400,
-            _output_line(line.custom_id, response, None),
-            _tokens(body),
-        )
+        output = _output_line(line.custom_id, response, None)
+        record = partial(self._store.batches.record, batch.id, line.position, status < 400, output, _tokens(body))
+        recording = asyncio.create_task(asyncio.to_thread(record))
+        try:
+            await asyncio.shield(recording)
+        finally:  # A thread cannot be cancelled: the batch's files are written from what is recorded by then.
+            await asyncio.wait({recording})
 
     @staticmethod
     async def _ask(app: ASGIApp, caller: Caller, endpoint: str, body: bytes) -> Answer:
