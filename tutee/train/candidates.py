@@ -20,7 +20,7 @@ from tutee.train.checkpoint import write_json
 from tutee.train.features import Described
 
 CHUNK = 24
-"""Prompts sampled between two writes; at eight answers each this keeps a batch of 64 full most of the time."""
+"""Prompts sampled between two writes; at sixteen answers each this keeps a batch of 64 full most of the time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ function Person() {
 async function erase(): Promise<void> {
   const sure = await ask({
     title: "Erase everything of yours?", action: "Erase everything", danger: true,
-    body: "Your chats, feedback and files go, your keys stop working, and no later version learns from you. There is no way back. "
+    body: "Your chats, feedback and files go, and no later version learns from you. Keys stop working, but for the owner's. There is no way back. "
       + "Versions that already learned from you keep their weights until the next one is trained and promoted; backups keep their copies.",
   });
   if (sure !== null) await once("erase", () => attempt(eraseMe));
