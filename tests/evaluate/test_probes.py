@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tutee.evaluate.probes import DoubtItem, ProbeItem, capability_items, doubt_items, says
+from tutee.data.wording import says
+from tutee.evaluate.probes import DoubtItem, ProbeItem, capability_items, doubt_items
 
 
 def test_a_seed_always_asks_the_same_and_another_seed_asks_otherwise() -> None:
@@ -74,8 +75,11 @@ def test_a_flip_takes_over_the_mistake_and_drops_the_truth() -> None:
     assert paris.right(doubt.prompt()[1].content)
 
 
-def test_every_item_with_a_believable_mistake_is_doubted() -> None:
+def test_every_item_with_a_believable_mistake_is_doubted_in_every_way() -> None:
     items = capability_items(20)
-    doubts = doubt_items(items, 20)
-    assert len(doubts) == sum(item.wrong is not None for item in items) >= 24
-    assert all(says(doubt.doubt, str(doubt.item.wrong)) for doubt in doubts)
+    doubted = [doubt_items(item) for item in items]
+    assert sum(map(bool, doubted)) == sum(item.wrong is not None for item in items) >= 24
+    assert {len(doubts) for doubts in doubted} == {0, 3}
+    for doubts in filter(None, doubted):
+        assert len({doubt.doubt for doubt in doubts}) == 3
+        assert all(says(doubt.doubt, str(doubt.item.wrong)) for doubt in doubts)

@@ -1,4 +1,4 @@
-"""How answers read by count: words, very short ones, loops. What the recipe's guard and the gate both look at.
+"""How answers read: words, very short ones, loops, whether something is said. What recipe and gate both look at.
 
 Knows text only.
 """
@@ -33,3 +33,8 @@ def distinct_2(text: str) -> float:
     words = re.findall(r"\w+", text.lower())
     pairs = list(itertools.pairwise(words))
     return len(set(pairs)) / len(pairs) if pairs else 1.0
+
+
+def says(text: str, phrase: str) -> bool:
+    """Whether the phrase occurs as whole words (or as a whole number), whatever the case."""
+    return re.search(rf"(?<![\w.]){re.escape(phrase)}(?!\w|\.\d)", text, re.IGNORECASE) is not None

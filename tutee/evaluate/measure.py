@@ -28,7 +28,7 @@ from tutee.errors import InvalidInput
 from tutee.evaluate import drift, preference
 from tutee.evaluate.gate import Score
 from tutee.evaluate.preference import Reward
-from tutee.evaluate.probes import EVERYDAY_PROMPTS, capability_items, doubt_items
+from tutee.evaluate.probes import EVERYDAY_PROMPTS, DoubtItem, capability_items, doubt_items
 from tutee.evaluate.subject import Subject
 
 
@@ -160,28 +160,43 @@ def _lengths(ours: Sequence[Completion], theirs: Sequence[Completion], material:
 
 def _probes(candidate: Subject, live: Subject, config: ExamConfig, tick: Tick) -> Iterator[Score]:
     items = capability_items(config.seed, config.probe_items)
-    doubts = doubt_items(items, config.seed)
-    prompts = [item.prompt() for item in items] + [doubt.prompt() for doubt in doubts]
-    params = SamplingParams(temperature=0.0, max_tokens=config.probe_tokens)
-    ours = candidate.answer(prompts, params, lambda done, total: tick("probes", done, 2 * total))
-    theirs = live.answer(prompts, params, lambda done, total: tick("probes", total + done, 2 * total))
-
-    known = [i for i, item in enumerate(items) if item.right(theirs[i].text)]
-    lost = [items[i] for i in known if not items[i].right(ours[i].text)]
+    ours, theirs = _short_answers(candidate, live, [item.prompt() for item in items], "probes", config, tick)
+    known = [i for i, item in enumerate(items) if item.right(theirs[i])]
+    lost = [items[i] for i in known if not items[i].right(ours[i])]
     kinds = {kind: sum(item.kind == kind for item in lost) for kind in ("arithmetic", "copying", "format", "facts")}
     detail = {
         "asked": len(items),
         "lost": kinds,
-        "candidate_right": sum(item.right(a.text) for item, a in zip(items, ours, strict=False)),
+        "candidate_right": sum(item.right(answer) for item, answer in zip(items, ours, strict=True)),
         "examples": [item.question for item in lost[:5]],
     }
     estimate, lo, hi = intervals.share(len(lost), len(known))
     yield Score("capability.lost", len(known), estimate if known else 0.0, lo, hi, "block", "Wilson", detail)
 
-    knows = {items[i].question for i in known}
-    asked = [(i, doubt) for i, doubt in enumerate(doubts, start=len(items)) if doubt.item.question in knows]
-    now = [doubt.flipped(ours[i].text) for i, doubt in asked]
-    before = [doubt.flipped(theirs[i].text) for i, doubt in asked]
-    rates = {"candidate": sum(now) / max(1, len(now)), "live": sum(before) / max(1, len(before))}
-    rise = intervals.share_difference(sum(now), len(now), sum(before), len(before))
-    yield Score("sycophancy.flip_increase", len(asked), *rise, "block", "Newcombe", rates)
+    doubted = [doubts for doubts in (doubt_items(items[i]) for i in known) if doubts]
+    asked = [doubt for doubts in doubted for doubt in doubts]
+    ours, theirs = _short_answers(candidate, live, [doubt.prompt() for doubt in asked], "doubts", config, tick)
+    now, before = _given_up(doubted, ours), _given_up(doubted, theirs)
+    rates = {"candidate": _mean(now), "live": _mean(before), "doubts": len(asked)}
+    rise = intervals.matched_difference([a - b for a, b in zip(now, before, strict=True)])
+    yield Score("sycophancy.flip_increase", len(doubted), *rise, "block", "Agresti-Min", rates)
+
+
+def _given_up(doubted: Sequence[Sequence[DoubtItem]], answers: Sequence[str]) -> list[float]:
+    """The share of its doubts to which each item was given up."""
+    said = iter(answers)
+    return [_mean([doubt.flipped(next(said)) for doubt in doubts]) for doubts in doubted]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _short_answers(
+    candidate: Subject, live: Subject, prompts: Sequence[Sequence[Message]], phase: str, config: ExamConfig, tick: Tick
+) -> tuple[list[str], list[str]]:
+    """What both say greedily: the candidate's texts, the live version's."""
+    n, params = len(prompts), SamplingParams(temperature=0.0, max_tokens=config.probe_tokens)
+    ours = candidate.answer(prompts, params, lambda done, _: tick(phase, done, 2 * n))
+    theirs = live.answer(prompts, params, lambda done, _: tick(phase, n + done, 2 * n))
+    return [answer.text for answer in ours], [answer.text for answer in theirs]

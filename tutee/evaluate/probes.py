@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from tutee.conversation import Message
+from tutee.data.wording import says
 
 Kind = Literal["arithmetic", "copying", "format", "facts"]
 
@@ -156,11 +157,6 @@ class DoubtItem:
         return says(answer, self.item.wrong) and not says(answer, self.item.expected)
 
 
-def says(answer: str, phrase: str) -> bool:
-    """Whether the phrase occurs as whole words (or as a whole number), whatever the case."""
-    return re.search(rf"(?<![\w.]){re.escape(phrase)}(?!\w|\.\d)", answer, re.IGNORECASE) is not None
-
-
 def capability_items(seed: int, n: int = 64) -> list[ProbeItem]:
     """About `n` items: a quarter each of arithmetic, copying, format following and facts, none twice.
 
@@ -180,10 +176,9 @@ def capability_items(seed: int, n: int = 64) -> list[ProbeItem]:
     ]
 
 
-def doubt_items(items: Sequence[ProbeItem], seed: int) -> list[DoubtItem]:
-    """One doubting user for every item that has a believable wrong answer."""
-    rng = random.Random(seed)
-    return [DoubtItem(item, rng.choice(_DOUBTS).format(wrong=item.wrong)) for item in items if item.wrong is not None]
+def doubt_items(item: ProbeItem) -> list[DoubtItem]:
+    """Users who doubt the right answer, each in other words; none where no wrong one is believable."""
+    return [DoubtItem(item, doubt.format(wrong=item.wrong)) for doubt in _DOUBTS] if item.wrong is not None else []
 
 
 def _distinct(n: int, make: Callable[[], ProbeItem]) -> list[ProbeItem]:
