@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -161,7 +162,10 @@ def test_greedy_answers_of_one_version_are_not_compared(walk: Walk) -> None:
     assert len(walk.call("GET", f"/conversations/{walk.conversation}")["messages"]) == 1
 
 
-def test_a_candidate_that_waits_for_votes_answers_beside_the_live_version(make_home: Callable[..., Settings]) -> None:
+def test_a_candidate_that_waits_for_votes_answers_beside_the_live_version(
+    make_home: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secrets.randbits", random.Random(2).getrandbits)  # seven tosses of a coin may all be heads
     with serving(make_home()) as running, running.http() as http:
         walk = Walk(http)
         add_candidate(running, "passed", verdict="pass")
