@@ -16,8 +16,10 @@ MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "conten
 
 
 def keep(sdk: openai.OpenAI, stream: bool = False, **metadata: str) -> str:
+    """A stored answer of four tokens."""
+    body = {"ignore_eos": True}
     reply = sdk.chat.completions.create(
-        model="chat", messages=MESSAGES, max_tokens=4, store=True, metadata=metadata, stream=stream
+        model="chat", messages=MESSAGES, max_tokens=4, store=True, metadata=metadata, stream=stream, extra_body=body
     )
     return {chunk.id for chunk in reply}.pop() if stream else reply.id
 
