@@ -122,7 +122,7 @@ def test_a_temporary_chat_is_never_in_the_database(server: Running) -> None:
     with server.http("ghost") as http:
         walk = Walk(http)
         id = walk.begin(temporary=True, system="Hush.")
-        answer = walk.ask("unheard-of word")["messages"][0]
+        answer = walk.ask("unheard-of word", ignore_eos=True)["messages"][0]
         assert answer["state"] == "complete"
         assert answer["content"]
         tree = walk.call("GET", f"/conversations/{id}")
