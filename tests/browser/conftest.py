@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -96,6 +97,15 @@ class Served:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(20)
         self.process.kill()
+
+    def worker(self) -> int:
+        """The pid of its worker, which starts a moment after it."""
+        lock, deadline = self.home / "worker.lock", time.monotonic() + READY_S
+        while time.monotonic() < deadline:
+            if lock.is_file() and (found := re.search(r"pid (\d+)", lock.read_text())):
+                return int(found[1])
+            time.sleep(0.1)
+        pytest.fail(f"No worker starts: {self.log.read_text()[-3000:]}")
 
     def call(self, method: str, path: str, **options: object) -> dict:
         """A native route, as the local owner."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import signal
 import time
 
 import openai
@@ -94,6 +96,26 @@ def test_a_reinforcement_job_is_watched_live(make_page, make_served, shoot):
     page.click(f"[data-job-row='{job}'] a >> nth=0")
     page.wait_for_url(f"**/#/improve/{job}")
     page.wait_for_selector(f"[data-job='{job}'] [data-curve=reward] canvas")
+
+
+def test_a_paused_job_waits_until_it_is_resumed(make_page, make_served, shoot):
+    served = make_served()
+    page = make_page(served)
+    worker = served.worker()
+    os.kill(worker, signal.SIGSTOP)  # so that the job cannot be over before it is paused
+    try:
+        job = start(served)
+        page.goto(f"/#/improve/{job}")
+        page.click("[data-action=pause-job]")
+        page.wait_for_selector(f"[data-job='{job}'][data-status=paused]")
+        shoot(page, "paused")
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    page.reload()
+    page.wait_for_selector(f"[data-job='{job}'][data-status=paused]")
+    assert served.call("GET", f"/jobs/{job}")["status"] == "paused"
+    page.click("[data-action=resume-job]")
+    page.wait_for_selector(f"[data-job='{job}'][data-status=succeeded]", timeout=JOB_MS)
 
 
 def test_a_job_that_is_not_there_says_so(page):

@@ -196,6 +196,11 @@ def test_improve_previews_queues_and_shows_the_job(own: Running, walk: Walk) -> 
     assert [row["id"] for row in walk.call("GET", "/jobs?limit=1")["data"]] == [job["id"]]
     assert walk.call("POST", "/improve", {}, 400)["error"]["code"] == "improvement_unfinished"
     assert job["id"] not in [row.id for row in own.sdk().fine_tuning.jobs.list()]
+    asked = walk.call("POST", f"/jobs/{job['id']}/pause")
+    assert (asked["status"], asked["pause_requested"]) == ("running", True)
+    assert walk.call("GET", "/improve")["advice"].startswith("An improvement is paused.")
+    assert walk.call("POST", f"/jobs/{job['id']}/resume")["pause_requested"] is False
+    assert walk.call("POST", f"/jobs/{job['id']}/resume", {}, 400)["error"]["code"] == "job_not_paused"
     walk.call("POST", f"/jobs/{job['id']}/cancel")
     assert own.services.store.jobs.cancelled(job["id"])
     for body, param in (({"seed": "x"}, "seed"), ({"suffix": ""}, "suffix"), ({"settings": 3}, "settings")):

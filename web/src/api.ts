@@ -104,6 +104,8 @@ export const api = {
   jobs: (limit: number) => get<Page<Job>>(`/jobs${query({ limit })}`),
   job: (job: string) => get<Job>(`/jobs/${id(job)}`),
   cancelJob: (job: string) => post<Job>(`/jobs/${id(job)}/cancel`),
+  pauseJob: (job: string) => post<Job>(`/jobs/${id(job)}/pause`),
+  resumeJob: (job: string) => post<Job>(`/jobs/${id(job)}/resume`),
   snapshot: (sha: string) => get<Snapshot>(`/snapshots/${id(sha)}`),
 
   versions: () => get<Page<Version>>("/versions"),

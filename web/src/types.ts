@@ -206,6 +206,7 @@ export interface Job {
     samples?: Sample[];
   } | null;
   series?: Record<string, [number, number][]>;
+  pause_requested?: boolean;
   version_id?: string | null;
   snapshot_sha?: string | null;
 }

@@ -149,15 +149,25 @@ def cancel_job(id: str, caller: Caller, services: Services) -> Job:
 def pause(id: str, caller: CallerDep, services: ServicesDep) -> Response:
     """Let go of a job: its memory and its turn are given to others, its last checkpoint stays, over restarts too. A
     running one stops at its next step; the status says when that has happened."""
+    return reply(job_view(pause_job(id, caller, services)))
+
+
+def pause_job(id: str, caller: Caller, services: Services) -> Job:
+    """As the route. Raises InvalidInput when the job has ended or is paused already."""
     job_of(id, caller, services)
-    return reply(job_view(services.store.jobs.request_pause(id)))
+    return services.store.jobs.request_pause(id)
 
 
 @router.post("/{id}/resume", openapi_extra=owned("job"))
 def resume(id: str, caller: CallerDep, services: ServicesDep) -> Response:
     """Queue a paused job again; it goes on from its last checkpoint and ends with the same numbers as without."""
+    return reply(job_view(resume_job(id, caller, services)))
+
+
+def resume_job(id: str, caller: Caller, services: Services) -> Job:
+    """As the route. Raises InvalidInput when the job has ended or is not paused."""
     job_of(id, caller, services)
-    return reply(job_view(services.store.jobs.resume(id)))
+    return services.store.jobs.resume(id)
 
 
 @router.get("/{id}/events", openapi_extra=owned("job"))

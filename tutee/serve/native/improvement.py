@@ -13,7 +13,7 @@ from tutee.errors import InvalidInput
 from tutee.serve.access.auth import MEMBER, OPERATOR, CallerDep, owned
 from tutee.serve.body import Body
 from tutee.serve.fine_tuning.request import SUFFIX
-from tutee.serve.fine_tuning.routes import cancel_job, job_of, job_view, jobs_of
+from tutee.serve.fine_tuning.routes import cancel_job, job_of, job_view, jobs_of, pause_job, resume_job
 from tutee.serve.native.views import version_ref
 from tutee.serve.paging import Limit
 from tutee.serve.replies import page_of, reply
@@ -69,6 +69,8 @@ def _by_count(collected: Collected) -> list[tuple[str, int]]:
 
 
 def _advice(trainable: int, running: Job | None) -> str:
+    if running is not None and running.pause_requested:
+        return "An improvement is paused. Resume it, or cancel it to begin another."
     if running is not None:
         return "An improvement is running; it will show up among the versions."
     if trainable == 0:
@@ -87,7 +89,8 @@ def improve(caller: CallerDep, services: ServicesDep, body: Body) -> Response:
     settings_given = {} if settings is None else {name: settings.take(name) for name in settings.raw}
     running = _unfinished(services)
     if running is not None:
-        message = f"An improvement is {running.status} already: {running.id}. Cancel it, or wait for its version."
+        way_on = "resume it" if running.status == "paused" else "wait for its version"
+        message = f"An improvement is {running.status} already: {running.id}. Cancel it, or {way_on}."
         raise InvalidInput(message, code="improvement_unfinished")
     root = services.live.trainable_root(services.live.chat.version)
     config = {"settings": settings_given} if settings_given else {}
@@ -117,6 +120,18 @@ def get_job(id: str, caller: CallerDep, services: ServicesDep) -> Response:
 def cancel(id: str, caller: CallerDep, services: ServicesDep) -> Response:
     """Ask a job to end."""
     return reply(native_job_view(cancel_job(id, caller, services), services))
+
+
+@router.post("/jobs/{id}/pause", openapi_extra=owned("job"))
+def pause(id: str, caller: CallerDep, services: ServicesDep) -> Response:
+    """Ask a job to let go after its step; `pause_requested` is true from now on, the status says when it did."""
+    return reply(native_job_view(pause_job(id, caller, services), services))
+
+
+@router.post("/jobs/{id}/resume", openapi_extra=owned("job"))
+def resume(id: str, caller: CallerDep, services: ServicesDep) -> Response:
+    """Queue a paused job again, or take back a pause that has not happened yet."""
+    return reply(native_job_view(resume_job(id, caller, services), services))
 
 
 @router.get("/snapshots/{sha}", openapi_extra=OPERATOR)
@@ -155,6 +170,7 @@ def native_job_view(job: Job, services: ServicesDep, series: bool = True) -> dic
     return job_view(job) | {
         "progress": progress,
         "series": services.store.jobs.metrics(job.id) if series else {},
+        "pause_requested": job.pause_requested,
         "version_id": job.version_id,
         "snapshot_sha": job.snapshot_sha,
     }

@@ -33,7 +33,7 @@ export function ImprovePage({ id }: { id: string | null }) {
         <div class="sheet">
           <Circle job={job} />
           {job && <JobPanel job={job} />}
-          <CollectedPanel busy={job !== null && !isOver(job)} />
+          <CollectedPanel busy={job !== null && !isOver(job) && job.status !== "paused"} />
           <RecentJobs />
         </div>
       </div>

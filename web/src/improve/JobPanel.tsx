@@ -4,7 +4,7 @@ import { Button } from "../components/Button";
 import { Chip } from "../components/Badge";
 import { Icon } from "../components/Icon";
 import { duration, shortSha, words } from "../format";
-import { cancel, isOver } from "../state/learning";
+import { cancel, isOver, pause, resume } from "../state/learning";
 import { link } from "../state/route";
 import type { Job } from "../types";
 import { Curves } from "./Curves";
@@ -27,6 +27,7 @@ const STAGES: Record<string, string> = {
 
 export function JobPanel({ job }: { job: Job }) {
   const over = isOver(job);
+  const pausing = job.pause_requested && !over && job.status !== "paused";
   const stop = async () => {
     const sure = await ask({
       title: "Cancel this job?", body: "It stops after the step it is at. Nothing that people taught is lost.", action: "Cancel the job", danger: true,
@@ -37,8 +38,11 @@ export function JobPanel({ job }: { job: Job }) {
     <section class="card job" aria-label="Training job" data-job={job.id} data-status={job.status}>
       <header class="card-head">
         <h2>{job.method?.type === "improve" || !job.method ? (over ? "Improvement" : "Improving") : words(job.method.type)}</h2>
-        <Chip kind={job.status}>{job.status}</Chip>
+        <Chip kind={job.status}>{pausing ? "pausing" : job.status}</Chip>
         <span class="spread" />
+        {!over && (job.pause_requested
+          ? <Button look="quiet" data-action="resume-job" onClick={() => void resume(job.id)}>Resume</Button>
+          : <Button look="quiet" data-action="pause-job" onClick={() => void pause(job.id)}>Pause</Button>)}
         {!over && <Button look="quiet" data-action="cancel-job" onClick={() => void stop()}>Cancel</Button>}
       </header>
       {!over && <Progress job={job} />}
@@ -61,6 +65,7 @@ export function JobPanel({ job }: { job: Job }) {
 
 function Progress({ job }: { job: Job }) {
   const at = job.progress;
+  if (job.status === "paused") return <p class="hint">Paused. It goes on from its last checkpoint when you resume it.</p>;
   if (!at) return <p class="hint">Waiting for the worker.</p>;
   const place = at.stages.indexOf(at.stage ?? "");
   const total = at.total_steps ?? 0;

@@ -72,6 +72,23 @@ export async function cancel(id: string): Promise<void> {
   if (job) toast("The job stops after this step.");
 }
 
+export async function pause(id: string): Promise<void> {
+  await turn(id, api.pauseJob, "The job pauses after this step and keeps what it learned.");
+}
+
+export async function resume(id: string): Promise<void> {
+  await turn(id, api.resumeJob, "The job goes on from its last checkpoint.");
+}
+
+async function turn(id: string, work: (id: string) => Promise<Job>, said: string): Promise<void> {
+  const job = await once(`turn ${id}`, () => attempt(() => work(id)));
+  if (!job) return;
+  if (watched.value?.id === id) watched.value = job;
+  const found = await readCollected();
+  if (found) collected.value = found;
+  toast(said);
+}
+
 /** Do something to the versions, then read what it changed. */
 export async function decide(work: () => Promise<unknown>, said: string): Promise<boolean> {
   const done = await once("decide", () => attempt(work));
