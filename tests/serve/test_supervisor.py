@@ -24,8 +24,8 @@ from tutee.serve.supervisor import Supervisor, worker_environment
 from tutee.settings import Settings, load_settings
 
 
-def wait_until(true: Callable[[], object], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
     while not true():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.02)
@@ -56,7 +56,7 @@ def test_a_port_in_use_says_so(make_home: Callable[..., Settings]) -> None:
 
 def test_a_worker_that_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE", 0.05)
-    watch = Supervisor([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ))
+    watch = Supervisor([sys.executable, "-c", "import time; time.sleep(600)"], dict(os.environ))
     watch.start()
     wait_until(lambda: watch.pid)
     first = watch.pid
@@ -72,12 +72,22 @@ def test_a_worker_that_dies_is_started_again(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_worker_that_keeps_failing_is_tried_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.15)
+    monkeypatch.setattr(module, "LONGEST_PAUSE", 1.0)
     watch = Supervisor([sys.executable, "-S", "-c", "raise SystemExit(3)"], dict(os.environ))
+    pauses: list[float] = []
+    waits = watch._closing.wait
+
+    def noting(seconds: float) -> bool:
+        pauses.append(seconds)
+        return waits(seconds)
+
+    watch._closing.wait = noting  # type: ignore[method-assign, assignment]
     watch.start()
-    time.sleep(2)
+    wait_until(lambda: watch.starts > 3)
     watch.close()
-    assert 2 <= watch.starts <= 4
+    looks = (0.0, 0.2)  # before the first start, and while the process lives
+    assert [pause for pause in pauses if pause not in looks][:3] == [0.3, 0.6, 1.0]
 
 
 def test_the_worker_gets_this_servers_settings(
@@ -106,7 +116,7 @@ def test_serve_as_a_process_says_where_it_is_and_ends_with_its_worker(make_home:
         wait_until(lambda: bool(subprocess.run(look, capture_output=True).stdout))
         worker = int(subprocess.run(look, capture_output=True).stdout.split()[0])
         process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0
+        assert process.wait(120) == 0
         wait_until(lambda: not Path(f"/proc/{worker}").exists())
     finally:
         process.kill()
@@ -123,7 +133,7 @@ def test_the_worker_does_not_outlive_a_server_that_is_killed(make_home: Callable
             "import subprocess, sys, os, time\n"
             "command = [sys.executable, '-m', 'tutee.serve.child', str(os.getpid()), 'worker']\n"
             "print(subprocess.Popen(command).pid, flush=True)\n"
-            "time.sleep(60)",
+            "time.sleep(600)",
         ],
         env=worker_environment(settings),
         stdout=subprocess.PIPE,
@@ -131,10 +141,10 @@ def test_the_worker_does_not_outlive_a_server_that_is_killed(make_home: Callable
     )
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
-    wait_until(lambda: (settings.home / "worker.lock").exists(), 20)
+    wait_until(lambda: (settings.home / "worker.lock").exists())
     parent.kill()
     parent.wait()
-    wait_until(lambda: not Path(f"/proc/{worker}").exists() or _is_zombie(worker), 10)
+    wait_until(lambda: not Path(f"/proc/{worker}").exists() or _is_zombie(worker))
 
 
 def _is_zombie(pid: int) -> bool:
