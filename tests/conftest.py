@@ -10,9 +10,13 @@ from pathlib import Path
 # Before torch is imported, here and in the servers that tests start: two pools of threads on two cores make each crawl.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+# A machine that stops for a moment has not found a counterexample: no deadlines, and the same examples every time.
+hypothesis.settings.load_profile("ci")
 
 TEMPLATE = (
     "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
