@@ -108,6 +108,7 @@ def test_a_paused_job_waits_until_it_is_resumed(make_page, make_served, shoot):
         page.goto(f"/#/improve/{job}")
         page.click("[data-action=pause-job]")
         page.wait_for_selector(f"[data-job='{job}'][data-status=paused]")
+        expect(page.locator(f"[data-job-row='{job}']")).to_contain_text("paused")
         shoot(page, "paused")
     finally:
         os.kill(worker, signal.SIGCONT)

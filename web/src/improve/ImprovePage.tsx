@@ -51,7 +51,7 @@ function RecentJobs() {
           <li key={job.id} class="row" data-job-row={job.id}>
             <a href={link.job(job.id)}>{words(job.method?.type ?? "job")}</a>
             <code class="quiet row-text">{job.id}</code>
-            <Chip kind={job.status}>{job.status}</Chip>
+            <Chip kind={job.status}>{words(job.status).toLowerCase()}</Chip>
             {job.version_id && <a href={link.version(job.version_id)}>its version</a>}
             <time class="quiet">{ago(job.created_at)}</time>
           </li>

@@ -38,7 +38,7 @@ export function JobPanel({ job }: { job: Job }) {
     <section class="card job" aria-label="Training job" data-job={job.id} data-status={job.status}>
       <header class="card-head">
         <h2>{job.method?.type === "improve" || !job.method ? (over ? "Improvement" : "Improving") : words(job.method.type)}</h2>
-        <Chip kind={job.status}>{pausing ? "pausing" : job.status}</Chip>
+        <Chip kind={job.status}>{pausing ? "pausing" : words(job.status).toLowerCase()}</Chip>
         <span class="spread" />
         {!over && (job.pause_requested
           ? <Button look="quiet" data-action="resume-job" onClick={() => void resume(job.id)}>Resume</Button>

@@ -73,20 +73,20 @@ export async function cancel(id: string): Promise<void> {
 }
 
 export async function pause(id: string): Promise<void> {
-  await turn(id, api.pauseJob, "The job pauses after this step and keeps what it learned.");
+  const job = await turn(id, api.pauseJob);
+  if (job) toast(job.status === "paused" ? "The job is paused." : "The job pauses after this step and keeps what it learned.");
 }
 
 export async function resume(id: string): Promise<void> {
-  await turn(id, api.resumeJob, "The job goes on from its last checkpoint.");
+  if (await turn(id, api.resumeJob)) toast("The job goes on from its last checkpoint.");
 }
 
-async function turn(id: string, work: (id: string) => Promise<Job>, said: string): Promise<void> {
+async function turn(id: string, work: (id: string) => Promise<Job>): Promise<Job | undefined> {
   const job = await once(`turn ${id}`, () => attempt(() => work(id)));
-  if (!job) return;
+  if (!job) return undefined;
   if (watched.value?.id === id) watched.value = job;
-  const found = await readCollected();
-  if (found) collected.value = found;
-  toast(said);
+  await loadLearning();
+  return job;
 }
 
 /** Do something to the versions, then read what it changed. */
