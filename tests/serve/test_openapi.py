@@ -194,10 +194,12 @@ def walk(server: Running, http: httpx.Client) -> None:
         call(f"/fine_tuning/jobs/{job}/{verb}")
     bytes_ = {"filename": "a", "purpose": "batch", "mime_type": "text/jsonl", "bytes": 2}
     call(f"/uploads/{call('/uploads', bytes_)['id']}/cancel")
-    upload = call("/uploads", bytes_)["id"]
-    part = call(f"/uploads/{upload}/parts", None, files={"data": b"{}"})["id"]
-    lines = call(f"/uploads/{upload}/complete", {"part_ids": [part]})["file"]["id"]
-    batch = {"input_file_id": lines, "endpoint": "/v1/completions", "completion_window": "24h"}
+    asked = {"method": "POST", "url": "/v1/completions", "body": {"model": "chat", "prompt": "Hi", "max_tokens": 200}}
+    lines = "\n".join(json.dumps({**asked, "custom_id": f"{i}"}) for i in range(200)).encode()  # not soon answered
+    upload = call("/uploads", {**bytes_, "bytes": len(lines)})["id"]
+    part = call(f"/uploads/{upload}/parts", None, files={"data": lines})["id"]
+    file = call(f"/uploads/{upload}/complete", {"part_ids": [part]})["file"]["id"]
+    batch = {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
     call(f"/batches/{call('/batches', batch)['id']}/cancel")
     custom = {"type": "custom", "item_schema": {"type": "object"}}
     made = call("/evals", {"data_source_config": custom, "testing_criteria": [STRING]})["id"]
