@@ -62,7 +62,7 @@ async def turn() -> None:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(asyncio.wait_for(work, 10))
+    return asyncio.run(asyncio.wait_for(work, 60))
 
 
 def test_each_word_is_sent_as_it_comes_and_needs_no_task() -> None:
