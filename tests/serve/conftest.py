@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import socket
 import threading
@@ -19,6 +20,9 @@ import torch
 import uvicorn
 
 from tests.conftest import write_tiny_model
+from tutee.engine.engine import Engine
+from tutee.engine.sampler import Sampled
+from tutee.engine.scheduler import Scheduled
 from tutee.model.lora import Lora, LoraConfig
 from tutee.model.pretrained import save_version
 from tutee.model.weights import load_safetensors
@@ -61,6 +65,25 @@ def serving(settings: Settings, worker: bool = False) -> Iterator[Running]:
         yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", services)
         server.should_exit = True
         thread.join(10)
+
+
+@contextmanager
+def halted(engine: Engine, steps: int = 0) -> Iterator[None]:
+    """The engine does so many steps and then stands still until the end of the block, however long that takes."""
+    runner, counted, go_on = engine._stepper.runner, itertools.count(), threading.Event()
+    whole = runner.run
+
+    def run(work: list[Scheduled]) -> tuple[list[Scheduled], Sampled]:
+        if next(counted) >= steps:
+            go_on.wait()
+        return whole(work)
+
+    runner.run = run  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        runner.run = whole  # type: ignore[method-assign]
+        go_on.set()
 
 
 @pytest.fixture(scope="session")
