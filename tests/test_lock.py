@@ -49,5 +49,5 @@ def test_in_turn_waits_for_the_holder(tmp_path: Path) -> None:
         thread.join(0.2)
         assert thread.is_alive()
         got.append("first")
-    thread.join(5)
+    thread.join(60)
     assert got == ["first", "second"]

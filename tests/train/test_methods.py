@@ -54,7 +54,7 @@ def test_a_killed_run_goes_on_in_the_same_folder_to_the_same_weights(tiny_folder
         f" dtype='float32', report=report, **{SETTINGS!r})"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", program], env=environment, check=False, timeout=120)
+    killed = subprocess.run([sys.executable, "-c", program], env=environment, check=False, timeout=600)
     assert killed.returncode == -signal.SIGKILL
     seen: list[int] = []
     results = [
