@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_worker import add_file, chat_lines, pair_lines, run_all, wait_until, worker_process
+from tests.test_worker import add_file, after_step, chat_lines, pair_lines, run_all, wait_until, worker_process
 from tests.tiny_home import EXAM, settings_for
 from tutee.store import Store
 from tutee.store.schema import Job
@@ -199,18 +200,10 @@ def test_both_preference_dialects_come_to_the_same(store: Store) -> None:
     assert one.config["hyperparameters"] == two.config["hyperparameters"]
 
 
-def pause_at(store: Store, job: Job, step: int) -> threading.Thread:
-    def pause() -> None:
-        wait_until(lambda: len(store.jobs.metrics(job.id).get("learning_rate", [])) >= step)
-        store.jobs.request_pause(job.id)
-
-    thread = threading.Thread(target=pause)
-    thread.start()
-    return thread
-
-
 @pytest.mark.parametrize("method", ["supervised", "reinforcement"])
-def test_a_paused_job_lets_others_by_and_ends_with_the_same_bits(home: Path, store: Store, method: str) -> None:
+def test_a_paused_job_lets_others_by_and_ends_with_the_same_bits(
+    home: Path, store: Store, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def add() -> Job:
         if method == "reinforcement":
             return add_reinforcement(store)
@@ -222,9 +215,8 @@ def test_a_paused_job_lets_others_by_and_ends_with_the_same_bits(home: Path, sto
     run_all(home, store)
     paused = add()
     check_next(store)
-    thread = pause_at(store, paused, 3)
+    after_step(monkeypatch, paused.id, 3, lambda: store.jobs.request_pause(paused.id))
     Worker(settings_for(home), store, threading.Event()).run_next()
-    thread.join()
     held = store.jobs.get(paused.id)
     assert (held.status, held.lease_owner, held.version_id) == ("paused", None, None)
     by = add_unchecked(store, "supervised", chat_lines(4), hyperparameters={"n_epochs": 1}, settings={"rank": 2})
@@ -243,10 +235,8 @@ def test_a_paused_job_lets_others_by_and_ends_with_the_same_bits(home: Path, sto
 
 def test_a_reinforcement_job_outlives_a_worker_that_is_killed(home: Path, store: Store) -> None:
     straight, killed = add_reinforcement(store), add_reinforcement(store)
-    with worker_process(home) as process:
-        wait_until(lambda: len(store.jobs.metrics(killed.id).get("learning_rate", [])) >= 3, seconds=300)
-        process.kill()
-        process.wait()
+    with worker_process(home, dies_at=(killed.id, 3)) as process:
+        assert process.wait(300) == -signal.SIGKILL
     assert store.jobs.get(killed.id).status == "running"
     worker = Worker(settings_for(home), store, threading.Event())
     worker.recover()
