@@ -16,7 +16,7 @@ from tutee.engine.request import SamplingParams
 from tutee.serve import bases
 from tutee.settings import Settings
 
-from .conftest import Running, Walk, add_full, serving
+from .conftest import Running, Walk, add_full, halted, serving
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -55,13 +55,14 @@ def promote(running: Running, name: str) -> Walk:
 
 def test_new_requests_get_the_new_weights_while_old_streams_end_on_theirs(own: Running) -> None:
     before = ask(own)
-    stream = endless(own, 1500)
-    add_full(own, "next")
-    walk = promote(own, "next")
-    after = ask(own)
-    assert after.system_fingerprint != before.system_fingerprint
-    assert after.choices[0].message.content != before.choices[0].message.content
-    assert len(own.services.live.engines) == 2, "the stream still runs on the old weights"
+    with halted(own.services.live.base.engine, steps=20):
+        stream = endless(own, 100)
+        add_full(own, "next")
+        walk = promote(own, "next")
+        after = ask(own)
+        assert after.system_fingerprint != before.system_fingerprint
+        assert after.choices[0].message.content != before.choices[0].message.content
+        assert len(own.services.live.engines) == 2, "the stream still runs on the old weights"
     chunks = list(stream)
     assert {chunk.system_fingerprint for chunk in chunks} == {before.system_fingerprint}
     assert chunks[-1].choices[0].finish_reason == "length"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.serve.conftest import Running, Walk, add_candidate, serving
+from tests.serve.conftest import Running, Walk, add_candidate, halted, serving
 from tutee.settings import Settings
 
-LONG = {"max_tokens": 1500, "ignore_eos": True}
+LONG = {"max_tokens": 4000, "ignore_eos": True}
 
 
 def events(walk: Walk, message_id: str, offset: int = 0) -> list[dict[str, Any]]:
@@ -77,21 +77,22 @@ def test_without_a_seed_one_is_drawn_and_kept(server: Running, walk: Walk) -> No
 
 
 def test_a_reload_in_mid_answer_goes_on_where_it_was(server: Running, walk: Walk) -> None:
-    answer = walk.generate(walk.say("Long")["id"], max_tokens=500, ignore_eos=True)["messages"][0]
-    path = f"/v1/tutee/messages/{answer['id']}"
-    heard = ""
-    with walk.http.stream("GET", f"{path}/stream") as reply:
-        for line in reply.iter_lines():
-            if line.startswith("data: "):
-                heard += json.loads(line[6:])["text"]
-            if len(heard) > 50:
-                break
-    # The page is gone; the answer is not.
-    now = walk.call("GET", f"/messages/{answer['id']}")
-    assert now["state"] == "streaming"
-    assert now["content"].startswith(heard)
-    tree = walk.call("GET", f"/conversations/{walk.conversation}")
-    assert tree["messages"][-1]["content"].startswith(heard)
+    with halted(server.services.live.base.engine, steps=200):
+        answer = walk.generate(walk.say("Long")["id"], max_tokens=300, ignore_eos=True)["messages"][0]
+        path = f"/v1/tutee/messages/{answer['id']}"
+        heard = ""
+        with walk.http.stream("GET", f"{path}/stream") as reply:
+            for line in reply.iter_lines():
+                if line.startswith("data: "):
+                    heard += json.loads(line[6:])["text"]
+                if len(heard) > 50:
+                    break
+        # The page is gone; the answer is not.
+        now = walk.call("GET", f"/messages/{answer['id']}")
+        assert now["state"] == "streaming"
+        assert now["content"].startswith(heard)
+        tree = walk.call("GET", f"/conversations/{walk.conversation}")
+        assert tree["messages"][-1]["content"].startswith(heard)
     with server.http() as other_tab:
         others: list[str] = []
         thread = threading.Thread(

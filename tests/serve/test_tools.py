@@ -145,7 +145,7 @@ def test_a_strict_server_refuses_unknown_fields(make_home: Callable[..., Setting
 )
 def test_a_silent_stream_hears_comments(make_home: Callable[..., Settings], path: str, asked: dict[str, Any]) -> None:
     """The only place in the engine is taken for longer than the silence that is allowed."""
-    long = {"max_tokens": 3000, "extra_body": {"ignore_eos": True}, "stream": True}
+    long = {"max_tokens": 4000, "extra_body": {"ignore_eos": True}, "stream": True}
     with serving(make_home(max_batch=1, stream_keepalive=1)) as running, running.http() as http:
         first = ask(running.sdk(), **long)
         next(first)
