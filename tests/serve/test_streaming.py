@@ -175,6 +175,7 @@ def test_a_reader_who_is_slow_and_one_who_leaves(server: Running, monkeypatch: p
             next(leaving.iter_bytes())
         assert told(http.post("/v1/chat/completions", json=long).content) == whole("", expected)
         assert eventually(lambda: engine.stats.running == 0)
+        assert eventually(lambda: any(wire._stalled is not None for wire in wires))
         (stuck,) = [wire for wire in wires if wire._stalled is not None]
         held = stuck.transport.get_write_buffer_size()
         raw = b"".join(iter(lambda: slow.recv(1 << 16), b""))
