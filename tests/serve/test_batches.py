@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
+import itertools
 import json
 import threading
 import time
@@ -17,6 +19,7 @@ from tests.serve.conftest import Running, serving
 from tutee.engine.engine import Engine
 from tutee.ids import new_id
 from tutee.serve.batches.file import check, requests
+from tutee.serve.batches.runner import BatchRunner
 from tutee.settings import Settings
 from tutee.store.files import BATCH_ENDED
 from tutee.store.schema import Batch
@@ -231,15 +234,23 @@ def test_lines_that_were_not_reached_in_time_say_so(server: Running, sdk: openai
 
 
 def test_a_server_that_starts_again_goes_on_and_does_no_line_twice(make_home: Callable[..., Settings]) -> None:
-    settings = make_home()
-    with serving(settings) as running:
+    settings, asked, ask = make_home(), itertools.count(), BatchRunner._ask
+
+    async def lost_after_five(*arguments: Any) -> Any:
+        answer = await ask(*arguments)
+        if next(asked) >= 5:
+            await asyncio.Event().wait()  # the server ends before this is recorded
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch, serving(settings) as running:
+        patch.setattr(BatchRunner, "_ask", staticmethod(lost_after_five))
         sdk = running.sdk()
-        begun = begin(sdk, [line(i, max_tokens=60, ignore_eos=True) for i in range(30)])
-        while counted(sdk, begun.id) < 3:
+        begun = begin(sdk, [line(i) for i in range(30)])
+        while counted(sdk, begun.id) < 5:
             time.sleep(0.02)
     with serving(settings) as running:
         sdk = running.sdk()
-        assert counted(sdk, begun.id) < 30, "it was over before it was stopped"
+        assert 5 <= counted(sdk, begun.id) < 30
         done = ended(sdk, begun.id)
         assert (done.status, done.request_counts.completed) == ("completed", 30)
         assert [row["custom_id"] for row in rows(sdk, done.output_file_id)] == [f"line-{i}" for i in range(30)]

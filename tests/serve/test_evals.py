@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
@@ -14,6 +15,8 @@ import openai
 import pytest
 
 from tests.serve.conftest import Running, add_candidate, serving
+from tutee.serve.evals.runner import EvalRunner
+from tutee.serve.own_requests import Stopping
 from tutee.settings import Settings
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}
@@ -375,17 +378,24 @@ def test_a_run_can_be_cancelled_once_and_deleted(client: Client, sdk: openai.Ope
 
 
 def test_a_run_survives_a_restart_and_asks_no_row_twice(make_home: Callable[..., Settings]) -> None:
-    settings = make_home()
-    with serving(settings) as running:
+    settings, counted, ask = make_home(), itertools.count(), EvalRunner._ask
+
+    def lost_after_five(self: EvalRunner, *arguments: Any) -> Any:
+        answer = ask(self, *arguments)
+        if next(counted) >= 5:
+            self._closing.wait()  # the server ends before this is saved
+            raise Stopping
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch, serving(settings) as running:
+        patch.setattr(EvalRunner, "_ask", lost_after_five)
         client = Client(running.strict())
-        run = client.run(
-            client.eval().id, asked(*(f"row {i}" for i in range(60)), sampling_params={"max_completion_tokens": 60})
-        )
-        until(lambda: len(client.items(run)) >= 3)
+        run = client.run(client.eval().id, asked(*(f"row {i}" for i in range(60))))
+        until(lambda: len(client.items(run)) == 5)
     with serving(settings) as running:
         client = Client(running.strict())
         before = {item.id for item in client.items(run)}
-        assert 3 <= len(before) < 60
+        assert len(before) == 5
         run = client.ended(client.sdk.evals.runs.retrieve(run.id, eval_id=run.eval_id))
         items = client.items(run)
         assert (run.status, run.result_counts.total) == ("completed", 60)
