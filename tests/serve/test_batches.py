@@ -250,7 +250,6 @@ def test_a_server_that_starts_again_goes_on_and_does_no_line_twice(make_home: Ca
             time.sleep(0.02)
     with serving(settings) as running:
         sdk = running.sdk()
-        assert 5 <= counted(sdk, begun.id) < 30
         done = ended(sdk, begun.id)
         assert (done.status, done.request_counts.completed) == ("completed", 30)
         assert [row["custom_id"] for row in rows(sdk, done.output_file_id)] == [f"line-{i}" for i in range(30)]
