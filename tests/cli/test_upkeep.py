@@ -21,7 +21,7 @@ def home(tiny_folder: Path, tmp_path: Path) -> Path:
 def tutee(home: Path, *arguments: str) -> str:
     environment = {**os.environ, "TUTEE_HOME": str(home), "TUTEE_MODEL": "tiny", "TUTEE_DTYPE": "float32"}
     command = [sys.executable, "-m", "tutee", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
