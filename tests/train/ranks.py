@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.ports import Port
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def start(ranks: int, *command: str) -> list[subprocess.Popen[str]]:
     """`python COMMAND…` once a rank, from the project's root; what they write on standard error is kept."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "OMP_NUM_THREADS": "1"}
-    return [
+    port = Port()
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port.number), "OMP_NUM_THREADS": "1"}
+    processes = [
         subprocess.Popen(
             [sys.executable, *command],
             cwd=ROOT,
             env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)},
             stderr=subprocess.PIPE,
             text=True,
+            pass_fds=port.pass_fds,
         )
         for rank in range(ranks)
     ]
+    port.close()
+    return processes
 
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
