@@ -175,4 +175,4 @@ def test_time_is_linear_in_the_length(piece: str) -> None:
     text = piece * (60_000 // len(piece))
     start = time.process_time()
     redact(text)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 15  # what grew with the square would take minutes
