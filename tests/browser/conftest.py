@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import signal
-import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tests.browser.scripted_model import write_scripted_model
+from tests.ports import Port
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "artifacts" / "browser"
@@ -32,15 +33,19 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-NOTICES = """
+MEMORY = """
 window.notices = [];
+window.copies = 0;
 new MutationObserver(changes => {
   const added = changes.flatMap(change => [...change.addedNodes]).filter(node => node instanceof Element);
   const found = added.flatMap(one => one.matches("[data-toast]") ? one : [...one.querySelectorAll("[data-toast]")]);
   notices.push(...found.map(one => one.textContent));
-}).observe(document, { childList: true, subtree: true });
+  const said = changes.map(change => change.target).filter(node => node instanceof Element);
+  copies += said.filter(one => one.matches("[data-action=copy][aria-label=Copied]")
+                               || (one.matches(".code-copy") && one.textContent === "Copied")).length;
+}).observe(document, { childList: true, subtree: true, attributes: true, attributeFilter: ["aria-label"] });
 """
-"""Remembers what the page's notices said: they go by themselves."""
+"""Remembers what the page's notices said, and how often it said that something was copied: both go by themselves."""
 PATIENCE_MS = 60_000
 READY_S = 300
 """A machine that does other work too is slow, not broken."""
@@ -63,16 +68,16 @@ class Served:
 
     home: Path
     log: Path
-    port: int = field(default_factory=lambda: _free_port())
+    port: Port = field(default_factory=Port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self.port.number}"
 
     def start(self) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TUTEE_")}
-        settings = {"TUTEE_HOME": str(self.home), "TUTEE_PORT": str(self.port), "TUTEE_MODEL": "scripted"}
+        settings = {"TUTEE_HOME": str(self.home), "TUTEE_PORT": str(self.port.number), "TUTEE_MODEL": "scripted"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tutee", "serve"], env=kept | settings, stdout=log, stderr=log, cwd=self.home
@@ -97,6 +102,7 @@ class Served:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(20)
         self.process.kill()
+        self.port.close()
 
     def worker(self) -> int:
         """The pid of its worker, which starts a moment after it."""
@@ -107,17 +113,43 @@ class Served:
             time.sleep(0.1)
         pytest.fail(f"No worker starts: {self.log.read_text()[-3000:]}")
 
+    @contextlib.contextmanager
+    def worker_at_rest(self) -> Iterator[None]:
+        """Its worker stands still for the time of the block, and does not hold the database's lock meanwhile."""
+        pid = self.worker()
+        try:
+            _stop(pid)
+            while not self._may_write():
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(0.05)
+                _stop(pid)
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def _may_write(self) -> bool:
+        with contextlib.closing(sqlite3.connect(self.home / "tutee.db", timeout=1, isolation_level=None)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            database.execute("ROLLBACK")
+            return True
+
     def call(self, method: str, path: str, **options: object) -> dict:
         """A native route, as the local owner."""
-        response = httpx.request(method, f"{self.url}/v1/tutee{path}", timeout=30, **options)
+        response = httpx.request(method, f"{self.url}/v1/tutee{path}", timeout=PATIENCE_MS / 1000, **options)
         assert response.status_code < 300, response.text
         return response.json()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _stop(pid: int) -> None:
+    """Stop a process with all its threads, which takes the kernel a moment."""
+    os.kill(pid, signal.SIGSTOP)
+    while any(
+        thread.read_text().rpartition(")")[2].split()[0] != "T" for thread in Path(f"/proc/{pid}/task").glob("*/stat")
+    ):
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")
@@ -183,15 +215,15 @@ def make_page(chromium: object, served: Served) -> Iterator[Callable[..., object
         origin = (server or served).url
         settings = {"viewport": {"width": 1280, "height": 820}, "permissions": ["clipboard-read", "clipboard-write"]}
         context = chromium.new_context(base_url=origin, **(settings | options))
+        context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
-        page.set_default_timeout(PATIENCE_MS)
         if SLOWDOWN > 1:
             context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": SLOWDOWN})
         window = Window(page)
         allowed = (f"{origin}/", f"blob:{origin}/", "data:")
         page.on("request", lambda request: request.url.startswith(allowed) or window.foreign.append(request.url))
         page.on("pageerror", lambda error: window.errors.append(str(error)))
-        page.add_init_script(NOTICES)
+        page.add_init_script(MEMORY)
         if max_tokens is not None:
             page.add_init_script(
                 f"""localStorage.getItem("tutee.sampling")

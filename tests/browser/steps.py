@@ -50,10 +50,16 @@ def answer_text(page: Any) -> str:
     return last(page, f"{DONE} .prose").inner_text()
 
 
-def copied(page: Any, button: Any) -> str:
-    """Press a button that copies, and read what it put into the clipboard once it says that it did."""
+def copy(page: Any, button: Any) -> None:
+    """Press a button that copies, and wait until it says, or has said, that it did."""
+    before = page.evaluate("window.copies")
     button.click()
-    page.wait_for_selector("[data-action=copy][aria-label=Copied], .code-copy:text-is('Copied')")
+    page.wait_for_function("before => window.copies > before", arg=before)
+
+
+def copied(page: Any, button: Any) -> str:
+    """Press a button that copies; what it put into the clipboard."""
+    copy(page, button)
     text: str = page.evaluate("navigator.clipboard.readText()")
     page.wait_for_selector("[data-action=copy][aria-label=Copied], .code-copy:text-is('Copied')", state="detached")
     return text

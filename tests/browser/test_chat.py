@@ -117,7 +117,6 @@ def test_a_reload_in_the_middle_goes_on_where_it_was(make_page):
     page.reload()
     page.wait_for_selector(f"{STREAMING} .prose")
     second = page.context.new_page()
-    second.set_default_timeout(PATIENCE_MS)
     second.goto(page.url)
     second.wait_for_selector(f"{STREAMING} .block >> nth=20", state="attached")
     stop(page)

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.steps import COMPOSER, DONE, answer_text, ask, escape, expect, last, open_chat, open_menu, toast
+from tests.browser.steps import (
+    COMPOSER,
+    DONE,
+    answer_text,
+    ask,
+    copy,
+    escape,
+    expect,
+    last,
+    open_chat,
+    open_menu,
+    toast,
+)
 
 CONVERSATIONS = "**/v1/tutee/conversations"
 SAY = "**/v1/tutee/conversations/*/messages"
@@ -204,8 +216,7 @@ def test_a_page_over_plain_http_copies_too(page):
     page.add_init_script("Object.defineProperty(Navigator.prototype, 'clipboard', { value: undefined });")
     open_chat(page)
     ask(page, "Copy this without a clipboard")
-    page.click(f"{DONE} [data-action=copy]")
-    page.wait_for_selector(f"{DONE} [data-action=copy][aria-label=Copied]")
+    copy(page, page.locator(f"{DONE} [data-action=copy]"))
     page.focus(COMPOSER)
     page.keyboard.press("Control+V")
     start = answer_text(page).split("\n")[0].split(" ")[0]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.browser.steps import ask, confirm, expect, open_chat, toast
 
-JOB_MS = 240_000
+JOB_MS = 900_000
 LABELS = 8
 
 

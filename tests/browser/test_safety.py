@@ -37,7 +37,7 @@ FORBIDDEN = (
 
 def test_every_response_has_a_strict_policy(served):
     for path in ("/", "/v1/tutee/me", "/v1/nothing/here", "/theme.js"):
-        policy = httpx.get(served.url + path, timeout=10).headers["content-security-policy"]
+        policy = httpx.get(served.url + path, timeout=60).headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "require-trusted-types-for 'script'" in policy
         assert "unsafe" not in policy
