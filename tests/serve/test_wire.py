@@ -198,6 +198,30 @@ def test_the_end_goes_the_usual_way() -> None:
     run(work())
 
 
+def test_who_has_only_now_read_the_last_piece_was_not_in_silence() -> None:
+    async def work() -> None:
+        sink, talk = Sink(), Talk()
+        wire = Wire(sink.send, keepalive=600)
+        following = asyncio.ensure_future(wire.follow(talk))
+        await turn()
+        sink.reads.clear()
+        talk.say(b"word")
+        await turn()
+        wire._spoke_at -= 1000  # so long did he not read
+        sink.reads.set()
+        await turn()
+        wire._break_silence()
+        assert sink.bodies == [b"word"]
+        wire._spoke_at -= 1000
+        wire._break_silence()
+        assert sink.bodies == [b"word", COMMENT]
+        talk.say(None)
+        await following
+        wire.close()
+
+    run(work())
+
+
 def test_silence_is_broken_by_comments_and_only_silence() -> None:
     async def work() -> None:
         sink, talk = Sink(), Talk()

@@ -140,6 +140,7 @@ class Wire:
         self._stalled = None
         if task.cancelled():
             return
+        self._spoke_at = self._loop.time()  # only now was it heard
         error = task.exception()
         if error is None:
             self._tell()
