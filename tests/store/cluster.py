@@ -71,7 +71,7 @@ def running() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
+def _wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 300.0) -> None:
     """Return once the server takes connections."""
     end = time.monotonic() + seconds
     while True:

@@ -114,7 +114,7 @@ def test_processes_never_get_the_same_job(migrated: Place) -> None:
         worker.start()
     taken, ended = [], 0
     while ended < 2:
-        said = out.get(timeout=60)
+        said = out.get(timeout=300)
         ended += said is None
         taken += [said] if said else []
     for worker in workers:
