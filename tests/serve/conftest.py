@@ -40,7 +40,7 @@ class Running:
 
     def http(self, actor: str | None = None, **options: Any) -> httpx.Client:
         headers = options.pop("headers", {}) | ({"X-Tutee-Actor": actor} if actor else {})
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, **options)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=120, **options)
 
     def sdk(self, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0, **options)
