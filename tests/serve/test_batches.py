@@ -39,7 +39,7 @@ def begin(sdk: openai.OpenAI, lines: list[Any], **fields: Any) -> Any:
     return sdk.batches.create(**asked)
 
 
-def ended(sdk: openai.OpenAI, id: str, seconds: float = 60.0) -> Any:
+def ended(sdk: openai.OpenAI, id: str, seconds: float = 300.0) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         batch = sdk.batches.retrieve(id)
@@ -196,7 +196,7 @@ def test_an_answer_that_is_being_recorded_when_the_batch_is_cancelled_is_in_its_
 
         monkeypatch.setattr(batches, "record", slowly)
         begun = begin(running.sdk(), [line(i) for i in range(50)])
-        assert recording.wait(60)
+        assert recording.wait(300)
         running.sdk().batches.cancel(begun.id)
         done = ended(running.sdk(), begun.id)
         assert done.request_counts.completed > 0

@@ -47,7 +47,7 @@ ASK = {"type": "template", "template": [{"role": "user", "content": "Say {{ item
 ENDED = ("completed", "failed", "canceled")
 
 
-def until(look: Callable[[], Any], seconds: float = 90.0) -> Any:
+def until(look: Callable[[], Any], seconds: float = 300.0) -> Any:
     """What `look` finds as soon as it finds something."""
     deadline = time.monotonic() + seconds
     while not (found := look()):

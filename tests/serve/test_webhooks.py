@@ -27,7 +27,7 @@ class Receiver:
     came: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
 
-    def wait(self, count: int, seconds: float = 30.0) -> list[tuple[dict[str, str], bytes]]:
+    def wait(self, count: int, seconds: float = 300.0) -> list[tuple[dict[str, str], bytes]]:
         deadline = time.monotonic() + seconds
         while len(self.came) < count:
             assert time.monotonic() < deadline, f"{len(self.came)} of {count} deliveries came"
