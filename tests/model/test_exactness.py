@@ -1,5 +1,8 @@
 """float32: a token's log-probability is one number, whatever the batch, the chunks of the prompt or the cache."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,6 +157,15 @@ def test_a_row_does_not_depend_on_the_threads_nor_on_its_neighbours() -> None:
     finally:
         torch.set_num_threads(threads)
     torch.testing.assert_close(outs[0], outs[1], atol=0, rtol=0)
+
+
+def test_a_machine_without_avx_512_has_one_number_too() -> None:
+    """What PyTorch's library of products takes for one: where it is another library, this is the test above again."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "sampled_equals_recomputed", __file__]
+    environment = {**os.environ, "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+    environment.pop("MKL_CBWR", None)  # as whoever imports the package finds it
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def adapters_by_slice_and_by_index(decoder: Decoder, lora: Lora) -> tuple[Adapters, Adapters]:
