@@ -14,13 +14,14 @@ ROWS = [
     {"data", "grade", "safety"},
     {"engine", "store"},
     {"model"},
-    {"conversation", "settings", "errors", "ids", "intervals", "lock", "__init__"},
+    {"conversation", "settings", "errors", "ids", "intervals", "json_lines", "lock", "__init__"},
 ]
 SAME_ROW_ALLOWED = {
     ("worker", "improve"),
     ("data", "safety"),
     ("settings", "errors"),
     ("conversation", "errors"),
+    ("json_lines", "errors"),
     ("lock", "errors"),
     ("__main__", "cli"),
 }

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tutee import json_lines
 from tutee.conversation import Message
-from tutee.data import json_lines, openai_format
+from tutee.data import openai_format
 from tutee.data.openai_format import count, read_preferences, read_supervised, write
 from tutee.data.rows import Origin, PairRow, Reply, SftRow, UnpairedRow
 from tutee.errors import InvalidInput

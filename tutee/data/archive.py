@@ -30,6 +30,7 @@ from sqlalchemy.orm import Session
 from tutee.data.archive_tables import CONSENT, CONVERSATION, FEEDBACK, GENERATION, MESSAGE, PRESENTATION, Table
 from tutee.errors import InvalidInput, NotFound, TooLarge
 from tutee.ids import new_id
+from tutee.json_lines import json_line
 from tutee.store import Store, blobs
 from tutee.store.feedback import check, derive
 from tutee.store.schema import (
@@ -182,7 +183,7 @@ def _put(archive: zipfile.ZipFile, name: str, rows: Iterable[Json]) -> None:
     entry.external_attr = 0o600 << 16
     with archive.open(entry, "w", force_zip64=True) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "replace") + b"\n")
+            file.write(json_line(row))
 
 
 # --- reading

@@ -8,14 +8,13 @@ size is read with one line of it in memory. Does not know where files are kept, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 from tutee.conversation import Message, parse_messages
-from tutee.data.json_lines import BadLine, checked, json_lines, only_known
 from tutee.data.rows import PairRow, Row, SftRow
+from tutee.json_lines import BadLine, checked, json_line, json_lines, only_known
 
 Method = Literal["supervised", "dpo"]
 DIALECTS = (("preferred_output", "non_preferred_output"), ("preferred_completion", "non_preferred_completion"))
@@ -83,7 +82,7 @@ def write(rows: Iterable[Row], stream: BinaryIO, method: Method) -> int:
             }
         else:
             continue
-        stream.write(json.dumps(example, ensure_ascii=False).encode() + b"\n")
+        stream.write(json_line(example))
         written += 1
     return written
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from tutee.conversation import Message, parse_messages
-from tutee.data.json_lines import BadLine, checked, json_lines, only_known
 from tutee.data.openai_format import parse_preference
 from tutee.errors import InvalidInput
+from tutee.json_lines import BadLine, checked, json_lines, only_known
 
 
 @dataclass(frozen=True, slots=True)

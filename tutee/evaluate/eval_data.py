@@ -14,12 +14,12 @@ from typing import Any, BinaryIO
 
 import jsonschema_rs
 
-from tutee.data.json_lines import json_lines, refuse
 from tutee.errors import InvalidInput
 from tutee.grade.definition import read_messages
 from tutee.grade.model_graders import MessageTemplates
 from tutee.grade.result import Failure
 from tutee.grade.sample import Sample
+from tutee.json_lines import json_lines, refuse
 
 SOURCES: Mapping[str, Sequence[str]] = {
     "jsonl": ("file_content", "file_id"),

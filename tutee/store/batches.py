@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, cast
 
-import msgspec
 from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
 from tutee.errors import InvalidInput, NotFound
 from tutee.ids import new_id
+from tutee.json_lines import json_line
 from tutee.store import audit
 from tutee.store.database import Database
 from tutee.store.files import BATCH_ENDED, Files
@@ -189,7 +189,7 @@ class Batches:
         statement = select(BatchLine.line).where(BatchLine.batch_id == id, BatchLine.good.is_(good))
         with self._database.read() as session:
             for line in session.scalars(statement.order_by(BatchLine.position).execution_options(yield_per=100)):
-                yield msgspec.json.encode(line) + b"\n"
+                yield json_line(line)
 
 
 class _Reader:

@@ -105,7 +105,7 @@ def read_questions(path: Path, seed: int = 0, match: Match = "exact") -> Questio
         InvalidInput: an unreadable file, or a line that is no such object, named by its number.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not at Unicode's line ends: they may stand in a text
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} cannot be read: {error}", param="data", code="unreadable_file") from error
     return QuestionList([_read_line(line, i) for i, line in enumerate(lines) if line.strip()], seed, match)

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from tutee.data.json_lines import refuse
 from tutee.data.training_files import read_reinforcement
 from tutee.errors import InvalidInput, NotFound, TuteeError
 from tutee.grade import Failure
 from tutee.grade.template import Template
+from tutee.json_lines import refuse
 from tutee.store import Store
 from tutee.store.schema import Job
 

@@ -1,4 +1,4 @@
-"""JSON Lines read one line at a time, with errors that name the line.
+"""JSON Lines: written so that any reader finds the same lines, read one at a time with errors that name the line.
 
 The ground under every training file format: numbered objects of a binary stream, and the way from "what is wrong with
 this line" to an `InvalidInput` that starts with `line 7:`. Knows no format.
@@ -19,6 +19,16 @@ T = TypeVar("T")
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 BAD_TRAINING_FILE = "invalid_training_file"
+
+
+ALSO_LINE_ENDS = str.maketrans({end: f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"})
+"""Unicode's line ends, which may stand in JSON's texts: `str.splitlines`, and who reads with it, ends lines there."""
+
+
+def json_line(value: Any) -> bytes:
+    """A value as one line, its end included; half a surrogate pair becomes a question mark."""
+    text = json.dumps(value, ensure_ascii=False).translate(ALSO_LINE_ENDS)
+    return text.encode("utf-8", "replace") + b"\n"
 
 
 class BadLine(Exception):
