@@ -104,12 +104,12 @@ function group(conversation: ConversationSummary): string {
 function History() {
   const end = useRef<HTMLDivElement>(null);
   const all = conversations.value;
-  // Looked at anew after each page: on a high screen the end may still be in view.
+  // Looked at anew whenever the list is: on a high screen the end may still be in view.
   useEffect(() => {
     const seen = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && void loadMore());
     seen.observe(end.current!);
     return () => seen.disconnect();
-  }, [all.length]);
+  }, [all]);
   const groups = [...Map.groupBy(all, group)];
   return (
     <nav class="history" aria-label="Past chats" data-history={listState.value} tabIndex={-1}>
