@@ -47,4 +47,5 @@ def test_the_next_scale_comes_from_how_far_the_policy_went() -> None:
     far, near = Drift(43.2, 45, 0.0, 0.9, 0.8), Drift(3.0, 45, 0.0, 0.7, 0.8)
     assert next_scale(1.0, far, LIMITS) == pytest.approx(0.5)  # a quarter of the KL, a little under the limit
     assert next_scale(0.8, near, LIMITS) == pytest.approx(0.8 * 0.85)
+    assert next_scale(1.0, Drift(12.5, 45, 0.0, 0.9, 0.8), LIMITS) == pytest.approx(0.93, abs=0.001)
     assert next_scale(1.0, Drift(1e6, 45, 0.0, 0.9, 0.8), LIMITS) == pytest.approx(0.3)

@@ -1,5 +1,7 @@
 """The head finds a taste that is there and refuses one that is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,18 +11,22 @@ from tutee.train.preference_head import Labels, fit_head
 FEATURES = len(NAMES)
 
 
-def voters(taste: np.ndarray, votes: int, thumbs: int, seed: int, noise: float = 1.0) -> Labels:
-    """Answers with random features; people choose by `taste` plus logistic noise (a zero taste is a coin)."""
+def voters(taste: np.ndarray, votes: int, thumbs: int, seed: int, noise: float = 1.0, corrections: int = 0) -> Labels:
+    """Answers with random features; people choose by `taste` plus logistic noise (a zero taste is a coin). What they
+    write has more of what they like."""
     dice = np.random.default_rng(seed)
     a, b = dice.normal(size=(2, votes, FEATURES))
     first = dice.random(votes) < 1 / (1 + np.exp(-(a - b) @ taste / noise))
     liked = dice.normal(size=(thumbs, FEATURES))
+    replaced = dice.normal(size=(corrections, FEATURES))
     return Labels(
         chosen=np.where(first[:, None], a, b),
         rejected=np.where(first[:, None], b, a),
         weight=np.ones(votes),
         thumbs=liked,
         thumb_up=dice.random(thumbs) < 1 / (1 + np.exp(-liked @ taste / noise)),
+        replaced=replaced,
+        written=replaced + taste + 0.5 * dice.normal(size=(corrections, FEATURES)),
     )
 
 
@@ -59,8 +65,28 @@ def test_thumbs_alone_can_be_enough_and_random_thumbs_are_not() -> None:
 def test_thumbs_join_the_votes_only_where_they_help() -> None:
     few = voters(taste(), 30, 200, 3, noise=0.5)
     assert fit_head(few).uses_thumbs
-    contrary = Labels(few.chosen, few.rejected, few.weight, few.thumbs, ~few.thumb_up)
-    assert not fit_head(contrary).uses_thumbs
+    assert not fit_head(replace(few, thumb_up=~few.thumb_up)).uses_thumbs
+
+
+def test_corrections_teach_what_few_votes_leave_open() -> None:
+    fresh = np.random.default_rng(99).normal(size=(2000, FEATURES))
+    without, with_them = (
+        np.mean(
+            [
+                np.corrcoef(fit_head(voters(taste(), 40, 0, seed, corrections=n)).score(fresh), fresh @ taste())[0, 1]
+                for seed in range(5)
+            ]
+        )
+        for n in (0, 20)
+    )
+    assert with_them > without + 0.1
+
+
+def test_corrections_do_not_make_a_coin_trustworthy() -> None:
+    coin, sure = voters(np.zeros(FEATURES), 150, 30, 0), voters(taste(), 0, 0, 0, corrections=40)
+    head = fit_head(replace(coin, written=sure.written, replaced=sure.replaced))
+    assert not head.trusted
+    assert head.votes == 150
 
 
 def test_best_and_worst_abstains_where_the_answers_are_alike() -> None:

@@ -205,8 +205,7 @@ def test_the_small_data_head_speaks_the_same_language(tmp_path: Path) -> None:
     features = len(NAMES)
     chosen, rejected = dice.normal(size=(2, 60, features))
     chosen[:, 1] += 2.5
-    empty = np.zeros((0, features))
-    head = fit_head(Labels(chosen, rejected, np.ones(60), empty, np.zeros(0, dtype=bool)))
+    head = fit_head(Labels.of_votes(chosen, rejected))
     (tmp_path / "head.json").write_text(json.dumps(head.to_dict()))
     reward = TasteReward.load(tmp_path / "head.json")
     ask = Message("user", "Why?")
@@ -216,7 +215,7 @@ def test_the_small_data_head_speaks_the_same_language(tmp_path: Path) -> None:
     assert long.score > short.score  # feature 1 is about words
     assert short.sd > 0
     assert long.cautious(2) == pytest.approx(long.score - 2 * long.sd)
-    coin = fit_head(Labels(rejected, dice.normal(size=(60, features)), np.ones(60), empty, np.zeros(0, dtype=bool)))
+    coin = fit_head(Labels.of_votes(rejected, dice.normal(size=(60, features))))
     (tmp_path / "coin.json").write_text(json.dumps(coin.to_dict()))
     with pytest.raises(InvalidInput) as caught:
         TasteReward.load(tmp_path / "coin.json")

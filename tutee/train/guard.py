@@ -85,7 +85,8 @@ def next_scale(scale: float, policy: Drift, limits: Limits) -> float:
     """What to try after a complaint at `scale`.
 
     Near the base KL grows with the square of the scale (its first-order term is zero), which says at once how much may
-    be kept; the other limits are approached by steps of 15 %.
+    be kept; where KL is within its limit, the others are approached by steps of 15 %.
     """
-    allowed = math.sqrt(0.9 * limits.max_kl / policy.kl) if policy.kl > 0 else 1.0
-    return scale * max(0.3, min(0.85, allowed))
+    if policy.kl <= limits.max_kl:
+        return scale * 0.85
+    return scale * max(0.3, math.sqrt(0.9 * limits.max_kl / policy.kl))

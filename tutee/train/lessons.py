@@ -55,8 +55,10 @@ class Lessons:
 
 
 def read_lessons(model: Pretrained, rows: Sequence[Row]) -> Lessons:
-    """Sort rows. A pair from a correction or demonstration is taken as it is; votes and thumbs only teach the head."""
+    """Sort rows. A pair from a correction or demonstration is trained on as it is and teaches the head, too; votes and
+    thumbs only teach the head."""
     votes: list[PairRow] = []
+    written: list[PairRow] = []
     thumbs: list[UnpairedRow] = []
     pairs, imitations, chosen, too_long = [], [], [], 0
     for row in rows:
@@ -69,6 +71,7 @@ def read_lessons(model: Pretrained, rows: Sequence[Row]) -> Lessons:
         else:
             group = _group(model, row)
             too_long += group is None
+            written += [row] if isinstance(row, PairRow) else []
             if group is not None and len(group.examples) == 2 and group.examples[0].tokens != group.examples[1].tokens:
                 pairs.append(group)
             elif group is not None and len(group.examples) == 1:
@@ -76,7 +79,7 @@ def read_lessons(model: Pretrained, rows: Sequence[Row]) -> Lessons:
                 chosen.append(row.reply.text if isinstance(row, SftRow) else "")
     lengths = [len(r.sampled.token_ids) for row in rows for r in replies_of(row).values() if r.sampled is not None]
     return Lessons(
-        labels=_labels(votes, thumbs),
+        labels=_labels(votes, thumbs, written),
         pairs=tuple(pairs),
         imitations=tuple(imitations),
         chosen_texts=tuple(chosen),
@@ -135,13 +138,15 @@ def describe(prompt: Sequence[Message], reply: Reply) -> Described:
     return Described(question(prompt), reply.text, sampled.finish_reason == "stop", mean)
 
 
-def _labels(votes: Sequence[PairRow], thumbs: Sequence[UnpairedRow]) -> Labels:
+def _labels(votes: Sequence[PairRow], thumbs: Sequence[UnpairedRow], written: Sequence[PairRow]) -> Labels:
     return Labels(
         chosen=feature_matrix([describe(row.prompt, row.chosen) for row in votes]),
         rejected=feature_matrix([describe(row.prompt, row.rejected) for row in votes]),
         weight=np.array([row.weight for row in votes], dtype=np.float64),
         thumbs=feature_matrix([describe(row.prompt, row.reply) for row in thumbs]),
         thumb_up=np.array([row.label for row in thumbs], dtype=np.bool_),
+        written=feature_matrix([describe(row.prompt, row.chosen) for row in written]),
+        replaced=feature_matrix([describe(row.prompt, row.rejected) for row in written]),
     )
 
 

@@ -1,9 +1,10 @@
 """A small Bayesian model of what people prefer: ridge Bradley–Terry on surface features, with an honest error bar.
 
 P(a ≻ b) = σ(w · (f(a) - f(b))), w ~ N(0, 1/λ), f standardised and clamped (Bradley & Terry 1952). λ comes from 5-fold
-cross-validation; the ensemble is bootstrap fits. Thumbs join as weaker labels, P(up) = σ(w · f + c), if
-cross-validation on the votes gains from them. A head that cannot predict votes it has not seen must not be optimised
-against: `trusted` says so, and that is what keeps random labels from training anything.
+cross-validation; the ensemble is bootstrap fits. What a person wrote over an answer joins as a vote, the least noisy
+there is. Thumbs join as weaker labels, P(up) = σ(w · f + c), if cross-validation on the votes gains from them. A head
+that cannot predict votes it has not seen must not be optimised against: `trusted` says so, and that is what keeps
+random labels from training anything. So it is measured on votes alone (on thumbs where there are none).
 
 Knows numbers; features come from `features.py`.
 """
@@ -33,7 +34,8 @@ ENSEMBLE = 16
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Votes and thumbs as raw feature rows. `chosen` and `rejected` [pairs, features], `thumbs` [thumbs, features]."""
+    """Votes, thumbs and corrections as raw feature rows. `chosen` and `rejected` [pairs, features], `thumbs` [thumbs,
+    features], `written` and `replaced` [corrections, features]."""
 
     chosen: Array
     rejected: Array
@@ -41,6 +43,14 @@ class Labels:
     """Of each pair."""
     thumbs: Array
     thumb_up: NDArray[np.bool_]
+    written: Array
+    replaced: Array
+
+    @classmethod
+    def of_votes(cls, chosen: Array, rejected: Array) -> Labels:
+        """Votes of equal weight and nothing else."""
+        none = np.zeros((0, chosen.shape[1]))
+        return cls(chosen, rejected, np.ones(len(chosen)), none, np.zeros(0, dtype=np.bool_), none, none)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,27 +142,29 @@ def fit_head(labels: Labels, seed: int = 0) -> PreferenceHead:
     mean = np.nan_to_num(np.nanmean(np.where(np.isnan(pooled).all(axis=0), 0.0, pooled), axis=0))
     std = np.nan_to_num(np.nanstd(np.where(np.isnan(pooled).all(axis=0), 0.0, pooled), axis=0))
     std = np.where(std > 1e-9, std, 1.0)
-    votes = _votes(labels, mean, std)
+    votes = _pairs(labels.chosen, labels.rejected, labels.weight, mean, std)
+    corrections = _pairs(labels.written, labels.replaced, np.ones(len(labels.written)), mean, std)
     thumbs = _thumbs(labels, mean, std)
     generator = np.random.default_rng(seed)
-    measured, other = (votes, thumbs) if len(votes.x) >= FOLDS else (thumbs, None)
+    measured = votes if len(votes.x) >= FOLDS else thumbs
     folds = [generator.permutation(len(measured.x)) % FOLDS for _ in range(REPEATS)]
-    options: list[tuple[float, _Logistic | None]] = [(ridge, None) for ridge in LAMBDAS]
-    if other is not None and len(other.x) >= FOLDS:
-        options += [(ridge, other) for ridge in LAMBDAS]
+    extras = [corrections]
+    if measured is votes and len(thumbs.x) >= FOLDS:
+        extras.append(corrections + thumbs)
+    options = [(ridge, extra) for extra in extras for ridge in LAMBDAS]
     results = [_cross_validate(measured, extra, ridge, folds) for ridge, extra in options]
     chosen = int(np.argmin([loss for loss, _ in results]))
     ridge, extra = options[chosen]
     accuracy = results[chosen][1]
     _, low, high = intervals.share(accuracy * len(measured.x), len(measured.x))
-    everything = measured if extra is None else measured + extra
+    everything = measured + extra
     ensemble = np.stack([_fit(everything.resampled(generator), ridge) for _ in range(ENSEMBLE)])
     weights = _fit(everything, ridge)
     chance = 0.5 if measured is votes else max(float(np.mean(measured.y)), 1 - float(np.mean(measured.y)))
     features = len(mean)
     return PreferenceHead(
         mean, std, weights[:features], ensemble[:, :features], ridge, accuracy, low, high, chance,
-        len(labels.chosen) if measured is votes else 0, extra is not None or measured is thumbs,
+        len(labels.chosen) if measured is votes else 0, extra is not corrections or measured is thumbs,
     )  # fmt: skip
 
 
@@ -176,10 +188,10 @@ class _Logistic:
         return _Logistic(self.x[index], self.y[index], self.weight[index])
 
 
-def _votes(labels: Labels, mean: Array, std: Array) -> _Logistic:
-    difference = _standardise(labels.chosen, mean, std) - _standardise(labels.rejected, mean, std)
+def _pairs(better: Array, worse: Array, weight: Array, mean: Array, std: Array) -> _Logistic:
+    difference = _standardise(better, mean, std) - _standardise(worse, mean, std)
     x = np.concatenate([difference, np.zeros((len(difference), 1))], axis=1)
-    return _Logistic(x, np.ones(len(x)), labels.weight)
+    return _Logistic(x, np.ones(len(x)), weight)
 
 
 def _thumbs(labels: Labels, mean: Array, std: Array) -> _Logistic:
@@ -208,14 +220,13 @@ def _fit(rows: _Logistic, ridge: float) -> Array:
 
 
 def _cross_validate(
-    measured: _Logistic, extra: _Logistic | None, ridge: float, folds: Sequence[NDArray[np.int64]]
+    measured: _Logistic, extra: _Logistic, ridge: float, folds: Sequence[NDArray[np.int64]]
 ) -> tuple[float, float]:
     """(log-loss, accuracy) on rows that the fit has not seen, over repeated folds; a score of exactly 0 counts half."""
     losses, hits = [], []
     for assignment in folds:
         for fold in range(FOLDS):
-            inside = measured.where(assignment != fold)
-            weights = _fit(inside if extra is None else inside + extra, ridge)
+            weights = _fit(measured.where(assignment != fold) + extra, ridge)
             outside = measured.where(assignment == fold)
             signed = np.where(outside.y > 0.5, 1.0, -1.0) * (outside.x @ weights)
             losses.append(np.logaddexp(0, -signed) * outside.weight)

@@ -186,9 +186,8 @@ def probe(model: Pretrained, head: ValueHead, groups: Sequence[Group], component
         return
     basis_DK = np.linalg.svd(states_ED - states_ED.mean(0), full_matrices=False)[2][:components].T
     projected_EK = states_ED @ basis_DK
-    none = np.zeros((0, basis_DK.shape[1]))
     chosen, rejected = projected_EK[pairs_P2[:, 0]], projected_EK[pairs_P2[:, 1]]
-    fitted = fit_head(Labels(chosen, rejected, np.ones(len(pairs_P2)), none, np.zeros(0, dtype=np.bool_)))
+    fitted = fit_head(Labels.of_votes(chosen, rejected))
     slope_K = fitted.weights / fitted.std
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(basis_DK @ slope_K))
