@@ -1,7 +1,7 @@
 """The default of `improve`: from tens of noisy votes and corrections to one adapter, in minutes on two cores.
 
-1. head: votes teach a small model of taste on surface features of answers (`preference_head.py`). Unless it predicts
-   votes that it has not seen, nothing is optimised against it.
+1. head: votes and corrections teach a small model of taste on surface features of answers (`preference_head.py`).
+   Unless it predicts votes that it has not seen, nothing is optimised against it.
 2. replay: the base answers a few short questions, to be imitated beside everything that follows: skills stay.
 3. imitate: a LoRA learns what people wrote themselves, corrections and demonstrations, as answers to imitate and as
    pairs over what the model had said. Per nat of KL this teaches most, and the candidates that follow are better and,
