@@ -73,7 +73,7 @@ format: install-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The proof that the circle improves the model: about 35 minutes a seed on 2 cores, control team and measurement included.
+# The proof that the circle improves the model: about ten minutes a seed on 2 cores, control team and measurement included.
 simulate: install
 	$(BIN)/python examples/simulated_team.py --labels 150 --seed 0
 
