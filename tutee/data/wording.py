@@ -1,4 +1,4 @@
-"""How answers read: words, very short ones, loops, whether something is said. What recipe and gate both look at.
+"""How answers read: words, very short ones, loops, whether something is said. For guard, gate and exam.
 
 Knows text only.
 """
